@@ -1,0 +1,55 @@
+"""Each logical email reaches each recipient once per intended action. Names are loaded when first used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .core.errors import (
+        ClaimLost,
+        DeliveryInDoubt,
+        IdempotencyError,
+        InProgress,
+        KeyFieldError,
+        LedgerUnavailable,
+        PayloadMismatch,
+        RecipientsDeferred,
+        RecipientsRefused,
+        UnsafeTransaction,
+    )
+    from .core.ledger import Verdict
+    from .core.status import Status
+    from .tasks import IdempotentEmailTask, IdempotentTask
+
+__version__ = "0.1.0"
+__all__ = [
+    "ClaimLost",
+    "DeliveryInDoubt",
+    "IdempotencyError",
+    "IdempotentEmailTask",
+    "IdempotentTask",
+    "InProgress",
+    "KeyFieldError",
+    "LedgerUnavailable",
+    "PayloadMismatch",
+    "RecipientsDeferred",
+    "RecipientsRefused",
+    "Status",
+    "UnsafeTransaction",
+    "Verdict",
+]
+
+_HOMES = {
+    "IdempotentEmailTask": "tasks",
+    "IdempotentTask": "tasks",
+    "Status": "core.status",
+    "Verdict": "core.ledger",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(f".{_HOMES.get(name, 'core.errors')}", __name__)
+    return getattr(module, name)

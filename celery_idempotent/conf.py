@@ -1,0 +1,81 @@
+"""The settings: one dict, ``CELERY_IDEMPOTENT``, read live so that `override_settings` works."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+
+DEFAULTS: dict[str, Any] = {
+    "NAMESPACE": "",
+    "LEDGER": "auto",
+    "DATABASE": "default",
+    "EMAIL_BACKEND": "django.core.mail.backends.smtp.EmailBackend",
+    "RETENTION": timedelta(days=90),
+    "MESSAGE_ID_DOMAIN": None,
+    "RECIPIENTS": "masked",
+    "RECIPIENT_SALT": None,
+}
+RECIPIENT_FORMS = ("masked", "plain", "digest")
+
+
+class Conf:
+    """The settings as attributes. Unknown names and values are refused by the system checks."""
+
+    def _get(self, name: str) -> Any:
+        given = getattr(settings, "CELERY_IDEMPOTENT", {})
+        if not isinstance(given, dict):
+            raise ImproperlyConfigured("CELERY_IDEMPOTENT has to be a dict")
+        return given.get(name, DEFAULTS[name])
+
+    @property
+    def namespace(self) -> str:
+        """Sets several projects on one store apart. Part of every key."""
+        return str(self._get("NAMESPACE"))
+
+    @property
+    def ledger(self) -> str:
+        """``"auto"``, ``"database"``, ``"memory://"`` or the dotted path of a `Store` factory."""
+        return str(self._get("LEDGER"))
+
+    @property
+    def database(self) -> str:
+        """Alias of the database that keeps the ledger."""
+        return str(self._get("DATABASE"))
+
+    @property
+    def email_backend(self) -> str:
+        """Dotted path of the Django email backend that is wrapped."""
+        return str(self._get("EMAIL_BACKEND"))
+
+    @property
+    def retention(self) -> timedelta:
+        """How long finished entries are kept."""
+        value = self._get("RETENTION")
+        if not isinstance(value, timedelta) or value <= timedelta(0):
+            raise ImproperlyConfigured("CELERY_IDEMPOTENT['RETENTION'] has to be a positive timedelta")
+        return value
+
+    @property
+    def message_id_domain(self) -> str | None:
+        """Right-hand side of Message-IDs; None: this host's name, as in Django."""
+        value = self._get("MESSAGE_ID_DOMAIN")
+        return None if value is None else str(value)
+
+    @property
+    def recipients(self) -> str:
+        """How addresses are stored beside their digest: ``"masked"``, ``"plain"`` or ``"digest"`` (not)."""
+        value = str(self._get("RECIPIENTS"))
+        if value not in RECIPIENT_FORMS:
+            raise ImproperlyConfigured(f"CELERY_IDEMPOTENT['RECIPIENTS'] has to be one of {RECIPIENT_FORMS}")
+        return value
+
+    @property
+    def recipient_salt(self) -> str:
+        """Key of the recipients' HMAC; ``SECRET_KEY`` unless set."""
+        return str(self._get("RECIPIENT_SALT") or settings.SECRET_KEY)
+
+
+conf = Conf()

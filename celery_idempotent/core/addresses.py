@@ -1,0 +1,55 @@
+"""Addresses: one form for everything that means the same mailbox, and what may be stored of it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from email.utils import parseaddr
+
+from .entry import Recipient
+
+_ADDRESS_WITHIN = re.compile(r"[^@\s<>,;:()\"']+@[^@\s<>,;:()\"']+")
+_ADDRESS = re.compile(r"[^@\s<>,;]+@[^@\s<>,;]+")
+
+
+def is_address(text: str) -> bool:
+    """Tell whether ``text`` is one bare address, without a display name."""
+    return _ADDRESS.fullmatch(text.strip()) is not None
+
+
+def normalise(address: str) -> str:
+    """Return ``address`` without display name, in lower case, its domain in ASCII (RFC 5890).
+
+    Case of the local part is significant by RFC 5321 §2.4, but no mail system in use tells mailboxes
+    apart by it, and people type it either way.
+    """
+    bare = parseaddr(address)[1] or address.strip()
+    local, at, domain = bare.rpartition("@")
+    try:
+        domain = domain.encode("idna").decode("ascii")
+    except UnicodeError:
+        pass  # a domain that IDNA cannot express is compared as it stands
+    return f"{local.casefold()}{at}{domain.lower()}"
+
+
+def mask(address: str) -> str:
+    """Return ``address`` with all of its local part but the first character replaced: ``a***@example.com``."""
+    local, at, domain = normalise(address).rpartition("@")
+    return f"{local[:1]}***{at}{domain}"
+
+
+def recipient(address: str, salt: str, form: str) -> Recipient:
+    """Return what the ledger keeps of ``address``: its HMAC-SHA256 under ``salt``, and a form to show.
+
+    ``form`` is ``"masked"``, ``"plain"`` or ``"digest"`` (nothing to show).
+    """
+    normal = normalise(address)
+    digest = hmac.new(salt.encode(), normal.encode(), hashlib.sha256).hexdigest()
+    shown = {"masked": mask(address), "plain": normal}.get(form, "")
+    return Recipient(digest, shown)
+
+
+def mask_all(text: str) -> str:
+    """Return ``text`` with every address in it masked, such as those that mail servers quote in replies."""
+    return _ADDRESS_WITHIN.sub(lambda match: mask(match.group()), text)

@@ -1,0 +1,100 @@
+"""What the ledger remembers: one `Entry` per key, its `Delivery` rows, and one `Attempt` per hand-over.
+
+Times are aware UTC datetimes of the store's clock. A writer does not know that clock, so it writes
+``After(seconds)`` and the store puts in its own now plus that many seconds, in the same write.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from .status import DeliveryStatus, Status
+
+
+@dataclass(frozen=True, slots=True)
+class After:
+    """A time that the store fills in: its own now plus ``seconds``."""
+
+    seconds: float = 0.0
+
+
+Moment = datetime | After
+"""A time as it is written: known, or to be filled in by the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """An address as the ledger keeps it: a keyed digest to compare, a form to show."""
+
+    digest: str
+    shown: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One recipient of one message (``part``) of the entry's current generation."""
+
+    part: str
+    recipient: Recipient
+    status: DeliveryStatus
+    message_id: str
+    code: int | None = None
+    """The server's reply code (RFC 5321 §4.2), where there was one."""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One hand-over: written before it, finished after it, told apart by ``(generation, number)``."""
+
+    number: int
+    generation: int
+    part: str
+    task_id: str
+    worker: str
+    message_id: str
+    recipients: int
+    started_at: Moment
+    ended_at: Moment | None = None
+    outcome: DeliveryStatus = DeliveryStatus.SENDING
+    code: int | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Everything that a decision about one key needs. Immutable: a change is a new one and a swap."""
+
+    key: str
+    email_type: str
+    status: Status
+    owner: str
+    """Id of the task that claimed last; of a SENT entry, of the task that sent it."""
+    version: int = 1
+    """Fencing token: grows by one with every swap; a swap that names an older one is refused."""
+    generation: int = 1
+    """Which deliberate sending of this key this is; 1 for the first."""
+    deadline: Moment | None = None
+    """CLAIMED: end of the lease. SENDING: end of the hand-over. RELEASED: reserved for the owner until."""
+    label: str = ""
+    """The key fields as shown to operators, addresses masked."""
+    fingerprint: str = ""
+    attempts: int = 0
+    """Hand-overs in this generation."""
+    arrivals: int = 1
+    """How often this key was asked for. Counted by the store, not by `swap`."""
+    result: Any = None
+    """The JSON-able result of the task, replayed to duplicates."""
+    error: str = ""
+    """Class name of the last error; never its text, which may quote the mail."""
+    participants: tuple[str, ...] = ()
+    """Task ids that took part, for tasks with a window; the newest last."""
+    begun_at: Moment | None = None
+    """When this generation was first claimed: the ``Date`` of its messages."""
+    sent_at: Moment | None = None
+    """When the last acceptance was recorded: a sliding window counts from here."""
+    created_at: Moment | None = None
+    deliveries: tuple[Delivery, ...] = ()
+    """Deliveries of the current generation."""

@@ -1,0 +1,67 @@
+"""The errors of the package. All of them pickle and cross Celery's result backends intact."""
+
+from __future__ import annotations
+
+from smtplib import SMTPException
+
+
+class IdempotencyError(Exception):
+    """Root of the errors that this package raises at run time."""
+
+
+class KeyFieldError(IdempotencyError, ValueError):
+    """Raised when a key field is missing from a call, or its value has no canonical form."""
+
+
+class PayloadMismatch(IdempotencyError):
+    """Raised when a key comes back with other content and the task says ``on_mismatch="raise"``."""
+
+
+class LedgerUnavailable(IdempotencyError):
+    """Raised when the ledger cannot be read or written. Nothing was sent; the task is tried again."""
+
+
+class UnsafeTransaction(IdempotencyError):
+    """Raised when a send would have to be recorded inside the caller's own open transaction."""
+
+
+class ClaimLost(IdempotencyError):
+    """Raised when another run has taken the claim over. Nothing was sent by this run since.
+
+    ``args[1]`` is the task id of the run that holds the entry now, where it is known.
+    """
+
+    @property
+    def owner(self) -> str | None:
+        """Task id of the run that holds the entry now."""
+        return self.args[1] if len(self.args) > 1 else None
+
+
+class InProgress(IdempotencyError):
+    """Raised when another task is working on the same key and the task says ``on_conflict="raise"``.
+
+    ``args[1]`` is the number of seconds after which it is worth asking again.
+    """
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds after which it is worth asking again."""
+        return float(self.args[1]) if len(self.args) > 1 else 0.0
+
+
+class DeliveryInDoubt(IdempotencyError):
+    """Raised when the outcome of a hand-over is unknown and the task says ``in_doubt="hold"``.
+
+    Never retried automatically: the mail server may hold the mail (RFC 1047).
+    """
+
+
+class RecipientsDeferred(IdempotencyError, SMTPException):
+    """Raised when the mail server refused some recipients for now (4xx). A retry offers it to them alone.
+
+    An `smtplib.SMTPException`, so that ``autoretry_for=(SMTPException,)`` covers it.
+    """
+
+
+class RecipientsRefused(IdempotencyError, SMTPException):
+    """Raised when the mail server refused recipients for good (5xx); everyone else is settled."""

@@ -1,0 +1,459 @@
+"""Every decision about a logical email, over the primitives of a `Store`.
+
+Each method is at most one write for the usual case. A change is a compare-and-swap on the entry's version,
+so whoever holds an outdated entry is refused with `ClaimLost` and can do no harm, however late it wakes up.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any
+
+from .entry import After, Attempt, Delivery, Entry, Recipient
+from .errors import ClaimLost
+from .status import TRANSITIONS, DeliveryStatus, Status
+from .store import Store, Stored
+
+logger = logging.getLogger("celery_idempotent")
+
+MAX_ROUNDS = 16
+"""How often a claim looks again when others change the entry under it, before it says Busy."""
+BUSY_SECONDS = 1.0
+MAX_PARTICIPANTS = 256
+
+
+class Verdict(Enum):
+    """What a verifier found out about a hand-over whose reply was lost."""
+
+    SENT = "sent"
+    NOT_SENT = "not sent"
+    UNKNOWN = "unknown"
+
+
+Target = tuple[str, Recipient]
+"""One recipient of one message: the message's part, and who."""
+
+Verifier = Callable[[Entry], Verdict]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The rules of one email type. Durations are seconds."""
+
+    lease: float = 60.0
+    send_timeout: float = 60.0
+    window: float | None = None
+    """A new send is allowed this long after the last acceptance (sliding); None: never."""
+    in_doubt: str | Verifier = "hold"
+    raise_on_mismatch: bool = False
+    opaque: bool = False
+    """The body sends by means that the ledger cannot see: the claim is the write-ahead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks for a key, and for what."""
+
+    key: str
+    email_type: str
+    task_id: str
+    worker: str = ""
+    label: str = ""
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Acquired:
+    """The asker holds the claim: it may go on."""
+
+    entry: Entry
+    mismatch: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """Done before (or cancelled): succeed with the entry's recorded result."""
+
+    entry: Entry
+    mismatch: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Somebody else is at it: ask again after ``retry_after`` seconds."""
+
+    entry: Entry
+    retry_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A hand-over's outcome is unknown and the rules say to wait for a decision."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """The key exists with other content, and the rules say to refuse that."""
+
+    entry: Entry
+
+
+Outcome = Acquired | Duplicate | Busy | Held | Mismatch
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """How the hand-over ended for one recipient."""
+
+    status: DeliveryStatus
+    code: int | None = None
+    detail: str = ""
+
+
+class Ledger:
+    """Claims keys and records what became of them."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    # -- the claim ---------------------------------------------------------------------------------------
+
+    def claim(self, asker: Asker, policy: Policy) -> Outcome:
+        """Claim the key for ``asker``. One round trip when the key is new or already sent.
+
+        Raises `LedgerUnavailable`.
+        """
+        fresh = _taken(_blank(asker), asker, policy)
+        found = self.store.insert(fresh, _opaque_attempt(fresh, asker, policy))
+        if found.inserted:
+            return Acquired(found.entry)
+        for _ in range(MAX_ROUNDS):
+            outcome = self._decide(found, asker, policy)
+            if outcome is not None:
+                return outcome
+            seen = self.store.get(asker.key)
+            if seen is None:
+                seen = self.store.insert(fresh, _opaque_attempt(fresh, asker, policy))
+                if seen.inserted:
+                    return Acquired(seen.entry)
+            found = seen
+        return Busy(found.entry, BUSY_SECONDS)
+
+    def _decide(self, found: Stored, asker: Asker, policy: Policy) -> Outcome | None:
+        """Apply the table of what a claim finds; None when the entry changed meanwhile."""
+        entry, now = found.entry, found.now
+        mismatch = bool(
+            entry.fingerprint
+            and asker.fingerprint
+            and entry.fingerprint != asker.fingerprint
+            and entry.owner != asker.task_id
+        )
+        if _starts_new_generation(entry, now, asker, policy):
+            return self._acquire(_next_generation(entry), asker, policy)
+        if mismatch and policy.raise_on_mismatch:
+            return Mismatch(entry)
+        match entry.status:
+            case Status.SENT | Status.CANCELLED:
+                return self._duplicate(entry, asker, policy, mismatch)
+            case Status.SENDING if _running(entry, now):
+                return Busy(entry, _remaining(entry, now))
+            case Status.SENDING:
+                doubtful = self._swap(_doubtful(entry), entry)
+                return self._in_doubt(doubtful, asker, policy, mismatch) if doubtful else None
+            case Status.IN_DOUBT:
+                return self._in_doubt(entry, asker, policy, mismatch)
+            case Status.CLAIMED | Status.RELEASED if entry.owner != asker.task_id and _running(entry, now):
+                return Busy(entry, _remaining(entry, now))
+            case _:
+                return self._acquire(entry, asker, policy, mismatch)
+
+    def _acquire(
+        self, entry: Entry, asker: Asker, policy: Policy, mismatch: bool = False
+    ) -> Acquired | None:
+        wanted = _taken(entry, asker, policy)
+        taken = self._swap(wanted, entry, _opaque_attempt(wanted, asker, policy))
+        return Acquired(taken, mismatch) if taken else None
+
+    def _duplicate(
+        self, entry: Entry, asker: Asker, policy: Policy, mismatch: bool
+    ) -> Duplicate | None:
+        known = asker.task_id == entry.owner or asker.task_id in entry.participants
+        if policy.window is None or known or entry.status is Status.CANCELLED:
+            return Duplicate(entry, mismatch)
+        # With a window, a redelivery of this very duplicate must find itself after the window, too.
+        noted = self._swap(replace(entry, participants=_with(entry, asker.task_id)), entry)
+        return Duplicate(noted, mismatch) if noted else None
+
+    def _in_doubt(self, entry: Entry, asker: Asker, policy: Policy, mismatch: bool) -> Outcome | None:
+        verdict = self._verdict(entry, policy)
+        if verdict is Verdict.UNKNOWN:
+            return Held(entry)
+        if verdict is Verdict.SENT and policy.opaque:
+            sent = replace(entry, status=Status.SENT, deadline=None, sent_at=After())
+            stored = self._swap(sent, entry)
+            return Duplicate(stored, mismatch) if stored else None
+        status = DeliveryStatus.ACCEPTED if verdict is Verdict.SENT else DeliveryStatus.DEFERRED
+        return self._acquire(_resolved(entry, status), asker, policy, mismatch)
+
+    def _verdict(self, entry: Entry, policy: Policy) -> Verdict:
+        if policy.in_doubt == "resend":
+            return Verdict.NOT_SENT
+        if isinstance(policy.in_doubt, str):
+            return Verdict.UNKNOWN
+        try:
+            return policy.in_doubt(entry)
+        except Exception:
+            logger.exception("the verifier of %s raised; the entry stays in doubt", entry.email_type)
+            return Verdict.UNKNOWN
+
+    # -- the hand-over -----------------------------------------------------------------------------------
+
+    def begin(
+        self, entry: Entry, targets: Iterable[Target], message_id: str, asker: Asker, policy: Policy
+    ) -> Entry:
+        """Write ahead that one message is about to be handed over to ``targets``.
+
+        Raises `ClaimLost` if another run took over (nothing may be sent then), `LedgerUnavailable`.
+        """
+        rows = [Delivery(part, who, DeliveryStatus.SENDING, message_id) for part, who in targets]
+        changed = replace(
+            entry,
+            status=Status.SENDING,
+            deadline=After(policy.send_timeout),
+            attempts=entry.attempts + 1,
+            deliveries=_merged(entry, rows),
+        )
+        return self._must_swap(changed, entry, _attempt(changed, asker, rows))
+
+    def settle(
+        self, entry: Entry, replies: Mapping[Target, Reply], message_id: str, asker: Asker, policy: Policy
+    ) -> Entry:
+        """Record how a hand-over ended for each target, or refusals that came before it.
+
+        The entry is CLAIMED again with a fresh lease, or IN_DOUBT. Raises `ClaimLost`, `LedgerUnavailable`.
+        """
+        rows = [
+            Delivery(part, who, reply.status, message_id, reply.code, reply.detail[:200])
+            for (part, who), reply in replies.items()
+        ]
+        doubt = any(row.status is DeliveryStatus.IN_DOUBT for row in rows)
+        accepted = any(row.status is DeliveryStatus.ACCEPTED for row in rows)
+        # Refused before there was anything to write ahead: an attempt all the same.
+        attempts = entry.attempts if entry.status is Status.SENDING else entry.attempts + 1
+        changed = replace(
+            entry,
+            status=Status.IN_DOUBT if doubt else Status.CLAIMED,
+            deadline=None if doubt else After(policy.lease),
+            attempts=attempts,
+            sent_at=After() if accepted else entry.sent_at,
+            deliveries=_merged(entry, rows),
+        )
+        attempt = replace(_attempt(changed, asker, rows), ended_at=After(), **_summary(rows))
+        return self._must_swap(changed, entry, attempt)
+
+    # -- the end of a run --------------------------------------------------------------------------------
+
+    def complete(self, entry: Entry, result: Any, asker: Asker) -> Entry:
+        """Record that the task succeeded with ``result``. Raises `ClaimLost`, `LedgerUnavailable`."""
+        opaque = entry.status is Status.SENDING
+        changed = replace(
+            entry,
+            status=Status.SENT,
+            deadline=None,
+            result=result,
+            error="",
+            sent_at=After() if opaque or entry.sent_at is None else entry.sent_at,
+        )
+        return self._must_swap(
+            changed, entry, _opaque_end(entry, asker, DeliveryStatus.ACCEPTED) if opaque else None
+        )
+
+    def release(
+        self, entry: Entry, asker: Asker, policy: Policy, retry_in: float | None = None, error: str = ""
+    ) -> Entry:
+        """Free the claim; with ``retry_in`` seconds, keep it for the owner until then plus a lease.
+
+        An entry in doubt stays in doubt. Raises `ClaimLost`, `LedgerUnavailable`.
+        """
+        deadline = None if retry_in is None else After(max(retry_in, 0.0) + policy.lease)
+        return self._end(entry, asker, Status.RELEASED, deadline, error)
+
+    def fail(self, entry: Entry, asker: Asker, error: str) -> Entry:
+        """Give up. An entry in doubt stays in doubt. Raises `ClaimLost`, `LedgerUnavailable`."""
+        return self._end(entry, asker, Status.FAILED, None, error)
+
+    def doubt(self, entry: Entry, asker: Asker, error: str) -> Entry:
+        """Record that an opaque body ended with an unknown outcome. Raises as the others do."""
+        changed = replace(_doubtful(entry), error=error)
+        return self._must_swap(changed, entry, _opaque_end(entry, asker, DeliveryStatus.IN_DOUBT))
+
+    def _end(
+        self, entry: Entry, asker: Asker, status: Status, deadline: After | None, error: str
+    ) -> Entry:
+        if entry.status is Status.IN_DOUBT:
+            return entry
+        attempt = None
+        if entry.status is Status.SENDING:
+            attempt = _opaque_end(entry, asker, DeliveryStatus.DEFERRED)
+        return self._must_swap(replace(entry, status=status, deadline=deadline, error=error), entry, attempt)
+
+    # -- writing -----------------------------------------------------------------------------------------
+
+    def _swap(self, changed: Entry, entry: Entry, attempt: Attempt | None = None) -> Entry | None:
+        assert changed.status in TRANSITIONS[entry.status], f"{entry.status} -> {changed.status}"
+        before = frozenset(entry.deliveries)
+        rows = [delivery for delivery in changed.deliveries if delivery not in before]
+        stored = self.store.swap(changed, entry.version, attempt, rows)
+        return stored.entry if stored else None
+
+    def _must_swap(self, changed: Entry, entry: Entry, attempt: Attempt | None = None) -> Entry:
+        swapped = self._swap(changed, entry, attempt)
+        if swapped is None:
+            current = self.store.get(entry.key)
+            if current and _is_same_write(current.entry, changed):
+                return current.entry  # an earlier try of this very write, whose confirmation was lost
+            owner = current.entry.owner if current else None
+            raise ClaimLost(f"{entry.email_type}: the claim on {entry.key} was taken over", owner)
+        return swapped
+
+
+def _is_same_write(stored: Entry, wanted: Entry) -> bool:
+    return stored.version == wanted.version + 1 and all(
+        getattr(stored, name) == getattr(wanted, name)
+        for name in ("status", "owner", "generation", "attempts", "deliveries", "result")
+    )
+
+
+def _blank(asker: Asker) -> Entry:
+    return Entry(
+        key=asker.key,
+        email_type=asker.email_type,
+        status=Status.CLAIMED,
+        owner=asker.task_id,
+        label=asker.label,
+        begun_at=After(),
+        created_at=After(),
+    )
+
+
+def _taken(entry: Entry, asker: Asker, policy: Policy) -> Entry:
+    return replace(
+        entry,
+        status=Status.SENDING if policy.opaque else Status.CLAIMED,
+        owner=asker.task_id,
+        deadline=After(policy.send_timeout if policy.opaque else policy.lease),
+        fingerprint=asker.fingerprint,
+        attempts=entry.attempts + (1 if policy.opaque else 0),
+        participants=_with(entry, asker.task_id) if policy.window is not None else entry.participants,
+    )
+
+
+def _next_generation(entry: Entry) -> Entry:
+    return replace(
+        entry,
+        generation=entry.generation + 1,
+        attempts=0,
+        deliveries=(),
+        result=None,
+        begun_at=After(),
+        sent_at=None,
+    )
+
+
+def _starts_new_generation(entry: Entry, now: datetime, asker: Asker, policy: Policy) -> bool:
+    if entry.status is not Status.SENT or policy.window is None or not isinstance(entry.sent_at, datetime):
+        return False
+    took_part = asker.task_id == entry.owner or asker.task_id in entry.participants
+    return not took_part and now >= entry.sent_at + timedelta(seconds=policy.window)
+
+
+def _with(entry: Entry, task_id: str) -> tuple[str, ...]:
+    if task_id in entry.participants:
+        return entry.participants
+    return (*entry.participants, task_id)[-MAX_PARTICIPANTS:]
+
+
+def _running(entry: Entry, now: datetime) -> bool:
+    return isinstance(entry.deadline, datetime) and now < entry.deadline
+
+
+def _remaining(entry: Entry, now: datetime) -> float:
+    assert isinstance(entry.deadline, datetime)
+    return (entry.deadline - now).total_seconds()
+
+
+def _doubtful(entry: Entry) -> Entry:
+    """Return ``entry`` in doubt, with what was being handed over."""
+    return replace(
+        entry,
+        status=Status.IN_DOUBT,
+        deadline=None,
+        deliveries=tuple(
+            replace(d, status=DeliveryStatus.IN_DOUBT) if d.status is DeliveryStatus.SENDING else d
+            for d in entry.deliveries
+        ),
+    )
+
+
+def _resolved(entry: Entry, status: DeliveryStatus) -> Entry:
+    """Return ``entry`` with its doubtful deliveries settled as ``status``."""
+    return replace(
+        entry,
+        sent_at=After() if status is DeliveryStatus.ACCEPTED else entry.sent_at,
+        deliveries=tuple(
+            replace(d, status=status, detail="resolved from in doubt")
+            if d.status is DeliveryStatus.IN_DOUBT
+            else d
+            for d in entry.deliveries
+        ),
+    )
+
+
+def _merged(entry: Entry, rows: Iterable[Delivery]) -> tuple[Delivery, ...]:
+    merged = {(d.part, d.recipient.digest): d for d in entry.deliveries}
+    merged.update({(d.part, d.recipient.digest): d for d in rows})
+    return tuple(merged.values())
+
+
+def _attempt(entry: Entry, asker: Asker, rows: Sequence[Delivery] = ()) -> Attempt:
+    return Attempt(
+        number=entry.attempts,
+        generation=entry.generation,
+        part=rows[0].part if rows else "",
+        task_id=asker.task_id,
+        worker=asker.worker,
+        message_id=rows[0].message_id if rows else "",
+        recipients=len(rows),
+        started_at=After(),
+    )
+
+
+def _opaque_attempt(entry: Entry, asker: Asker, policy: Policy) -> Attempt | None:
+    return _attempt(entry, asker) if policy.opaque else None
+
+
+def _opaque_end(entry: Entry, asker: Asker, outcome: DeliveryStatus) -> Attempt:
+    return replace(_attempt(entry, asker), ended_at=After(), outcome=outcome)
+
+
+_WORST_FIRST = (
+    DeliveryStatus.IN_DOUBT,
+    DeliveryStatus.ACCEPTED,
+    DeliveryStatus.DEFERRED,
+    DeliveryStatus.REFUSED,
+)
+
+
+def _summary(rows: Sequence[Delivery]) -> dict[str, Any]:
+    """Return outcome, code and detail of an attempt from those of its recipients."""
+    for status in _WORST_FIRST:
+        for row in rows:
+            if row.status is status:
+                return {"outcome": status, "code": row.code, "detail": row.detail}
+    return {"outcome": DeliveryStatus.DEFERRED}

@@ -1,0 +1,65 @@
+"""What a ledger needs of a store: a few atomic, conditional primitives. Policy lives in `ledger`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from .entry import Attempt, Delivery, Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An entry as the store holds it, with the store's clock at that moment."""
+
+    entry: Entry
+    now: datetime
+    inserted: bool = False
+    """True if this very call wrote the entry."""
+
+
+class Store(ABC):
+    """Keeps entries. Each method is atomic and raises `LedgerUnavailable` when it cannot tell the outcome."""
+
+    @abstractmethod
+    def insert(self, entry: Entry, attempt: Attempt | None = None) -> Stored:
+        """Write ``entry`` (and its first attempt) if its key is absent.
+
+        Otherwise count the arrival and return the entry that is there, with ``inserted`` False.
+        """
+
+    @abstractmethod
+    def swap(
+        self,
+        entry: Entry,
+        version: int,
+        attempt: Attempt | None = None,
+        deliveries: Sequence[Delivery] = (),
+    ) -> Stored | None:
+        """Replace the stored entry by ``entry`` if its version is still ``version``, else return None.
+
+        The stored version becomes ``version + 1``. ``attempt`` is written by (generation, number): its start
+        stays as first written. ``deliveries`` are those of ``entry`` that differ from the stored ones, for
+        stores that keep a row of each. ``arrivals`` and ``created_at`` are the store's own.
+        """
+
+    @abstractmethod
+    def get(self, key: str) -> Stored | None:
+        """Return the entry of ``key``, deliveries included, or None."""
+
+    @abstractmethod
+    def due(self, limit: int = 100) -> Sequence[Entry]:
+        """Return up to ``limit`` CLAIMED or SENDING entries whose deadline has passed, oldest first."""
+
+    @abstractmethod
+    def purge(self, older_than: float, limit: int = 1000) -> int:
+        """Remove up to ``limit`` SENT, FAILED or CANCELLED entries unchanged for ``older_than`` seconds.
+
+        Return how many went. An entry in flight, released or in doubt is never removed.
+        """
+
+    @abstractmethod
+    def now(self) -> datetime:
+        """Return the store's clock, in aware UTC."""

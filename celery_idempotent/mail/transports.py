@@ -1,0 +1,226 @@
+"""How a message is handed over: the SMTP conversation step by step, or another backend as one step."""
+
+from __future__ import annotations
+
+import smtplib
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from django.core.mail import EmailMessage
+from django.core.mail.backends.base import BaseEmailBackend
+from django.core.mail.backends.smtp import EmailBackend as DjangoSMTP
+
+from ..core.ledger import Reply
+from ..core.status import DeliveryStatus
+
+WriteAhead = Callable[[Sequence[str]], None]
+"""Called with the addresses about to be served, right before the payload is released."""
+
+_NOT_CONNECTED = (ConnectionRefusedError, socket.gaierror)
+
+
+class Transport(Protocol):
+    """Hands one message over."""
+
+    def deliver(
+        self, message: EmailMessage, addresses: Sequence[str], write_ahead: WriteAhead, timeout: float
+    ) -> dict[str, Reply]:
+        """Offer ``message`` to ``addresses`` and return the reply for each.
+
+        Whatever is raised means that nothing was sent. After ``write_ahead`` only what it raises itself is
+        raised; a lost reply is returned as IN_DOUBT. ``timeout`` is in seconds, from the write-ahead on.
+        """
+        ...
+
+
+def transport_for(backend: BaseEmailBackend) -> Transport:
+    """Return the SMTP conversation for Django's SMTP backend, and one opaque step for any other."""
+    if isinstance(backend, DjangoSMTP) and type(backend)._send is DjangoSMTP._send:  # type: ignore[attr-defined]
+        return SMTPTransport(backend)
+    return BackendTransport(backend)
+
+
+def classify(code: int, text: bytes | str) -> Reply:
+    """Return what a reply code says (RFC 5321 §4.2.1). A code outside 2xx, 4xx and 5xx says nothing."""
+    detail = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+    status = {2: DeliveryStatus.ACCEPTED, 4: DeliveryStatus.DEFERRED, 5: DeliveryStatus.REFUSED}.get(
+        code // 100, DeliveryStatus.IN_DOUBT
+    )
+    return Reply(status, code, " ".join(detail.split()))
+
+
+class SMTPTransport:
+    """RFC 5321 on Django's own connection, with its TLS and AUTH settings."""
+
+    def __init__(self, backend: Any) -> None:
+        self.backend = backend
+
+    def deliver(
+        self, message: EmailMessage, addresses: Sequence[str], write_ahead: WriteAhead, timeout: float
+    ) -> dict[str, Reply]:
+        """Converse up to 354, write ahead, then release the payload and wait for the reply."""
+        sender, wire, payload = _render(self.backend, message, addresses)
+        opened = self.backend.open()
+        try:
+            return self._converse(sender, wire, payload, write_ahead, timeout)
+        except BaseException:
+            self._abort()  # never leave half a transaction on a connection that is used again
+            raise
+        finally:
+            if opened:
+                self._close()
+
+    def _converse(
+        self, sender: str, wire: dict[str, str], payload: bytes, write_ahead: WriteAhead, timeout: float
+    ) -> dict[str, Reply]:
+        smtp = self.backend.connection
+        if self.backend.timeout is None and smtp.sock is not None:
+            smtp.sock.settimeout(timeout)
+        self._mail(smtp, sender, payload)
+        replies = self._rcpt(smtp, wire)
+        served = [address for address in wire if address not in replies]
+        if not served:
+            smtp._rset() if smtp.sock else None
+            return replies
+        smtp.putcmd("data")
+        code, text = smtp.getreply()
+        if code != 354:
+            refusal = classify(code, text)
+            if refusal.status in (DeliveryStatus.ACCEPTED, DeliveryStatus.IN_DOUBT):
+                raise smtplib.SMTPDataError(code, text)  # no payload has left: definite, whatever it says
+            self._abort() if code == 421 else smtp._rset()
+            return replies | dict.fromkeys(served, refusal)
+        write_ahead(served)
+        return replies | dict.fromkeys(served, self._release(smtp, payload, timeout))
+
+    def _mail(self, smtp: smtplib.SMTP, sender: str, payload: bytes) -> None:
+        smtp.ehlo_or_helo_if_needed()
+        options = [f"size={len(payload)}"] if smtp.does_esmtp and smtp.has_extn("size") else []
+        code, text = smtp.mail(sender, options)
+        if code != 250:
+            self._abort() if code == 421 else smtp._rset()  # type: ignore[attr-defined]
+            raise smtplib.SMTPSenderRefused(code, text, sender)
+
+    def _rcpt(self, smtp: smtplib.SMTP, wire: dict[str, str]) -> dict[str, Reply]:
+        """Return the replies of the recipients that were not taken."""
+        replies = {}
+        for address, on_the_wire in wire.items():
+            code, text = smtp.rcpt(on_the_wire)
+            if code == 421:
+                self._abort()
+                raise smtplib.SMTPServerDisconnected(f"421 at RCPT: {text!r}")
+            if code not in (250, 251):
+                reply = classify(code, text)
+                definite = reply.status in (DeliveryStatus.DEFERRED, DeliveryStatus.REFUSED)
+                replies[address] = (
+                    reply if definite else Reply(DeliveryStatus.DEFERRED, code, reply.detail)
+                )
+        return replies
+
+    def _release(self, smtp: smtplib.SMTP, payload: bytes, timeout: float) -> Reply:
+        """Send the payload and its final dot, and return the one reply that decides.
+
+        Until the dot is handed to the kernel the server must not take the mail (RFC 5321 §4.1.1.4), so a
+        failure before it is definite; from then on, silence is doubt (RFC 1047).
+        """
+        end = time.monotonic() + timeout
+        sock = smtp.sock
+        assert sock is not None
+        try:
+            sock.settimeout(timeout)
+            sock.sendall(payload)
+            left = end - time.monotonic()
+            if left <= 0:  # paused or too slow: others may have acted on the deadline by now
+                raise TimeoutError("the send deadline passed before the final dot")
+            sock.settimeout(left)
+        except Exception as error:
+            self._abort()
+            return Reply(DeliveryStatus.DEFERRED, None, f"before the final dot: {type(error).__name__}: {error}")
+        try:
+            sock.sendall(b".\r\n")
+            code, text = smtp.getreply()
+            reply = classify(code, text)
+        except Exception as error:
+            self._abort()
+            return Reply(DeliveryStatus.IN_DOUBT, None, f"after the final dot: {type(error).__name__}: {error}")
+        if reply.status is not DeliveryStatus.ACCEPTED:
+            self._abort()
+        elif self.backend.timeout is not None and smtp.sock is not None:
+            smtp.sock.settimeout(self.backend.timeout)
+        return reply
+
+    def _abort(self) -> None:
+        """Drop the connection without another word: an unfinished payload has to stay unfinished."""
+        smtp = self.backend.connection
+        if smtp is not None:
+            smtp.close()
+
+    def _close(self) -> None:
+        try:
+            if self.backend.connection is not None and self.backend.connection.sock is None:
+                self.backend.connection = None
+            self.backend.close()
+        except (OSError, smtplib.SMTPException):
+            self.backend.connection = None  # the mail is settled; a failing QUIT changes nothing
+
+
+def _render(
+    backend: Any, message: EmailMessage, addresses: Sequence[str]
+) -> tuple[str, dict[str, str], bytes]:
+    """Return sender, addresses as they go on the wire, and the payload dot-stuffed without its final dot."""
+    if hasattr(backend, "prep_address"):  # Django 6
+        prepare = backend.prep_address
+        data = message.message(policy=_smtp_policy()).as_bytes()
+    else:
+        from django.conf import settings
+        from django.core.mail.message import sanitize_address
+
+        encoding = message.encoding or settings.DEFAULT_CHARSET
+
+        def prepare(address: str) -> str:
+            return str(sanitize_address(address, encoding))
+
+        data = message.message().as_bytes(linesep="\r\n")
+    payload = smtplib._quote_periods(data)  # type: ignore[attr-defined]
+    if not payload.endswith(b"\r\n"):
+        payload += b"\r\n"
+    return prepare(message.from_email), {address: prepare(address) for address in addresses}, payload
+
+
+def _smtp_policy() -> Any:
+    import email.policy
+
+    return email.policy.SMTP
+
+
+class BackendTransport:
+    """Any other backend: the whole of `send_messages` is the hand-over."""
+
+    def __init__(self, backend: BaseEmailBackend) -> None:
+        self.backend = backend
+
+    def deliver(
+        self, message: EmailMessage, addresses: Sequence[str], write_ahead: WriteAhead, timeout: float
+    ) -> dict[str, Reply]:
+        """Write ahead, send, and tell from what comes back. What cannot be told apart is in doubt."""
+        message.message()  # header errors come up here, before anything is written
+        write_ahead(addresses)
+        try:
+            sent = self.backend.send_messages([message])
+        except smtplib.SMTPRecipientsRefused as error:
+            return {
+                address: classify(*error.recipients.get(address, (450, b"refused with others")))
+                for address in addresses
+            }
+        except smtplib.SMTPResponseException as error:
+            return dict.fromkeys(addresses, classify(error.smtp_code, error.smtp_error))
+        except _NOT_CONNECTED as error:
+            return dict.fromkeys(addresses, Reply(DeliveryStatus.DEFERRED, None, f"not connected: {error}"))
+        except Exception as error:
+            reply = Reply(DeliveryStatus.IN_DOUBT, None, f"{type(error).__name__}: {error}")
+            return dict.fromkeys(addresses, reply)
+        if sent == 0:
+            return dict.fromkeys(addresses, Reply(DeliveryStatus.DEFERRED, None, "the backend sent nothing"))
+        return dict.fromkeys(addresses, Reply(DeliveryStatus.ACCEPTED))

@@ -1,0 +1,118 @@
+"""The ledger's tables. Constraints and choices derive from `core.status`; nothing here decides."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import Q
+
+from .core.status import IN_FLIGHT, DeliveryStatus, Status
+
+
+def _choices(enum: type[Status] | type[DeliveryStatus]) -> list[tuple[str, str]]:
+    return [(member.value, member.value.replace("_", " ")) for member in enum]
+
+
+def _known(field: str, enum: type[Status] | type[DeliveryStatus]) -> Q:
+    return Q(**{f"{field}__in": [member.value for member in enum]})
+
+
+class LogicalEmail(models.Model):
+    """One intended email: the row behind an `Entry`."""
+
+    key = models.CharField(max_length=80, unique=True, editable=False)
+    email_type = models.CharField(max_length=200)
+    label = models.CharField(max_length=255, blank=True, help_text="The key fields, addresses masked.")
+    status = models.CharField(max_length=16, choices=_choices(Status))
+    version = models.BigIntegerField(help_text="Fencing token: grows with every change.")
+    generation = models.PositiveIntegerField(default=1)
+    owner = models.CharField("task id", max_length=255, db_index=True)
+    deadline = models.DateTimeField(null=True)
+    fingerprint = models.CharField(max_length=64, blank=True)
+    attempts = models.PositiveIntegerField(default=0)
+    arrivals = models.PositiveIntegerField(default=1)
+    result = models.JSONField(null=True)
+    error = models.CharField(max_length=200, blank=True)
+    participants = models.JSONField(default=list)
+    begun_at = models.DateTimeField(null=True)
+    sent_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField()
+    updated_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        verbose_name = "logical email"
+        constraints = [  # noqa: RUF012
+            models.CheckConstraint(
+                condition=_known("status", Status), name="celery_idempotent_email_status"
+            ),
+            models.CheckConstraint(
+                condition=~Q(status__in=[s.value for s in IN_FLIGHT]) | Q(deadline__isnull=False),
+                name="celery_idempotent_in_flight_has_deadline",
+            ),
+        ]
+        indexes = [  # noqa: RUF012
+            models.Index(fields=["status", "deadline"], name="celery_idempotent_due"),
+            models.Index(fields=["email_type", "-created_at"], name="celery_idempotent_type"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.email_type} {self.label}".strip()
+
+
+class Delivery(models.Model):
+    """One recipient of one message of a logical email, within a generation."""
+
+    email = models.ForeignKey(LogicalEmail, models.CASCADE, related_name="deliveries")
+    generation = models.PositiveIntegerField()
+    part = models.CharField(max_length=100)
+    digest = models.CharField(max_length=64, db_index=True, help_text="HMAC of the normalised address.")
+    recipient = models.CharField(max_length=320, blank=True)
+    status = models.CharField(max_length=16, choices=_choices(DeliveryStatus))
+    message_id = models.CharField(max_length=255, blank=True)
+    code = models.IntegerField(null=True, help_text="Reply code of the mail server.")
+    detail = models.CharField(max_length=200, blank=True)
+    updated_at = models.DateTimeField()
+
+    class Meta:
+        verbose_name_plural = "deliveries"
+        constraints = [  # noqa: RUF012
+            models.UniqueConstraint(
+                fields=["email", "generation", "part", "digest"], name="celery_idempotent_one_delivery"
+            ),
+            models.CheckConstraint(
+                condition=_known("status", DeliveryStatus), name="celery_idempotent_delivery_status"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.recipient or self.digest[:12]}: {self.status}"
+
+
+class SendAttempt(models.Model):
+    """One hand-over to a mail server: written before it, finished after it."""
+
+    email = models.ForeignKey(LogicalEmail, models.CASCADE, related_name="send_attempts")
+    generation = models.PositiveIntegerField()
+    number = models.PositiveIntegerField()
+    part = models.CharField(max_length=100, blank=True)
+    task_id = models.CharField(max_length=255, db_index=True)
+    worker = models.CharField(max_length=255, blank=True)
+    message_id = models.CharField(max_length=255, blank=True, db_index=True)
+    recipients = models.PositiveIntegerField(default=0)
+    started_at = models.DateTimeField(db_index=True)
+    ended_at = models.DateTimeField(null=True)
+    outcome = models.CharField(max_length=16, choices=_choices(DeliveryStatus))
+    code = models.IntegerField(null=True)
+    detail = models.CharField(max_length=200, blank=True)
+
+    class Meta:
+        constraints = [  # noqa: RUF012
+            models.UniqueConstraint(
+                fields=["email", "generation", "number"], name="celery_idempotent_one_attempt"
+            ),
+            models.CheckConstraint(
+                condition=_known("outcome", DeliveryStatus), name="celery_idempotent_attempt_outcome"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"attempt {self.generation}.{self.number}: {self.outcome}"

@@ -1,0 +1,201 @@
+"""What a task declares: its options, checked, and the key, fingerprint and label of one call."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from .conf import conf
+from .core.addresses import is_address, mask, normalise
+from .core.errors import KeyFieldError
+from .core.keys import bucket_for, digest, make_key
+from .core.ledger import Policy
+
+ON_CONFLICT = ("retry", "skip", "raise")
+ON_MISMATCH = ("warn", "raise", "ignore")
+IN_DOUBT = ("hold", "resend")
+WINDOW_MODES = ("sliding", "fixed")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What one call of a task is, to the ledger. Travels in the message's headers."""
+
+    key: str
+    fingerprint: str
+    label: str
+
+
+class CallKeys:
+    """Computes `Identity` from the bound arguments of a task's ``run``."""
+
+    def __init__(self, task: Any) -> None:
+        self.task = task
+        run = getattr(task, "_orig_run", task.run)
+        self.signature = inspect.signature(run)
+
+    def identify(self, args: Any, kwargs: Any) -> Identity:
+        """Return key, fingerprint and label of the call. Raises `KeyFieldError`, naming task and field."""
+        task = self.task
+        bound = self._bind(args or (), kwargs or {})
+        fields = self._fields(args or (), kwargs or {}, bound)
+        key = make_key(conf.namespace, email_type(task), fields, self._bucket(bound))
+        return Identity(key, self._fingerprint(bound), label(fields))
+
+    def _bind(self, args: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            bound = self.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise KeyFieldError(f"{self.task.name}: the call does not fit the task: {error}") from None
+        bound.apply_defaults()
+        return dict(bound.arguments)
+
+    def _fields(self, args: Any, kwargs: Any, bound: Mapping[str, Any]) -> dict[str, Any]:
+        task = self.task
+        if task.key_function is not None:
+            value = task.key_function(*args, **kwargs)
+            if value is None or value == "":
+                raise KeyFieldError(f"{task.name}: key_function returned {value!r}; it has to name the event")
+            return {"key_function": _folded(value)}
+        if not task.key_fields:
+            raise KeyFieldError(
+                f"{task.name}: declare key_fields=(…) or key_function, so that two events can be told apart"
+            )
+        return {path: _folded(self._lookup(path, bound)) for path in task.key_fields}
+
+    def _lookup(self, path: str, bound: Mapping[str, Any]) -> Any:
+        names = list(_parts(path))
+        value: Any = bound
+        for name in names:
+            try:
+                value = value[name] if isinstance(value, Mapping) else getattr(value, name)
+            except (KeyError, AttributeError):
+                raise KeyFieldError(
+                    f"{self.task.name}: key field {path!r} is missing from the call: no {name!r} in "
+                    f"{type(value).__name__}. Pass it, or correct key_fields"
+                ) from None
+        return value
+
+    def _bucket(self, bound: Mapping[str, Any]) -> str | None:
+        task = self.task
+        if task.window is None or task.window_mode != "fixed":
+            return None
+        path = task.event_time_field
+        if not path:
+            raise KeyFieldError(f'{task.name}: window_mode="fixed" needs event_time_field')
+        when = self._lookup(path, bound)
+        if isinstance(when, str):
+            try:
+                when = datetime.fromisoformat(when)
+            except ValueError:
+                pass
+        if not isinstance(when, datetime):
+            raise KeyFieldError(f"{task.name}: event_time_field {path!r} has to be an aware datetime")
+        return bucket_for(when, task.window)
+
+    def _fingerprint(self, bound: Mapping[str, Any]) -> str:
+        task = self.task
+        if task.on_mismatch == "ignore":
+            return ""
+        if task.fingerprint_fields is not None:
+            fields = {path: self._lookup(path, bound) for path in task.fingerprint_fields}
+        else:
+            fields = {name: value for name, value in bound.items() if name not in task.key_fields}
+        try:
+            return digest(fields)
+        except KeyFieldError:
+            return ""  # arguments of any type are allowed outside the key; they just cannot be compared
+
+
+def email_type(task: Any) -> str:
+    """Return the namespace of the task's keys: its ``email_type``, by default its name."""
+    return str(task.email_type or task.name)
+
+
+def policy(task: Any, opaque: bool) -> Policy:
+    """Return the ledger's rules for ``task``."""
+    window = task.window if task.window_mode == "sliding" else None
+    return Policy(
+        lease=float(task.lease),
+        send_timeout=float(task.send_timeout),
+        window=None if window is None else window.total_seconds(),
+        in_doubt=task.in_doubt,
+        raise_on_mismatch=task.on_mismatch == "raise",
+        opaque=opaque,
+    )
+
+
+def problems(task: Any) -> Iterator[tuple[str, str]]:
+    """Yield (option, what is wrong and how to mend it) for every option of ``task`` that cannot be used."""
+    yield from _wrong_choices(task)
+    if not task.key_fields and task.key_function is None:
+        yield "key_fields", "is empty; name the parameters that identify the event, such as ('order_id', 'to')"
+    if isinstance(task.key_fields, str):
+        yield "key_fields", f"is the string {task.key_fields!r}; make it a tuple: ({task.key_fields!r},)"
+    elif task.key_function is None:
+        yield from _unknown_parameters(task)
+    for name in ("lease", "send_timeout"):
+        value = getattr(task, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            yield name, f"is {value!r}; it has to be a positive number of seconds"
+    if task.window is not None and (not isinstance(task.window, timedelta) or task.window <= timedelta(0)):
+        yield "window", f"is {task.window!r}; it has to be a positive timedelta, or None for once"
+    if task.window_mode == "fixed" and not task.event_time_field:
+        yield "event_time_field", 'is not set; window_mode="fixed" takes the bucket of the event\'s own time'
+
+
+def _wrong_choices(task: Any) -> Iterator[tuple[str, str]]:
+    choices: dict[str, tuple[str, ...]] = {
+        "on_conflict": ON_CONFLICT,
+        "on_mismatch": ON_MISMATCH,
+        "window_mode": WINDOW_MODES,
+        "in_doubt": IN_DOUBT,
+    }
+    for name, allowed in choices.items():
+        value = getattr(task, name)
+        if value not in allowed and not (name == "in_doubt" and callable(value)):
+            extra = ", or a verifier callable(entry) -> Verdict" if name == "in_doubt" else ""
+            yield name, f"is {value!r}; it can be {', '.join(map(repr, allowed))}{extra}"
+
+
+def _unknown_parameters(task: Any) -> Iterator[tuple[str, str]]:
+    parameters = CallKeys(task).signature.parameters
+    catch_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    for option in ("key_fields", "fingerprint_fields"):
+        for path in getattr(task, option) or ():
+            first = next(_parts(path))
+            if first not in parameters and not catch_all:
+                known = ", ".join(parameters) or "none"
+                yield option, f"names {path!r}, which is not a parameter of run (it has: {known})"
+
+
+def _parts(path: str) -> Iterator[str]:
+    return iter(path.split("."))
+
+
+def _folded(value: Any) -> Any:
+    """Return ``value`` with addresses in their one normal form, alone or in a list."""
+    if isinstance(value, str) and is_address(value):
+        return normalise(value)
+    if isinstance(value, list | tuple):
+        return [_folded(item) for item in value]
+    return value
+
+
+def label(fields: Mapping[str, Any]) -> str:
+    """Return ``fields`` for people to read, addresses masked."""
+    return ", ".join(f"{name}={_shown(value)}" for name, value in fields.items())
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str) and is_address(value):
+        return mask(value)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_shown(item) for item in value) + "]"
+    return str(value)
+
+
+KeyFunction = Callable[..., Any]

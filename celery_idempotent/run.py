@@ -1,0 +1,157 @@
+"""One execution of a body under a claim. What every task queue's adapter and the mail backend share."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+from .core.entry import Delivery, Entry, Recipient
+from .core.errors import ClaimLost, IdempotencyError, LedgerUnavailable
+from .core.keys import digest
+from .core.ledger import Asker, Ledger, Policy, Reply, Target
+from .core.status import DeliveryStatus, Status
+
+logger = logging.getLogger("celery_idempotent")
+T = TypeVar("T")
+
+OUTCOME_PATIENCE = 300.0
+"""Seconds for which an outcome that has happened is offered to a ledger that does not answer."""
+RELEASE_PATIENCE = 10.0
+"""Seconds for which a release is tried; after that the lease frees the key."""
+
+_current: ContextVar[Run | None] = ContextVar("celery_idempotent_run", default=None)
+
+
+def current_run() -> Run | None:
+    """Return the run whose body is executing in this context, or None."""
+    return _current.get()
+
+
+class Run:
+    """Holds the newest entry of a claim and writes to the ledger in its name."""
+
+    def __init__(self, ledger: Ledger, asker: Asker, policy: Policy, entry: Entry) -> None:
+        self.ledger = ledger
+        self.asker = asker
+        self.policy = policy
+        self.entry = entry
+        self.stopped_by: Exception | None = None
+        """Set when nothing more may be sent by this run, even if the body swallows the error."""
+        self.unsent: Exception | None = None
+        """Set when a body asked for silence about a mail that was not accepted."""
+        self._seen: Counter[str] = Counter()
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Make this the current run for the duration of the body."""
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+    # -- the hand-over -----------------------------------------------------------------------------------
+
+    def targets(self, recipients: Sequence[Recipient], name: str | None = None) -> list[Target]:
+        """Return what tells this message's deliveries apart within the body.
+
+        Without a ``name``, a recipient's n-th message is its part n: bodies that run again in another order
+        find their deliveries all the same.
+        """
+        if name is not None:
+            return [(name, who) for who in recipients]
+        targets = [(str(self._seen[who.digest]), who) for who in recipients]
+        self._seen.update(who.digest for who in recipients)
+        return targets
+
+    def message_id(self, target: Target, domain: str) -> str:
+        """Return the Message-ID of the message whose first target this is: one for all attempts."""
+        part, who = target
+        return f"<{digest(self.entry.key, self.entry.generation, part, who.digest)[:40]}@{domain}>"
+
+    def known(self) -> dict[tuple[str, str], Delivery]:
+        """Return the deliveries so far, by part and recipient digest."""
+        return {(d.part, d.recipient.digest): d for d in self.entry.deliveries}
+
+    def begin(self, targets: Sequence[Target], message_id: str) -> None:
+        """Write ahead. Raises `ClaimLost` or `LedgerUnavailable`: nothing may be sent then."""
+        with self._stopping():
+            self.entry = self.ledger.begin(self.entry, targets, message_id, self.asker, self.policy)
+
+    def settle(self, replies: Mapping[Target, Reply], message_id: str) -> None:
+        """Record outcomes, insisting while the ledger does not answer."""
+
+        def write() -> Entry:
+            return self.ledger.settle(self.entry, replies, message_id, self.asker, self.policy)
+
+        with self._stopping():
+            try:
+                self.entry = insist(write)
+            except IdempotencyError:
+                raise
+            except Exception:
+                # A soft time limit can strike in the middle of this write. What happened has to be recorded.
+                self.entry = insist(write)
+                raise
+
+    @contextmanager
+    def _stopping(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.stopped_by = error
+            raise
+
+    # -- the end -----------------------------------------------------------------------------------------
+
+    @property
+    def in_doubt(self) -> bool:
+        """Tell whether a hand-over of this entry has an unknown outcome."""
+        return self.entry.status is Status.IN_DOUBT
+
+    def complete(self, result: Any) -> None:
+        """Record success and the result to replay."""
+        self.entry = insist(lambda: self.ledger.complete(self.entry, result, self.asker))
+
+    def release(self, error: str, retry_in: float | None = None) -> None:
+        """Free the claim, keeping it for this task's own retry if one is due in ``retry_in`` seconds."""
+        self.entry = insist(
+            lambda: self.ledger.release(self.entry, self.asker, self.policy, retry_in, error), RELEASE_PATIENCE
+        )
+
+    def fail(self, error: str) -> None:
+        """Record that the task gave up."""
+        self.entry = insist(lambda: self.ledger.fail(self.entry, self.asker, error), RELEASE_PATIENCE)
+
+    def doubt(self, error: str) -> None:
+        """Record that an opaque body ended with an unknown outcome."""
+        self.entry = insist(lambda: self.ledger.doubt(self.entry, self.asker, error))
+
+    def refused(self) -> list[Delivery]:
+        """Return deliveries refused for good."""
+        return [d for d in self.entry.deliveries if d.status is DeliveryStatus.REFUSED]
+
+
+def insist(write: Callable[[], T], patience: float | None = None) -> T:
+    """Call ``write`` until the ledger answers, with growing pauses, for ``patience`` seconds at most.
+
+    Raises `ClaimLost` at once, `LedgerUnavailable` when the patience is used up.
+    """
+    end = time.monotonic() + (OUTCOME_PATIENCE if patience is None else patience)
+    pause = 0.05
+    while True:
+        try:
+            return write()
+        except ClaimLost:
+            raise
+        except LedgerUnavailable as error:
+            if time.monotonic() + pause > end:
+                raise
+            logger.warning("the ledger does not answer, trying again in %.2f s: %s", pause, error)
+            time.sleep(pause)
+            pause = min(pause * 2, 5.0)

@@ -1,0 +1,1 @@
+"""Where entries are kept. Stores offer the primitives of `core.store` and decide nothing."""

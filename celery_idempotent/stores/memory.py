@@ -1,0 +1,128 @@
+"""A store in this process's memory: for tests and for trying things out. Other processes do not see it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+
+from ..core.entry import After, Attempt, Delivery, Entry, Moment
+from ..core.status import IN_FLIGHT, Status
+from ..core.store import Store, Stored
+
+_PURGEABLE = frozenset({Status.SENT, Status.FAILED, Status.CANCELLED})
+
+
+def _utc_now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+class MemoryStore(Store):
+    """Entries in a dict under one lock. ``clock`` replaces the wall clock in tests."""
+
+    def __init__(self, clock: Callable[[], datetime] = _utc_now) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._entries: dict[str, Entry] = {}
+        self._changed: dict[str, datetime] = {}
+        self._attempts: dict[str, dict[tuple[int, int], Attempt]] = {}
+
+    def insert(self, entry: Entry, attempt: Attempt | None = None) -> Stored:
+        """Write ``entry`` if its key is absent, else count the arrival. Atomic under the store's lock."""
+        with self._lock:
+            now = self._clock()
+            known = self._entries.get(entry.key)
+            if known is None:
+                return Stored(self._write(entry, now, attempt), now, inserted=True)
+            counted = replace(known, arrivals=known.arrivals + 1)
+            self._entries[entry.key] = counted
+            return Stored(counted, now)
+
+    def swap(
+        self,
+        entry: Entry,
+        version: int,
+        attempt: Attempt | None = None,
+        deliveries: Sequence[Delivery] = (),
+    ) -> Stored | None:
+        """Replace the entry if its version is still ``version``. Atomic under the store's lock."""
+        with self._lock:
+            now = self._clock()
+            known = self._entries.get(entry.key)
+            if known is None or known.version != version:
+                return None
+            kept = replace(
+                entry, version=version + 1, arrivals=known.arrivals, created_at=known.created_at
+            )
+            return Stored(self._write(kept, now, attempt), now)
+
+    def _write(self, entry: Entry, now: datetime, attempt: Attempt | None) -> Entry:
+        def at(moment: Moment | None) -> datetime | None:
+            return now + timedelta(seconds=moment.seconds) if isinstance(moment, After) else moment
+
+        entry = replace(
+            entry,
+            deadline=at(entry.deadline),
+            begun_at=at(entry.begun_at),
+            sent_at=at(entry.sent_at),
+            created_at=at(entry.created_at),
+        )
+        self._entries[entry.key] = entry
+        self._changed[entry.key] = now
+        if attempt is not None:
+            rows = self._attempts.setdefault(entry.key, {})
+            known = rows.get((attempt.generation, attempt.number))
+            started = known.started_at if known else now
+            row = replace(attempt, started_at=started, ended_at=at(attempt.ended_at))
+            rows[attempt.generation, attempt.number] = row
+        return entry
+
+    def get(self, key: str) -> Stored | None:
+        """Return the entry of ``key``, or None."""
+        with self._lock:
+            entry = self._entries.get(key)
+            return Stored(entry, self._clock()) if entry else None
+
+    def attempts(self, key: str) -> Sequence[Attempt]:
+        """Return the attempts of ``key``, oldest first."""
+        with self._lock:
+            return [row for _, row in sorted(self._attempts.get(key, {}).items())]
+
+    def due(self, limit: int = 100) -> Sequence[Entry]:
+        """Return entries in flight whose deadline has passed, oldest first."""
+        with self._lock:
+            now = self._clock()
+            late = [
+                (entry.deadline, entry)
+                for entry in self._entries.values()
+                if entry.status in IN_FLIGHT
+                and isinstance(entry.deadline, datetime)
+                and entry.deadline <= now
+            ]
+            return [entry for _, entry in sorted(late, key=lambda pair: pair[0])[:limit]]
+
+    def purge(self, older_than: float, limit: int = 1000) -> int:
+        """Remove finished entries unchanged for ``older_than`` seconds."""
+        with self._lock:
+            before = self._clock() - timedelta(seconds=older_than)
+            keys = [
+                key
+                for key, entry in self._entries.items()
+                if entry.status in _PURGEABLE and self._changed[key] <= before
+            ][:limit]
+            for key in keys:
+                del self._entries[key], self._changed[key]
+                self._attempts.pop(key, None)
+            return len(keys)
+
+    def now(self) -> datetime:
+        """Return the clock."""
+        return self._clock()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._entries.clear()
+            self._changed.clear()
+            self._attempts.clear()

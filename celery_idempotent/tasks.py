@@ -1,0 +1,370 @@
+"""Celery's life cycle, translated to the ledger. Decisions are made in `core`, runs are driven in `run`.
+
+The outcome is recorded inside ``__call__``, as soon as the body has returned or raised: Celery calls
+``after_return`` for neither IGNORED, RETRY nor REJECTED, calls it only after links and chains have been
+published, logs what it raises, and calls it in the parent process for hard time limits, where nothing may be
+released (`celery/app/trace.py`, `celery/worker/request.py`). So no Celery hook of this class, other than
+``before_start``, does anything, and subclasses may override them without calling ``super()``.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from typing import Any, ClassVar, NoReturn
+from uuid import uuid4
+
+from celery.contrib.django.task import DjangoTask
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
+from django.db import transaction
+
+from . import signals
+from .core.entry import Entry
+from .core.errors import (
+    ClaimLost,
+    DeliveryInDoubt,
+    IdempotencyError,
+    InProgress,
+    LedgerUnavailable,
+    PayloadMismatch,
+    RecipientsRefused,
+    UnsafeTransaction,
+)
+from .core.ledger import Acquired, Asker, Busy, Duplicate, Held, Mismatch, Outcome, Verifier
+from .options import CallKeys, Identity, email_type, policy
+from .reporting import Report
+from .results import dump, load
+from .run import Run
+from .wiring import backend_in_place, get_ledger
+
+logger = logging.getLogger("celery_idempotent")
+
+HEADER = "celery_idempotent"
+"""Message header that carries the key, so that retries and redeliveries keep it."""
+_STATE = "_celery_idempotent_state"
+_LONGEST_BACKOFF = 300.0
+
+
+class IdempotentTask(DjangoTask):
+    """A task that runs once per key, whatever its body does: SMS, webhooks, payments.
+
+    The ledger cannot see into such a body. Claim and write-ahead are one write; an exception means "nothing
+    happened" unless it is one of ``in_doubt_for`` or a soft time limit; a crash is in doubt.
+    """
+
+    abstract = True
+
+    key_fields: ClassVar[tuple[str, ...]] = ()
+    """Parameters of ``run`` that identify the event; dotted paths reach into mappings and attributes."""
+    key_function: ClassVar[Callable[..., Any] | None] = None
+    """Instead of ``key_fields``: called with the task's arguments, returns what identifies the event."""
+    email_type: ClassVar[str | None] = None
+    """Namespace of the keys. Default: the task's name; set it so that renaming the task keeps its keys."""
+    window: ClassVar[timedelta | None] = None
+    """A new send is allowed this long after the last acceptance. None: once, while the ledger remembers."""
+    window_mode: ClassVar[str] = "sliding"
+    """``"sliding"``, or ``"fixed"``: buckets of the event's own time, see ``event_time_field``."""
+    event_time_field: ClassVar[str | None] = None
+    """Parameter that holds the event's time (an aware datetime, or ISO 8601), for fixed windows."""
+    lease: ClassVar[float] = 60.0
+    """Seconds after which another task may take over a claim that shows no sign of life."""
+    send_timeout: ClassVar[float] = 60.0
+    """Seconds a hand-over may take; for opaque tasks, the whole body."""
+    in_doubt: ClassVar[str | Verifier] = "hold"
+    """After a lost reply: ``"hold"``, ``"resend"``, or a verifier ``callable(entry) -> Verdict``."""
+    on_conflict: ClassVar[str] = "retry"
+    """While another task works on the key: ``"retry"`` (costs none of ``max_retries``), ``"skip"``, ``"raise"``."""
+    on_mismatch: ClassVar[str] = "warn"
+    """Same key, other arguments: ``"warn"``, ``"raise"`` or ``"ignore"``."""
+    fingerprint_fields: ClassVar[tuple[str, ...] | None] = None
+    """Which parameters count as content. Default: all that are not key fields."""
+    in_doubt_for: ClassVar[tuple[type[Exception], ...]] = ()
+    """Exceptions of an opaque body after which the outcome is unknown."""
+    dont_autoretry_for: ClassVar[tuple[type[Exception], ...]] = (
+        ClaimLost,
+        DeliveryInDoubt,
+        LedgerUnavailable,
+        PayloadMismatch,
+        RecipientsRefused,
+        UnsafeTransaction,
+    )
+    """Never retried by Celery: the base class has its own way with each of them."""
+
+    # -- publishing --------------------------------------------------------------------------------------
+
+    def key_for(self, *args: Any, **kwargs: Any) -> str:
+        """Return the idempotency key of a call with these arguments. Raises `KeyFieldError`."""
+        return self._identify(args, kwargs).key
+
+    def entry_for(self, *args: Any, **kwargs: Any) -> Entry | None:
+        """Return what the ledger knows about a call with these arguments, or None.
+
+        Raises `KeyFieldError`, `LedgerUnavailable`.
+        """
+        stored = get_ledger().store.get(self.key_for(*args, **kwargs))
+        return stored.entry if stored else None
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Publish as Celery does, with the key in the headers. Raises `KeyFieldError` before anything is sent.
+
+        ``argsrepr`` and ``kwargsrepr`` carry the key and the key fields alone, on retries too.
+        """
+        headers = dict(options.pop("headers", None) or {})
+        note = headers.get(HEADER)
+        if not note or note.get("task") != self.name:
+            identity = self._identify(args, kwargs)
+            note = {"task": self.name, **_as_note(identity)}
+        headers[HEADER] = note
+        options["argsrepr"] = f"({note['key']!r},)"
+        options["kwargsrepr"] = f"{{{note['label']}}}"
+        return super().apply_async(args, kwargs, headers=headers, **options)
+
+    def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:
+        """Publish after the current transaction commits. Raises `KeyFieldError` now, not then."""
+        self.apply_async_on_commit(args, kwargs)
+
+    def apply_async_on_commit(self, args: Any = None, kwargs: Any = None, **options: Any) -> None:
+        """Publish after the current transaction commits. Raises `KeyFieldError` now, not then."""
+        self._identify(args, kwargs)
+        transaction.on_commit(lambda: self.apply_async(args, kwargs, **options))
+
+    def _identify(self, args: Any, kwargs: Any) -> Identity:
+        return CallKeys(self).identify(args, kwargs)
+
+    # -- the claim ---------------------------------------------------------------------------------------
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        """Claim the key (Celery calls this right before the body). Ends the run where the body must not run."""
+        setattr(self.request, _STATE, self._claim(task_id, args, kwargs))
+
+    def _claim(self, task_id: str, args: Any, kwargs: Any) -> Run | Duplicate:
+        asker = self._asker(task_id, args, kwargs)
+        rules = policy(self, self._is_opaque())
+        ledger = get_ledger()
+        try:
+            outcome = ledger.claim(asker, rules)
+        except LedgerUnavailable as error:
+            self._come_back(self._backoff(), error)
+        match outcome:
+            case Acquired(entry, mismatch):
+                self._warn_of_mismatch(entry, mismatch)
+                run = Run(ledger, asker, rules, entry)
+                Report(self, run.asker, entry).claimed()
+                return run
+            case Duplicate(entry, mismatch):
+                self._warn_of_mismatch(entry, mismatch)
+                Report(self, asker, entry).duplicate()
+                return outcome
+            case _:
+                return self._refused(outcome, asker)
+
+    def _refused(self, outcome: Outcome, asker: Asker) -> Duplicate:
+        match outcome:
+            case Busy(entry, retry_after):
+                error = InProgress(f"{asker.email_type}: {entry.owner} works on {entry.key}", retry_after)
+                if self.on_conflict == "raise":
+                    raise error
+                if self.on_conflict == "skip":
+                    Report(self, asker, entry).duplicate()
+                    return Duplicate(entry)
+                self._come_back(retry_after, error)
+            case Held(entry):
+                Report(self, asker, entry).held()
+                raise DeliveryInDoubt(
+                    f"{asker.email_type}: the outcome of an earlier hand-over of {entry.key} is unknown; "
+                    "an operator or a verifier has to decide"
+                )
+            case Mismatch(entry):
+                raise PayloadMismatch(
+                    f"{asker.email_type}: {entry.key} ({asker.label}) was asked for before with other content, "
+                    f"by task {entry.owner}. If the content may differ, set fingerprint_fields or on_mismatch"
+                )
+        raise AssertionError(outcome)
+
+    def _asker(self, task_id: str, args: Any, kwargs: Any) -> Asker:
+        note = (self.request.headers or {}).get(HEADER)
+        if not note or note.get("task") != self.name:
+            note = _as_note(self._identify(args, kwargs))
+        return Asker(
+            key=note["key"],
+            email_type=email_type(self),
+            task_id=task_id,
+            worker=str(self.request.hostname or ""),
+            label=note["label"],
+            fingerprint=note["fingerprint"],
+        )
+
+    def _is_opaque(self) -> bool:
+        return True
+
+    def _warn_of_mismatch(self, entry: Entry, mismatch: bool) -> None:
+        if mismatch and self.on_mismatch == "warn":
+            logger.warning(
+                "%s: %s was asked for with other content than before; the first content counts",
+                entry.email_type,
+                entry.key,
+            )
+
+    # -- the body ----------------------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the body under the claim, or return the recorded result of a duplicate.
+
+        A direct call claims too, under a task id of its own.
+        """
+        state = self.request.__dict__.pop(_STATE, None)
+        if state is None:
+            return self._call_directly(args, kwargs)
+        return self._conduct(state, lambda: self.run(*args, **kwargs))
+
+    def _call_directly(self, args: Any, kwargs: Any) -> Any:
+        self.push_request(args=args, kwargs=kwargs, id=f"direct-{uuid4()}")
+        try:
+            state = self._claim(self.request.id, args, kwargs)
+            return self._conduct(state, lambda: self.run(*args, **kwargs))
+        finally:
+            self.pop_request()
+
+    def _conduct(self, state: Run | Duplicate, body: Callable[[], Any]) -> Any:
+        if isinstance(state, Duplicate):
+            return load(state.entry.result)
+        run = state
+        try:
+            with run.active():
+                result = body()
+        except (Retry, Ignore, Reject) as signal:
+            self._let_go(run, signal)
+            raise
+        except Exception as error:
+            self._failed(run, error)
+        except BaseException as error:
+            # The process is being taken down: what was under way is known or stays to its deadline.
+            logger.warning("%s: interrupted by %r", run.asker.email_type, error)
+            raise
+        return self._succeeded(run, result)
+
+    def _succeeded(self, run: Run, result: Any) -> Any:
+        if run.stopped_by is not None or run.unsent is not None:
+            # The body swallowed the error, or asked Django for silence: nobody would send that mail.
+            self._failed(run, run.stopped_by or run.unsent or AssertionError())
+        try:
+            run.complete(dump(result, run.asker.email_type))
+        except (ClaimLost, LedgerUnavailable) as error:
+            self._stop(run, error)
+        Report(self, run.asker, run.entry).sent()
+        return result
+
+    def _let_go(self, run: Run, signal: Exception) -> None:
+        retry_in = _seconds_until(signal.when) if isinstance(signal, Retry) else None
+        cause = getattr(signal, "exc", None) or signal
+        try:
+            if run.policy.opaque and isinstance(cause, self._doubtful()):
+                run.doubt(type(cause).__name__)
+            else:
+                run.release(type(cause).__name__, retry_in)
+        except ClaimLost as lost:
+            Report(self, run.asker, run.entry).lost(lost.owner)
+        except LedgerUnavailable:
+            logger.exception("%s: the claim could not be released; its lease will", run.asker.email_type)
+        else:
+            Report(self, run.asker, run.entry).ended(cause)
+
+    def _failed(self, run: Run, error: Exception) -> NoReturn:
+        stop = error if isinstance(error, ClaimLost | LedgerUnavailable) else run.stopped_by
+        if isinstance(stop, ClaimLost | LedgerUnavailable):
+            self._stop(run, stop)
+        try:
+            if run.policy.opaque and isinstance(error, self._doubtful()):
+                run.doubt(type(error).__name__)
+            else:
+                run.fail(type(error).__name__)
+        except ClaimLost as lost:
+            self._stop(run, lost)
+        except LedgerUnavailable:
+            logger.exception("%s: the failure could not be recorded", run.asker.email_type)
+        else:
+            Report(self, run.asker, run.entry).ended(error)
+        raise error
+
+    def _stop(self, run: Run, error: IdempotencyError) -> NoReturn:
+        """End a run that may not go on: nothing of its outcome is its own to report."""
+        if not isinstance(error, ClaimLost):
+            self._come_back(self._backoff(), error)
+        Report(self, run.asker, run.entry).lost(error.owner)
+        if error.owner == run.asker.task_id and not self._is_local():
+            raise Ignore("a redelivery of this very task has taken over") from error
+        self._come_back(run.policy.lease, error)
+
+    def _doubtful(self) -> tuple[type[Exception], ...]:
+        return (SoftTimeLimitExceeded, *self.in_doubt_for)
+
+    # -- coming back later -------------------------------------------------------------------------------
+
+    def _is_local(self) -> bool:
+        return bool(self.request.called_directly or self.request.is_eager)
+
+    def _backoff(self) -> float:
+        waits = ((self.request.headers or {}).get(HEADER) or {}).get("waits", 0)
+        return float(min(2.0**waits, _LONGEST_BACKOFF))
+
+    def _come_back(self, wait: float, error: Exception) -> NoReturn:
+        """Publish this task again, under its own id and without spending its retries, and end this run.
+
+        Never for longer than the broker keeps a message unacknowledged, or it would deliver it twice, and
+        again twice. Raises ``error`` itself where there is no worker (direct calls, eager mode).
+        """
+        if self._is_local():
+            raise error
+        request = self.request
+        options = self.app.conf.broker_transport_options or {}
+        longest = float(options.get("visibility_timeout") or 3600) / 2
+        wait = min(wait * random.uniform(1.0, 1.1) + 0.05, longest)
+        note = {**_as_note(self._identity_of(request)), "task": self.name}
+        note["waits"] = ((request.headers or {}).get(HEADER) or {}).get("waits", 0) + 1
+        again = self.signature_from_request(
+            request,
+            request.args,
+            request.kwargs,
+            countdown=wait,
+            retries=request.retries,
+            headers={**(request.headers or {}), HEADER: note},
+        )
+        try:
+            again.apply_async()
+        except Exception as failure:
+            raise Reject(failure, requeue=True) from error
+        raise Retry(exc=error, when=wait, sig=again)
+
+    def _identity_of(self, request: Any) -> Identity:
+        note = (request.headers or {}).get(HEADER)
+        if note and note.get("task") == self.name:
+            return Identity(note["key"], note["fingerprint"], note["label"])
+        return self._identify(request.args, request.kwargs)
+
+
+class IdempotentEmailTask(IdempotentTask):
+    """A task whose body sends mail through Django, written into the ledger hand-over by hand-over.
+
+    Needs ``EMAIL_BACKEND = "celery_idempotent.mail.EmailBackend"``; without it the body is opaque.
+    """
+
+    abstract = True
+
+    def _is_opaque(self) -> bool:
+        return not backend_in_place()
+
+
+def _as_note(identity: Identity) -> dict[str, Any]:
+    return {"key": identity.key, "fingerprint": identity.fingerprint, "label": identity.label}
+
+
+def _seconds_until(when: float | datetime | None) -> float:
+    if isinstance(when, datetime):
+        now = datetime.now(when.tzinfo or timezone.utc)
+        return float((when.replace(tzinfo=when.tzinfo or timezone.utc) - now).total_seconds())
+    return float(when or 0.0)
+
+
+__all__ = ["HEADER", "IdempotentEmailTask", "IdempotentTask", "signals"]
