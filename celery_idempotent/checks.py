@@ -1,0 +1,125 @@
+"""System checks: mistakes that can be known before the first mail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+from django.apps import AppConfig
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+
+from .conf import DEFAULTS, conf
+from .options import problems
+from .wiring import backend_in_place, get_ledger
+
+SMTP = "django.core.mail.backends.smtp.EmailBackend"
+
+
+def tasks() -> Iterator[Any]:
+    """Yield the idempotent tasks that the current Celery app knows."""
+    from celery import current_app
+
+    from .tasks import IdempotentTask
+
+    for task in current_app.tasks.values():
+        if isinstance(task, IdempotentTask):
+            yield task
+
+
+@register("celery_idempotent")
+def check_settings(app_configs: list[AppConfig] | None = None, **_: Any) -> list[CheckMessage]:
+    """E001 unknown setting, E002 unusable value, E003 unknown database."""
+    given = getattr(settings, "CELERY_IDEMPOTENT", {})
+    if not isinstance(given, dict):
+        return [Error("CELERY_IDEMPOTENT has to be a dict", id="celery_idempotent.E002")]
+    found: list[CheckMessage] = [
+        Error(
+            f"CELERY_IDEMPOTENT has no setting {name!r}",
+            hint=f"It knows {', '.join(DEFAULTS)}.",
+            id="celery_idempotent.E001",
+        )
+        for name in given
+        if name not in DEFAULTS
+    ]
+    found += _unusable()
+    if conf.database not in connections.settings:
+        found.append(
+            Error(
+                f"CELERY_IDEMPOTENT['DATABASE'] is {conf.database!r}, which DATABASES does not have",
+                id="celery_idempotent.E003",
+            )
+        )
+    return found
+
+
+def _unusable() -> list[CheckMessage]:
+    found: list[CheckMessage] = []
+    for read in (lambda: conf.retention, lambda: conf.recipients, get_ledger):
+        try:
+            read()
+        except ImproperlyConfigured as error:
+            found.append(Error(str(error), id="celery_idempotent.E002"))
+    return found
+
+
+@register("celery_idempotent")
+def check_tasks(app_configs: list[AppConfig] | None = None, **_: Any) -> list[CheckMessage]:
+    """E010 unusable task option, W011 a window longer than the retention."""
+    found: list[CheckMessage] = []
+    for task in tasks():
+        found += [
+            Error(f"task {task.name}: {option} {text}", obj=task.name, id="celery_idempotent.E010")
+            for option, text in problems(task)
+        ]
+        if isinstance(task.window, timedelta) and _retention() and task.window > conf.retention:
+            found.append(
+                Warning(
+                    f"task {task.name}: its window ({task.window}) is longer than the ledger remembers",
+                    hint=f"CELERY_IDEMPOTENT['RETENTION'] is {conf.retention}.",
+                    obj=task.name,
+                    id="celery_idempotent.W011",
+                )
+            )
+    return found
+
+
+def _retention() -> bool:
+    return not any(message.id == "celery_idempotent.E002" for message in _unusable())
+
+
+@register("celery_idempotent")
+def check_mail(app_configs: list[AppConfig] | None = None, **_: Any) -> list[CheckMessage]:
+    """W020 email tasks without the backend, W021 no EMAIL_TIMEOUT, E022 a backend that wraps itself."""
+    from .tasks import IdempotentEmailTask
+
+    found: list[CheckMessage] = []
+    names = [task.name for task in tasks() if isinstance(task, IdempotentEmailTask)]
+    if names and not backend_in_place():
+        found.append(
+            Warning(
+                f"the bodies of {', '.join(names)} are opaque to the ledger: mail does not go through it",
+                hint='Set EMAIL_BACKEND = "celery_idempotent.mail.EmailBackend" and name the backend that '
+                'sends in CELERY_IDEMPOTENT["EMAIL_BACKEND"].',
+                id="celery_idempotent.W020",
+            )
+        )
+    if backend_in_place() and conf.email_backend == SMTP and settings.EMAIL_TIMEOUT is None:
+        found.append(
+            Warning(
+                "EMAIL_TIMEOUT is None: a mail server that stalls holds a worker for send_timeout",
+                hint="Set EMAIL_TIMEOUT to some seconds, such as 30.",
+                id="celery_idempotent.W021",
+            )
+        )
+    if conf.email_backend.startswith("celery_idempotent."):
+        found.append(
+            Error(
+                "CELERY_IDEMPOTENT['EMAIL_BACKEND'] names the backend that wraps; name the one that sends",
+                id="celery_idempotent.E022",
+            )
+        )
+    return found

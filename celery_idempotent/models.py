@@ -41,9 +41,7 @@ class LogicalEmail(models.Model):
     class Meta:
         verbose_name = "logical email"
         constraints = [  # noqa: RUF012
-            models.CheckConstraint(
-                condition=_known("status", Status), name="celery_idempotent_email_status"
-            ),
+            models.CheckConstraint(condition=_known("status", Status), name="celery_idempotent_email_status"),
             models.CheckConstraint(
                 condition=~Q(status__in=[s.value for s in IN_FLIGHT]) | Q(deadline__isnull=False),
                 name="celery_idempotent_in_flight_has_deadline",

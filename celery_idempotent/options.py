@@ -132,7 +132,10 @@ def problems(task: Any) -> Iterator[tuple[str, str]]:
     """Yield (option, what is wrong and how to mend it) for every option of ``task`` that cannot be used."""
     yield from _wrong_choices(task)
     if not task.key_fields and task.key_function is None:
-        yield "key_fields", "is empty; name the parameters that identify the event, such as ('order_id', 'to')"
+        yield (
+            "key_fields",
+            "is empty; name the parameters that identify the event, such as ('order_id', 'to')",
+        )
     if isinstance(task.key_fields, str):
         yield "key_fields", f"is the string {task.key_fields!r}; make it a tuple: ({task.key_fields!r},)"
     elif task.key_function is None:

@@ -121,7 +121,8 @@ class Run:
     def release(self, error: str, retry_in: float | None = None) -> None:
         """Free the claim, keeping it for this task's own retry if one is due in ``retry_in`` seconds."""
         self.entry = insist(
-            lambda: self.ledger.release(self.entry, self.asker, self.policy, retry_in, error), RELEASE_PATIENCE
+            lambda: self.ledger.release(self.entry, self.asker, self.policy, retry_in, error),
+            RELEASE_PATIENCE,
         )
 
     def fail(self, error: str) -> None:

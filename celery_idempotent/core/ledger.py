@@ -173,16 +173,12 @@ class Ledger:
             case _:
                 return self._acquire(entry, asker, policy, mismatch)
 
-    def _acquire(
-        self, entry: Entry, asker: Asker, policy: Policy, mismatch: bool = False
-    ) -> Acquired | None:
+    def _acquire(self, entry: Entry, asker: Asker, policy: Policy, mismatch: bool = False) -> Acquired | None:
         wanted = _taken(entry, asker, policy)
         taken = self._swap(wanted, entry, _opaque_attempt(wanted, asker, policy))
         return Acquired(taken, mismatch) if taken else None
 
-    def _duplicate(
-        self, entry: Entry, asker: Asker, policy: Policy, mismatch: bool
-    ) -> Duplicate | None:
+    def _duplicate(self, entry: Entry, asker: Asker, policy: Policy, mismatch: bool) -> Duplicate | None:
         known = asker.task_id == entry.owner or asker.task_id in entry.participants
         if policy.window is None or known or entry.status is Status.CANCELLED:
             return Duplicate(entry, mismatch)
@@ -293,9 +289,7 @@ class Ledger:
         changed = replace(_doubtful(entry), error=error)
         return self._must_swap(changed, entry, _opaque_end(entry, asker, DeliveryStatus.IN_DOUBT))
 
-    def _end(
-        self, entry: Entry, asker: Asker, status: Status, deadline: After | None, error: str
-    ) -> Entry:
+    def _end(self, entry: Entry, asker: Asker, status: Status, deadline: After | None, error: str) -> Entry:
         if entry.status is Status.IN_DOUBT:
             return entry
         attempt = None

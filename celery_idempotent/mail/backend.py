@@ -153,4 +153,3 @@ def _described(rows: Sequence[Delivery]) -> str:
     shown = [f"{d.recipient.shown or d.recipient.digest[:12]} ({d.code or ''} {d.detail})" for d in rows[:5]]
     more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
     return ", ".join(shown) + more
-

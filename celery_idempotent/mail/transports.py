@@ -114,9 +114,7 @@ class SMTPTransport:
             if code not in (250, 251):
                 reply = classify(code, text)
                 definite = reply.status in (DeliveryStatus.DEFERRED, DeliveryStatus.REFUSED)
-                replies[address] = (
-                    reply if definite else Reply(DeliveryStatus.DEFERRED, code, reply.detail)
-                )
+                replies[address] = reply if definite else Reply(DeliveryStatus.DEFERRED, code, reply.detail)
         return replies
 
     def _release(self, smtp: smtplib.SMTP, payload: bytes, timeout: float) -> Reply:
@@ -137,14 +135,18 @@ class SMTPTransport:
             sock.settimeout(left)
         except Exception as error:
             self._abort()
-            return Reply(DeliveryStatus.DEFERRED, None, f"before the final dot: {type(error).__name__}: {error}")
+            return Reply(
+                DeliveryStatus.DEFERRED, None, f"before the final dot: {type(error).__name__}: {error}"
+            )
         try:
             sock.sendall(b".\r\n")
             code, text = smtp.getreply()
             reply = classify(code, text)
         except Exception as error:
             self._abort()
-            return Reply(DeliveryStatus.IN_DOUBT, None, f"after the final dot: {type(error).__name__}: {error}")
+            return Reply(
+                DeliveryStatus.IN_DOUBT, None, f"after the final dot: {type(error).__name__}: {error}"
+            )
         if reply.status is not DeliveryStatus.ACCEPTED:
             self._abort()
         elif self.backend.timeout is not None and smtp.sock is not None:

@@ -52,9 +52,7 @@ class MemoryStore(Store):
             known = self._entries.get(entry.key)
             if known is None or known.version != version:
                 return None
-            kept = replace(
-                entry, version=version + 1, arrivals=known.arrivals, created_at=known.created_at
-            )
+            kept = replace(entry, version=version + 1, arrivals=known.arrivals, created_at=known.created_at)
             return Stored(self._write(kept, now, attempt), now)
 
     def _write(self, entry: Entry, now: datetime, attempt: Attempt | None) -> Entry:

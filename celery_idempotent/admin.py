@@ -1,0 +1,91 @@
+"""The admin: everything can be looked at, nothing can be changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest
+
+from .models import Delivery, LogicalEmail, SendAttempt
+
+
+class ReadOnly:
+    """No adding, changing or deleting: the ledger is evidence."""
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Entries are made by tasks."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """A change by hand would break the fencing."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Deleting an entry would reopen its key."""
+        return False
+
+
+class DeliveryInline(ReadOnly, admin.TabularInline):  # type: ignore[misc, type-arg]
+    """The recipients of an email."""
+
+    model = Delivery
+    fields = readonly_fields = (
+        "generation", "part", "recipient", "status", "code", "detail", "message_id", "updated_at",
+    )  # fmt: skip
+    extra = 0
+
+
+class SendAttemptInline(ReadOnly, admin.TabularInline):  # type: ignore[misc, type-arg]
+    """The hand-overs of an email."""
+
+    model = SendAttempt
+    fields = readonly_fields = (
+        "generation", "number", "outcome", "code", "detail", "recipients", "task_id", "worker",
+        "started_at", "ended_at",
+    )  # fmt: skip
+    extra = 0
+    ordering = ("generation", "number")
+
+
+@admin.register(LogicalEmail)
+class LogicalEmailAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-arg]
+    """One page an email: what was intended, every attempt, every recipient."""
+
+    list_display = (
+        "email_type", "label", "status", "attempts", "arrivals", "generation", "created_at", "sent_at",
+    )  # fmt: skip
+    list_filter = ("status", "email_type", "created_at")
+    search_fields = ("key", "label", "owner", "deliveries__recipient", "send_attempts__message_id")
+    search_help_text = "Key, key field, task id, masked recipient or Message-ID"
+    date_hierarchy = "created_at"
+    ordering = ("-created_at",)
+    inlines = (SendAttemptInline, DeliveryInline)
+    show_full_result_count = False
+
+
+@admin.register(Delivery)
+class DeliveryAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-arg]
+    """Recipients across emails."""
+
+    list_display = ("recipient", "status", "code", "detail", "email", "generation", "updated_at")
+    list_filter = ("status",)
+    search_fields = ("recipient", "digest", "message_id", "email__key")
+    list_select_related = ("email",)
+    ordering = ("-updated_at",)
+    show_full_result_count = False
+
+
+@admin.register(SendAttempt)
+class SendAttemptAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-arg]
+    """Hand-overs across emails."""
+
+    list_display = (
+        "email", "generation", "number", "outcome", "code", "recipients", "task_id", "worker",
+        "started_at", "ended_at",
+    )  # fmt: skip
+    list_filter = ("outcome", "started_at")
+    search_fields = ("task_id", "message_id", "email__key", "email__label")
+    list_select_related = ("email",)
+    ordering = ("-started_at",)
+    show_full_result_count = False
