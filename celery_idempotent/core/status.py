@@ -64,9 +64,7 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
     Status.SENT: frozenset({Status.SENT, Status.CLAIMED, Status.SENDING}),
     Status.RELEASED: frozenset({Status.CLAIMED, Status.SENDING, Status.FAILED, Status.CANCELLED}),
     Status.FAILED: frozenset({Status.CLAIMED, Status.SENDING, Status.CANCELLED}),
-    Status.IN_DOUBT: frozenset(
-        {Status.CLAIMED, Status.SENDING, Status.SENT, Status.FAILED, Status.CANCELLED}
-    ),
+    Status.IN_DOUBT: frozenset({Status.CLAIMED, Status.SENDING, Status.SENT, Status.FAILED, Status.CANCELLED}),
     Status.CANCELLED: frozenset({Status.CLAIMED, Status.SENDING}),
 }
 """Which status may follow which. `Ledger` refuses every other change with `AssertionError`."""

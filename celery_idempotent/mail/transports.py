@@ -144,9 +144,7 @@ class SMTPTransport:
             reply = classify(code, text)
         except Exception as error:
             self._abort()
-            return Reply(
-                DeliveryStatus.IN_DOUBT, None, f"after the final dot: {type(error).__name__}: {error}"
-            )
+            return Reply(DeliveryStatus.IN_DOUBT, None, f"after the final dot: {type(error).__name__}: {error}")
         if reply.status is not DeliveryStatus.ACCEPTED:
             self._abort()
         elif self.backend.timeout is not None and smtp.sock is not None:
@@ -168,9 +166,7 @@ class SMTPTransport:
             self.backend.connection = None  # the mail is settled; a failing QUIT changes nothing
 
 
-def _render(
-    backend: Any, message: EmailMessage, addresses: Sequence[str]
-) -> tuple[str, dict[str, str], bytes]:
+def _render(backend: Any, message: EmailMessage, addresses: Sequence[str]) -> tuple[str, dict[str, str], bytes]:
     """Return sender, addresses as they go on the wire, and the payload dot-stuffed without its final dot."""
     if hasattr(backend, "prep_address"):  # Django 6
         prepare = backend.prep_address

@@ -23,9 +23,7 @@ class Migration(migrations.Migration):
                 ("email_type", models.CharField(max_length=200)),
                 (
                     "label",
-                    models.CharField(
-                        blank=True, help_text="The key fields, addresses masked.", max_length=255
-                    ),
+                    models.CharField(blank=True, help_text="The key fields, addresses masked.", max_length=255),
                 ),
                 (
                     "status",
@@ -97,9 +95,7 @@ class Migration(migrations.Migration):
                 ("part", models.CharField(max_length=100)),
                 (
                     "digest",
-                    models.CharField(
-                        db_index=True, help_text="HMAC of the normalised address.", max_length=64
-                    ),
+                    models.CharField(db_index=True, help_text="HMAC of the normalised address.", max_length=64),
                 ),
                 ("recipient", models.CharField(blank=True, max_length=320)),
                 (

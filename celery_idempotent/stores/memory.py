@@ -94,9 +94,7 @@ class MemoryStore(Store):
             late = [
                 (entry.deadline, entry)
                 for entry in self._entries.values()
-                if entry.status in IN_FLIGHT
-                and isinstance(entry.deadline, datetime)
-                and entry.deadline <= now
+                if entry.status in IN_FLIGHT and isinstance(entry.deadline, datetime) and entry.deadline <= now
             ]
             return [entry for _, entry in sorted(late, key=lambda pair: pair[0])[:limit]]
 

@@ -1,0 +1,25 @@
+"""Fixtures that every folder uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from celery_idempotent import wiring
+
+
+@pytest.fixture
+def memory_ledger(settings: Any) -> Iterator[Any]:
+    """A ledger of this process alone, empty."""
+    settings.CELERY_IDEMPOTENT = {**settings.CELERY_IDEMPOTENT, "LEDGER": "memory://"}
+    wiring._ledger.cache_clear()
+    yield wiring.get_ledger()
+    wiring._ledger.cache_clear()
+
+
+@pytest.fixture
+def tracked(settings: Any) -> None:
+    """Mail through the ledger: Django's test runner puts its own backend in place of the project's."""
+    settings.EMAIL_BACKEND = "celery_idempotent.mail.EmailBackend"
