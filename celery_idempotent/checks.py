@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -31,7 +31,7 @@ def tasks() -> Iterator[Any]:
 
 
 @register("celery_idempotent")
-def check_settings(app_configs: list[AppConfig] | None = None, **_: Any) -> list[CheckMessage]:
+def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
     """E001 unknown setting, E002 unusable value, E003 unknown database."""
     given = getattr(settings, "CELERY_IDEMPOTENT", {})
     if not isinstance(given, dict):
@@ -67,7 +67,7 @@ def _unusable() -> list[CheckMessage]:
 
 
 @register("celery_idempotent")
-def check_tasks(app_configs: list[AppConfig] | None = None, **_: Any) -> list[CheckMessage]:
+def check_tasks(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
     """E010 unusable task option, W011 a window longer than the retention."""
     found: list[CheckMessage] = []
     for task in tasks():
@@ -92,7 +92,7 @@ def _retention() -> bool:
 
 
 @register("celery_idempotent")
-def check_mail(app_configs: list[AppConfig] | None = None, **_: Any) -> list[CheckMessage]:
+def check_mail(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
     """W020 email tasks without the backend, W021 no EMAIL_TIMEOUT, E022 a backend that wraps itself."""
     from .tasks import IdempotentEmailTask
 

@@ -40,14 +40,14 @@ class LogicalEmail(models.Model):
 
     class Meta:
         verbose_name = "logical email"
-        constraints = [  # noqa: RUF012
+        constraints = [
             models.CheckConstraint(condition=_known("status", Status), name="celery_idempotent_email_status"),
             models.CheckConstraint(
                 condition=~Q(status__in=[s.value for s in IN_FLIGHT]) | Q(deadline__isnull=False),
                 name="celery_idempotent_in_flight_has_deadline",
             ),
         ]
-        indexes = [  # noqa: RUF012
+        indexes = [
             models.Index(fields=["status", "deadline"], name="celery_idempotent_due"),
             models.Index(fields=["email_type", "-created_at"], name="celery_idempotent_type"),
         ]
@@ -72,7 +72,7 @@ class Delivery(models.Model):
 
     class Meta:
         verbose_name_plural = "deliveries"
-        constraints = [  # noqa: RUF012
+        constraints = [
             models.UniqueConstraint(
                 fields=["email", "generation", "part", "digest"], name="celery_idempotent_one_delivery"
             ),
@@ -103,7 +103,7 @@ class SendAttempt(models.Model):
     detail = models.CharField(max_length=200, blank=True)
 
     class Meta:
-        constraints = [  # noqa: RUF012
+        constraints = [
             models.UniqueConstraint(
                 fields=["email", "generation", "number"], name="celery_idempotent_one_attempt"
             ),

@@ -6,7 +6,7 @@ email_claimed          entry, task_id                    a run holds the claim
 email_sent             entry, task_id                    the task succeeded, its result is recorded
 email_failed           entry, task_id, exception         given up
 email_in_doubt         entry, task_id, exception         the outcome of a hand-over is unknown
-email_released         entry, task_id, exception         the attempt ended; a retry is scheduled, or the key is free
+email_released         entry, task_id, exception         the attempt ended; a retry is due, or the key is free
 duplicate_suppressed   entry, task_id, first_task_id     a duplicate was answered with the recorded result
 claim_lost             entry, task_id, owner             a run found that another one had taken its claim over
 """

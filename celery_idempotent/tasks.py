@@ -75,7 +75,7 @@ class IdempotentTask(DjangoTask):
     in_doubt: ClassVar[str | Verifier] = "hold"
     """After a lost reply: ``"hold"``, ``"resend"``, or a verifier ``callable(entry) -> Verdict``."""
     on_conflict: ClassVar[str] = "retry"
-    """While another task works on the key: ``"retry"`` (costs none of ``max_retries``), ``"skip"``, ``"raise"``."""
+    """While another task works on the key: ``"retry"`` (spends no retries), ``"skip"`` or ``"raise"``."""
     on_mismatch: ClassVar[str] = "warn"
     """Same key, other arguments: ``"warn"``, ``"raise"`` or ``"ignore"``."""
     fingerprint_fields: ClassVar[tuple[str, ...] | None] = None
@@ -106,8 +106,10 @@ class IdempotentTask(DjangoTask):
         stored = get_ledger().store.get(self.key_for(*args, **kwargs))
         return stored.entry if stored else None
 
-    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
-        """Publish as Celery does, with the key in the headers. Raises `KeyFieldError` before anything is sent.
+    def apply_async(
+        self, args: Any = None, kwargs: Any = None, task_id: str | None = None, *more: Any, **options: Any
+    ) -> Any:
+        """Publish as Celery does, with the key in the headers. Raises `KeyFieldError` before that.
 
         ``argsrepr`` and ``kwargsrepr`` carry the key and the key fields alone, on retries too.
         """
@@ -119,7 +121,7 @@ class IdempotentTask(DjangoTask):
         headers[HEADER] = note
         options["argsrepr"] = f"({note['key']!r},)"
         options["kwargsrepr"] = f"{{{note['label']}}}"
-        return super().apply_async(args, kwargs, headers=headers, **options)
+        return super().apply_async(args, kwargs, task_id, *more, headers=headers, **options)
 
     def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:
         """Publish after the current transaction commits. Raises `KeyFieldError` now, not then."""

@@ -16,7 +16,7 @@ from django.core.mail.utils import DNS_NAME
 
 from ..conf import conf
 from ..core.addresses import mask_all, recipient
-from ..core.entry import Delivery
+from ..core.entry import Delivery, Recipient
 from ..core.errors import DeliveryInDoubt, RecipientsDeferred, RecipientsRefused
 from ..core.ledger import Reply, Target
 from ..core.status import DeliveryStatus
@@ -104,7 +104,7 @@ def _scrubbed(reply: Reply) -> Reply:
 
 def _by_target(run: Run, message: EmailMessage) -> dict[Target, str]:
     salt, form = conf.recipient_salt, conf.recipients
-    people = {}
+    people: dict[str, tuple[Recipient, str]] = {}
     for address in message.recipients():
         who = recipient(address, salt, form)
         people.setdefault(who.digest, (who, address))

@@ -180,7 +180,7 @@ def _render(backend: Any, message: EmailMessage, addresses: Sequence[str]) -> tu
         def prepare(address: str) -> str:
             return str(sanitize_address(address, encoding))
 
-        data = message.message().as_bytes(linesep="\r\n")
+        data = message.message().as_bytes(linesep="\r\n")  # type: ignore[call-arg]
     payload = smtplib._quote_periods(data)  # type: ignore[attr-defined]
     if not payload.endswith(b"\r\n"):
         payload += b"\r\n"

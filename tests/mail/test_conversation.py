@@ -10,7 +10,7 @@ from django.core.mail import EmailMessage, EmailMultiAlternatives, send_mail, se
 
 from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask, Status
 from celery_idempotent.core.status import DeliveryStatus
-from tests.support.smtp import DROP, DROP_AFTER_ACCEPT, ScriptedSMTP
+from tests.support.mailserver import DROP, DROP_AFTER_ACCEPT, ScriptedSMTP
 
 app = Celery("mail-tests", broker="memory://", backend="cache+memory://", set_as_current=False)
 

@@ -1,0 +1,183 @@
+"""The conformance suite: what every `Store` has to do, for our stores and for those that others write.
+
+Subclass `StoreConformance`, give it a ``store`` fixture that returns an empty store, and run pytest.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from .core.entry import After, Attempt, Delivery, Entry, Recipient
+from .core.status import DeliveryStatus, Status
+from .core.store import Store
+
+KEY = "1:" + "ab" * 32
+ANN = Recipient("d1" * 32, "a***@example.com")
+
+
+def make_entry(key: str = KEY, **changes: Any) -> Entry:
+    """Return a claimed entry as `Ledger` would write it."""
+    entry = Entry(
+        key=key,
+        email_type="confirmation",
+        status=Status.CLAIMED,
+        owner="task-1",
+        deadline=After(60),
+        begun_at=After(),
+        created_at=After(),
+    )
+    return replace(entry, **changes)
+
+
+def make_attempt(**changes: Any) -> Attempt:
+    """Return a hand-over that has just begun."""
+    return replace(Attempt(1, 1, "0", "task-1", "worker", "<m@x>", 1, After()), **changes)
+
+
+def race(work: Callable[[int], Any], racers: int = 8) -> list[Any]:
+    """Run ``work(n)`` in ``racers`` threads that start together, and return their results."""
+    barrier = threading.Barrier(racers)
+
+    def run(number: int) -> Any:
+        barrier.wait()
+        return work(number)
+
+    with ThreadPoolExecutor(racers) as pool:
+        return list(pool.map(run, range(racers)))
+
+
+class StoreConformance:
+    """What `Ledger` relies upon. Each test gets an empty ``store``."""
+
+    def test_insert_writes_once_and_then_counts(self, store: Store) -> None:
+        """The second insert of a key changes nothing but the number of arrivals."""
+        first = store.insert(make_entry())
+        second = store.insert(make_entry(owner="task-2"))
+        assert first.inserted
+        assert not second.inserted
+        assert (second.entry.owner, second.entry.version, second.entry.arrivals) == ("task-1", 1, 2)
+
+    def test_times_are_filled_in_by_the_stores_clock(self, store: Store) -> None:
+        """``After(seconds)`` is counted from the store's now, in the write itself."""
+        stored = store.insert(make_entry(deadline=After(90)))
+        assert isinstance(stored.entry.deadline, datetime)
+        assert isinstance(stored.entry.created_at, datetime)
+        wait = stored.entry.deadline - stored.entry.created_at
+        assert abs(wait - timedelta(seconds=90)) < timedelta(seconds=1)
+        assert abs(stored.now - store.now()) < timedelta(seconds=5)
+        assert stored.now.utcoffset() == timedelta(0)
+
+    def test_swap_needs_the_stored_version(self, store: Store) -> None:
+        """A swap that names an older version changes nothing and says so."""
+        entry = store.insert(make_entry()).entry
+        swapped = store.swap(replace(entry, owner="task-2"), entry.version)
+        assert swapped is not None
+        assert swapped.entry.version == entry.version + 1
+        assert store.swap(replace(entry, owner="task-3"), entry.version) is None
+        found = store.get(KEY)
+        assert found is not None
+        assert found.entry.owner == "task-2"
+
+    def test_swap_of_an_absent_key_is_refused(self, store: Store) -> None:
+        """Nothing is resurrected."""
+        assert store.swap(make_entry(), 1) is None
+        assert store.get(KEY) is None
+
+    def test_what_is_written_is_read(self, store: Store) -> None:
+        """Every field of an entry survives the store."""
+        delivery = Delivery("0", ANN, DeliveryStatus.ACCEPTED, "<m@x>", 250, "queued")
+        entry = store.insert(make_entry(label="order=1", fingerprint="f" * 64)).entry
+        wanted = replace(
+            entry,
+            status=Status.SENT,
+            deadline=None,
+            generation=1,
+            attempts=1,
+            result={"a": [1, None, "ü"]},
+            error="ValueError",
+            participants=("task-1", "task-2"),
+            sent_at=After(),
+            deliveries=(delivery,),
+        )
+        done = make_attempt(ended_at=After(), outcome=DeliveryStatus.ACCEPTED)
+        swapped = store.swap(wanted, entry.version, done, [delivery])
+        found = store.get(KEY)
+        assert swapped is not None
+        assert found is not None
+        assert found.entry == swapped.entry
+        assert found.entry == replace(wanted, version=2, sent_at=found.entry.sent_at)
+
+    def test_deliveries_are_those_of_the_generation(self, store: Store) -> None:
+        """A new generation starts with none; a delivery that changes is replaced, not added."""
+        entry = store.insert(make_entry()).entry
+        rows = tuple(Delivery("0", ANN, status, "<m@x>") for status in (DeliveryStatus.SENDING,))
+        entry = self._swap(store, replace(entry, attempts=1, deliveries=rows), rows)
+        rows = (Delivery("0", ANN, DeliveryStatus.ACCEPTED, "<m@x>", 250),)
+        entry = self._swap(store, replace(entry, deliveries=rows), rows)
+        found = store.get(KEY)
+        assert found is not None
+        assert found.entry.deliveries == rows
+        self._swap(store, replace(entry, generation=2, attempts=0, deliveries=()), ())
+        found = store.get(KEY)
+        assert found is not None
+        assert found.entry.deliveries == ()
+
+    def _swap(self, store: Store, entry: Entry, rows: tuple[Delivery, ...]) -> Entry:
+        stored = store.swap(entry, entry.version, None, rows)
+        assert stored is not None
+        return stored.entry
+
+    def test_ten_thousand_recipients(self, store: Store) -> None:
+        """A long list is one write."""
+        people = [Recipient(f"{n:064x}", f"p{n}***@example.com") for n in range(10_000)]
+        rows = tuple(Delivery("0", who, DeliveryStatus.ACCEPTED, "<m@x>", 250) for who in people)
+        entry = store.insert(make_entry()).entry
+        self._swap(store, replace(entry, attempts=1, deliveries=rows), rows)
+        found = store.get(KEY)
+        assert found is not None
+        assert len(found.entry.deliveries) == 10_000
+
+    def test_one_insert_wins(self, store: Store) -> None:
+        """Of many inserts at once exactly one writes."""
+        stored = race(lambda n: store.insert(make_entry(owner=f"task-{n}")))
+        winners = [s for s in stored if s.inserted]
+        assert len(winners) == 1
+        assert {s.entry.owner for s in stored} == {winners[0].entry.owner}
+        found = store.get(KEY)
+        assert found is not None
+        assert found.entry.arrivals == len(stored)
+
+    def test_one_swap_wins(self, store: Store) -> None:
+        """Of many swaps of one version exactly one succeeds, and it is the one that is stored."""
+        entry = store.insert(make_entry()).entry
+        swapped = race(lambda n: store.swap(replace(entry, owner=f"task-{n}"), entry.version))
+        winners = [s for s in swapped if s is not None]
+        found = store.get(KEY)
+        assert len(winners) == 1
+        assert found is not None
+        assert found.entry.owner == winners[0].entry.owner
+
+    def test_due_finds_passed_deadlines_alone(self, store: Store) -> None:
+        """Oldest first; running ones, finished ones and reserved ones are not due."""
+        store.insert(make_entry("late", deadline=After(-5)))
+        store.insert(make_entry("later", status=Status.SENDING, deadline=After(-50)))
+        store.insert(make_entry("running"))
+        store.insert(make_entry("reserved", status=Status.RELEASED, deadline=After(-5)))
+        store.insert(make_entry("sent", status=Status.SENT, deadline=None))
+        assert [entry.key for entry in store.due()] == ["later", "late"]
+        assert [entry.key for entry in store.due(limit=1)] == ["later"]
+
+    def test_purge_takes_only_what_is_finished(self, store: Store) -> None:
+        """In flight, released or in doubt stays, whatever its age."""
+        for status in Status:
+            store.insert(make_entry(status.value, status=status))
+        assert store.purge(older_than=3600) == 0
+        assert store.purge(older_than=-1, limit=2) == 2
+        assert store.purge(older_than=-1) == 1
+        kept = {status for status in Status if store.get(status.value)}
+        assert kept == {Status.CLAIMED, Status.SENDING, Status.RELEASED, Status.IN_DOUBT}

@@ -1,0 +1,243 @@
+"""A scripted SMTP server: every step of RFC 5321 can be answered, delayed, held or cut.
+
+In a test, ``with ScriptedSMTP(dot=DROP_AFTER_ACCEPT) as server``; as a process of its own (it outlives workers
+that are killed), ``python -m tests.support.mailserver DIR``.
+"""
+
+from __future__ import annotations
+
+import email
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+DROP = "DROP"
+"""Close the connection instead of answering."""
+DROP_AFTER_ACCEPT = "DROP_AFTER_ACCEPT"
+"""Take the mail and close the connection without a reply."""
+
+DEFAULTS = {
+    "banner": "220 test ESMTP",
+    "ehlo": "250-test\r\n250-SIZE 50000000\r\n250 8BITMIME",
+    "mail": "250 ok",
+    "rcpt": "250 ok",
+    "data": "354 go ahead",
+    "dot": "250 queued",
+    "rset": "250 ok",
+    "noop": "250 ok",
+    "quit": "221 bye",
+}
+Answer = str | list[str] | Callable[[str], str]
+
+
+@dataclass
+class Received:
+    """A message that the server took responsibility for."""
+
+    sender: str
+    recipients: list[str]
+    data: bytes
+    at: float = field(default_factory=time.time)
+
+    @property
+    def message_id(self) -> str:
+        return str(email.message_from_bytes(self.data)["Message-ID"])
+
+    @property
+    def headers(self) -> Any:
+        return email.message_from_bytes(self.data)
+
+
+class ScriptedSMTP:
+    """Serves on a free port of 127.0.0.1. ``script`` maps a step to its answer, or to one per call."""
+
+    def __init__(
+        self, *, payload_limit: int | None = None, port: int = 0, on_accept: Any = None, **script: Answer
+    ):
+        self.script: dict[str, Answer] = {**DEFAULTS, **script}
+        self.payload_limit = payload_limit
+        self.accepted: list[Received] = []
+        self.commands: list[str] = []
+        self.partial: list[bytes] = []
+        self.connections = 0
+        self._calls: Counter[str] = Counter()
+        self._held: dict[str, threading.Event] = {}
+        self._reached: Counter[str] = Counter()
+        self._change = threading.Condition()
+        self._on_accept = on_accept
+        self._socket = socket.create_server(("127.0.0.1", port))
+        self.port = self._socket.getsockname()[1]
+
+    def __enter__(self) -> ScriptedSMTP:
+        threading.Thread(target=self._serve, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for event in self._held.values():
+            event.set()
+        self._socket.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
+
+    # -- for tests ---------------------------------------------------------------------------------------
+
+    def hold(self, step: str) -> None:
+        """Make the server wait at ``step`` until `release`."""
+        self._held[step] = threading.Event()
+
+    def release(self, step: str) -> None:
+        """Let a held step go on."""
+        self._held.pop(step).set()
+
+    def reached(self, step: str, times: int = 1, timeout: float = 20) -> None:
+        """Wait until ``step`` was reached."""
+        with self._change:
+            assert self._change.wait_for(lambda: self._reached[step] >= times, timeout), f"never at {step}"
+
+    # -- the conversation --------------------------------------------------------------------------------
+
+    def _answer(self, step: str, argument: str = "") -> str:
+        with self._change:
+            self._reached[step] += 1
+            call = self._calls[step]
+            self._calls[step] += 1
+            self._change.notify_all()
+        if step in self._held:
+            self._held[step].wait(30)
+        answer = self.script.get(step, "502 not implemented")
+        if isinstance(answer, list):
+            answer = answer[min(call, len(answer) - 1)]
+        return answer(argument) if callable(answer) else answer
+
+    def _converse(self, connection: socket.socket) -> None:
+        try:
+            with connection, connection.makefile("rb") as stream:
+                self._session(connection, stream)
+        except OSError:
+            pass
+
+    def _say(self, connection: socket.socket, answer: str) -> bool:
+        if answer == DROP:
+            return False
+        connection.sendall(answer.encode() + b"\r\n")
+        return not answer.startswith("421")
+
+    def _session(self, connection: socket.socket, stream: Any) -> None:
+        if not self._say(connection, self._answer("banner")):
+            return
+        sender, recipients = "", []
+        for raw in stream:
+            line = raw.decode("utf-8", "replace").rstrip("\r\n")
+            self.commands.append(line)
+            verb = line.split(" ")[0].split(":")[0].lower()
+            answer = self._answer("ehlo" if verb == "helo" else verb, line)
+            if not self._say(connection, answer) or verb == "quit":
+                return
+            good = answer.startswith(("2", "3"))
+            if verb == "mail":
+                sender, recipients = line, []
+            elif verb == "rcpt" and good:
+                recipients.append(line.split("<", 1)[1].rsplit(">", 1)[0])
+            elif verb == "data" and good and not self._take(connection, stream, sender, recipients):
+                return
+
+    def _take(self, connection: socket.socket, stream: Any, sender: str, recipients: list[str]) -> bool:
+        lines: list[bytes] = []
+        for raw in stream:
+            if raw == b".\r\n":
+                break
+            lines.append(raw[1:] if raw.startswith(b".") else raw)
+            if self.payload_limit is not None and sum(map(len, lines)) > self.payload_limit:
+                self.partial.append(b"".join(lines))
+                return False
+        else:
+            self.partial.append(b"".join(lines))
+            return False
+        answer = self._answer("dot")
+        if answer.startswith("2") or answer == DROP_AFTER_ACCEPT:
+            received = Received(sender, list(recipients), b"".join(lines))
+            self.accepted.append(received)
+            if self._on_accept:
+                self._on_accept(received)
+        if answer == DROP_AFTER_ACCEPT:
+            return False
+        return self._say(connection, answer)
+
+
+class SMTPProcess:
+    """The server as a process of its own: ``port``, and ``accepted()`` from the file that it appends to."""
+
+    def __init__(self, directory: Path, **script: Any) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.file = directory / "accepted.jsonl"
+        command = [sys.executable, "-m", "tests.support.mailserver", str(self.file), json.dumps(script)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self.port = int(self._process.stdout.readline())
+
+    def __enter__(self) -> SMTPProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(10)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    def accepted(self) -> list[dict[str, Any]]:
+        """Return what was taken so far, oldest first."""
+        if not self.file.exists():
+            return []
+        return [json.loads(line) for line in self.file.read_text().splitlines()]
+
+
+def main(path: str, script: str = "{}") -> None:
+    """Serve until SIGTERM; print the port first."""
+    lock = threading.Lock()
+
+    def record(received: Received) -> None:
+        headers = received.headers
+        row = {
+            "message_id": received.message_id,
+            "recipients": received.recipients,
+            "subject": headers["Subject"],
+            "date": headers["Date"],
+            "at": received.at,
+        }
+        with lock, open(path, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row) + "\n")
+
+    options = json.loads(script)
+    deferring = int(options.pop("defer_every", 0))
+    calls = Counter[str]()
+
+    def rcpt(_: str) -> str:
+        calls["rcpt"] += 1
+        return "450 4.3.2 try later" if deferring and calls["rcpt"] % deferring == 0 else "250 ok"
+
+    with ScriptedSMTP(on_accept=record, **{"rcpt": rcpt, **options}) as server:
+        print(server.port, flush=True)
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        while True:
+            signal.pause()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
