@@ -1,0 +1,122 @@
+"""The Celery project that the acceptance tests run in real worker processes."""
+
+from __future__ import annotations
+
+import os
+import time
+from smtplib import SMTPException
+
+import django
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
+django.setup()
+
+from celery import Celery  # noqa: E402
+from django.core.mail import EmailMessage  # noqa: E402
+from django.db import transaction  # noqa: E402
+
+from celery_idempotent import IdempotentEmailTask, IdempotentTask  # noqa: E402
+from tests.acceptance import crash  # noqa: E402
+
+DIRECTORY = os.environ.get("TEST_DIRECTORY", "/tmp")
+
+app = Celery("acceptance")
+app.conf.update(
+    broker_url=os.environ.get("TEST_BROKER", "memory://"),
+    result_backend=os.environ.get("TEST_RESULTS", "django-db"),
+    result_extended=True,
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    worker_prefetch_multiplier=1,
+    worker_hijack_root_logger=False,
+    broker_connection_retry_on_startup=True,
+    worker_enable_remote_control=False,
+    task_send_sent_event=False,
+    worker_lost_wait=0.5,  # the default waits ten seconds before a killed process counts as lost
+)
+if app.conf.broker_url.startswith("filesystem"):
+    app.conf.broker_transport_options = {
+        "data_folder_in": f"{DIRECTORY}/broker",
+        "data_folder_out": f"{DIRECTORY}/broker",
+        "control_folder": f"{DIRECTORY}/control",
+        "polling_interval": 0.05,
+    }
+COMMON = {"base": IdempotentEmailTask, "lease": 2, "send_timeout": 2}
+
+
+def note(line: str) -> None:
+    """Append ``line`` to what the bodies did."""
+    with open(f"{DIRECTORY}/bodies", "a", encoding="utf-8") as stream:
+        stream.write(f"{line} {os.getpid()}\n")
+
+
+@app.task(bind=True, key_fields=("order",), email_type="confirmation", **COMMON)
+def confirm(self, order: int, to: str = "ann@example.com") -> dict:
+    """The plain case."""
+    note(f"confirm {order}")
+    EmailMessage("Your order", f"Order {order}", to=[to]).send()
+    crash.at("after-send")
+    return {"order": order, "by": self.request.id}
+
+
+@app.task(
+    bind=True,
+    key_fields=("order",),
+    autoretry_for=(SMTPException, OSError),
+    max_retries=4,
+    retry_backoff=True,
+    retry_backoff_max=1,
+    **COMMON,
+)
+def stubborn(self, order: int, fail_before: int = 0, fail_after: int = 0) -> int:
+    """Fails in its first attempts, before or after the send."""
+    if self.request.retries < fail_before:
+        raise ConnectionError("before the send")
+    EmailMessage("Stubborn", f"Order {order}", to=["ann@example.com"]).send()
+    if self.request.retries < fail_before + fail_after:
+        raise ConnectionError("after the send")
+    return self.request.retries
+
+
+@app.task(key_fields=("order",), autoretry_for=(ValueError,), retry_kwargs={"countdown": 0}, **COMMON)
+def in_transaction(order: int) -> str:
+    """Sends inside atomic() and raises the first time: the record has to stay."""
+    first = not os.path.exists(f"{DIRECTORY}/rolled-back-{order}")
+    with transaction.atomic():
+        EmailMessage("Atomic", f"Order {order}", to=["ann@example.com"]).send()
+        if first:
+            open(f"{DIRECTORY}/rolled-back-{order}", "w").close()
+            raise ValueError("roll back")
+    return "committed"
+
+
+@app.task(base=IdempotentTask, key_fields=("order",), lease=2, send_timeout=3)
+def opaque(order: int, fail: bool = False) -> str:
+    """A body that the ledger cannot see into."""
+    note(f"opaque {order}")
+    crash.at("opaque-body")
+    if fail:
+        raise ValueError("nothing happened")
+    return f"done {order}"
+
+
+@app.task
+def collect(values: object) -> object:
+    """The next link of a chain, or the body of a chord."""
+    return values
+
+
+@app.task(key_fields=("order",), soft_time_limit=1, time_limit=2, **COMMON)
+def slow(order: int) -> str:
+    """Runs into the hard time limit before it sends."""
+    note(f"slow {order}")
+    while not os.path.exists(f"{DIRECTORY}/fast"):
+        try:
+            time.sleep(0.1)
+        except Exception:  # a body that ignores the soft limit
+            continue
+    EmailMessage("Slow", f"Order {order}", to=["ann@example.com"]).send()
+    return "sent"
+
+
+crash.install()

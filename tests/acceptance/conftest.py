@@ -1,0 +1,91 @@
+"""A database, a mail server and a worker process for each module, and a publisher in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.mailserver import ScriptedSMTP
+from tests.support.worker import Worker, environment, wait_for
+
+
+@dataclass
+class Shop:
+    """What a test has to do with: it publishes and asks through processes of the project, as users do."""
+
+    directory: Path
+    server: ScriptedSMTP
+    environment: dict[str, str]
+    worker: Worker | None = None
+
+    def ask(self, code: str) -> Any:
+        """Run ``code`` in a process of the project and return what it gives to ``answer()``."""
+        script = f"import json\nfrom tests.acceptance.app import *\ndef answer(x): print(json.dumps(x))\n{code}"
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", script],
+            env={**os.environ, **self.environment},
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr + self.logs()
+        return json.loads(done.stdout.splitlines()[-1]) if done.stdout.strip() else None
+
+    def logs(self) -> str:
+        """Return the end of the worker's log."""
+        return (self.directory / "worker.log").read_text()[-4000:]
+
+    def copies(self) -> int:
+        """Return how many mails the server took."""
+        return len(self.server.accepted)
+
+    def bodies(self) -> list[str]:
+        """Return what the bodies noted."""
+        path = self.directory / "bodies"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def crash_at(self, point: str) -> None:
+        """Kill the pool process that reaches ``point`` next."""
+        (self.directory / "crash").write_text(point)
+
+    def crashed(self) -> None:
+        """Wait until it has happened."""
+        wait_for(lambda: not (self.directory / "crash").exists(), 30, self.logs)
+
+
+def sqlite(directory: Path) -> dict[str, Any]:
+    """Return a database in a file."""
+    options = {"timeout": 30, "transaction_mode": "IMMEDIATE", "init_command": "PRAGMA journal_mode=wal"}
+    name = str(directory / "shop.sqlite3")
+    return {"ENGINE": "django.db.backends.sqlite3", "NAME": name, "OPTIONS": options}
+
+
+@pytest.fixture(scope="module")
+def shop_process(tmp_path_factory: Any) -> Iterator[Shop]:
+    """A migrated project and one prefork worker with two pool processes."""
+    directory = tmp_path_factory.mktemp("shop")
+    with ScriptedSMTP() as server:
+        shop = Shop(directory, server, environment(directory, sqlite(directory), server.port))
+        shop.ask("from django.core.management import call_command; call_command('migrate', verbosity=0)")
+        worker = Worker("tests.acceptance.app", shop.environment, directory / "worker.log", "-c", "2")
+        with worker:
+            shop.worker = worker
+            yield shop
+
+
+@pytest.fixture
+def shop(shop_process: Shop) -> Shop:
+    """The module's shop, its mail server and notes emptied."""
+    shop_process.server.accepted.clear()
+    (shop_process.directory / "bodies").unlink(missing_ok=True)
+    (shop_process.directory / "crash").unlink(missing_ok=True)
+    return shop_process

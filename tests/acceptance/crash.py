@@ -1,0 +1,72 @@
+"""Kills this very process at a named point, once: when the file ``crash`` names the point."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from celery_idempotent import reporting, run
+from celery_idempotent.core.ledger import Ledger
+from celery_idempotent.mail.transports import SMTPTransport
+
+
+def at(point: str) -> None:
+    """Die here, if that is what the test asked for."""
+    path = os.path.join(os.environ.get("TEST_DIRECTORY", "/tmp"), "crash")
+    try:
+        with open(path, encoding="utf-8") as stream:
+            wanted = stream.read()
+    except FileNotFoundError:
+        return
+    if wanted == point:
+        os.unlink(path)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def around(owner: Any, name: str, before: str, after: str) -> None:
+    """Die ``before`` or ``after`` a call of ``owner.name``."""
+    original: Callable[..., Any] = getattr(owner, name)
+
+    @wraps(original)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        at(before)
+        result = original(*args, **kwargs)
+        at(after)
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def install() -> None:
+    """Put the points in place."""
+    around(Ledger, "claim", "before-claim", "after-claim")
+    around(run.Run, "begin", "after-354", "after-write-ahead")
+    around(run.Run, "settle", "after-250", "after-record")
+    around(run.Run, "complete", "before-complete", "after-complete")
+    around(reporting.Report, "sent", "before-report", "before-ack")
+    original = SMTPTransport._release
+
+    def release(self: SMTPTransport, smtp: Any, payload: bytes, timeout: float) -> Any:
+        real = smtp.sock
+
+        class Cut:
+            """The socket, with a cut after the payload and one after the dot."""
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(real, name)
+
+            def sendall(self, data: bytes) -> None:
+                real.sendall(data)
+                at("after-dot" if data == b".\r\n" else "after-payload")
+
+        smtp.sock = Cut()
+        try:
+            return original(self, smtp, payload, timeout)
+        finally:
+            if smtp.sock is not None:
+                smtp.sock = real
+
+    SMTPTransport._release = release

@@ -1,0 +1,116 @@
+"""The database store on real databases, with real commits and real threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from django.db import connections, transaction
+
+from celery_idempotent.core.errors import LedgerUnavailable, UnsafeTransaction
+from celery_idempotent.core.status import Status
+from celery_idempotent.core.store import Store
+from celery_idempotent.models import LogicalEmail, SendAttempt
+from celery_idempotent.stores.database import DatabaseStore
+from celery_idempotent.testing import KEY, StoreConformance, make_attempt, make_entry
+from tests.support.databases import added, wipe
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres", "mariadb"])
+def alias(request: Any, tmp_path_factory: Any, django_db_setup: None, django_db_blocker: Any) -> Iterator[str]:
+    """A database of each kind, with the ledger's tables."""
+    if request.param == "sqlite":
+        path = tmp_path_factory.mktemp("sqlite") / "ledger.sqlite3"
+        options = {"timeout": 30, "transaction_mode": "IMMEDIATE"}
+        database = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(path), "OPTIONS": options}
+    else:
+        database = request.getfixturevalue(request.param).database
+    with django_db_blocker.unblock(), added(request.param, database) as name:
+        yield name
+
+
+@pytest.fixture
+def store(alias: str) -> Iterator[Store]:
+    """An empty store on it; threads close their connections at the end."""
+    wipe(alias)
+    yield DatabaseStore(lambda: alias)
+    connections[alias].close()
+
+
+class _ClosingStore(DatabaseStore):
+    """Closes the connection of the thread after each call: threads of the race do not do it themselves."""
+
+    def insert(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().insert(*args, **kwargs)
+        finally:
+            connections[self._alias()].close()
+
+    def swap(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().swap(*args, **kwargs)
+        finally:
+            connections[self._alias()].close()
+
+
+class TestDatabaseStore(StoreConformance):
+    """Conforms on every vendor."""
+
+    @pytest.fixture
+    def store(self, alias: str) -> Store:
+        wipe(alias)
+        return _ClosingStore(lambda: alias)
+
+
+def test_attempts_keep_their_start_and_get_their_end(store: Store, alias: str) -> None:
+    """P5: the row is there before the hand-over, and is finished after it, never doubled."""
+    entry = store.insert(make_entry()).entry
+    begun = store.swap(replace(entry, attempts=1), entry.version, make_attempt())
+    assert begun is not None
+    row = SendAttempt.objects.using(alias).get()
+    assert row.ended_at is None
+    from celery_idempotent.core.entry import After
+
+    store.swap(begun.entry, begun.entry.version, make_attempt(ended_at=After()))
+    again = SendAttempt.objects.using(alias).get()
+    assert again.started_at == row.started_at
+    assert again.ended_at is not None
+    assert again.ended_at >= again.started_at
+
+
+def test_constraints_refuse_what_the_core_never_writes(store: Store, alias: str) -> None:
+    """An unknown status, or an entry in flight without a deadline, cannot be stored by anybody."""
+    from django.db import IntegrityError
+    from django.db.utils import DatabaseError
+
+    store.insert(make_entry())
+    rows = LogicalEmail.objects.using(alias)
+    for change in ({"status": "nonsense"}, {"deadline": None}):
+        with pytest.raises((IntegrityError, DatabaseError)):
+            rows.update(**change)
+    assert rows.get().status == Status.CLAIMED
+
+
+def test_sqlite_refuses_a_write_inside_an_open_transaction(store: Store, alias: str) -> None:
+    """A second writer on the same file would wait for ever: a clear error instead, before anything goes out."""
+    if connections[alias].vendor != "sqlite":
+        with transaction.atomic(using=alias):
+            assert store.insert(make_entry()).inserted
+        return
+    with transaction.atomic(using=alias), pytest.raises(UnsafeTransaction, match="Nothing was sent"):
+        store.insert(make_entry())
+    assert store.get(KEY) is None
+
+
+def test_missing_tables_are_named(alias: str, store: Store) -> None:
+    """A database without the migrations says what to run, as an error that is tried again."""
+    from django.core.management import call_command
+
+    call_command("migrate", "celery_idempotent", "zero", database=alias, verbosity=0)
+    try:
+        with pytest.raises(LedgerUnavailable, match="migrate"):
+            store.get(KEY)
+    finally:
+        call_command("migrate", "celery_idempotent", database=alias, verbosity=0)
