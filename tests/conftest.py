@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from celery_idempotent import wiring
+from tests.support.servers import MariaDB, Postgres, RabbitMQ, Redis
 
 
 @pytest.fixture
@@ -23,3 +24,19 @@ def memory_ledger(settings: Any) -> Iterator[Any]:
 def tracked(settings: Any) -> None:
     """Mail through the ledger: Django's test runner puts its own backend in place of the project's."""
     settings.EMAIL_BACKEND = "celery_idempotent.mail.EmailBackend"
+
+
+def _session(kind: type[Any]) -> Any:
+    @pytest.fixture(scope="session", name=kind.__name__.lower())
+    def server() -> Iterator[Any]:
+        with kind() as running:
+            yield running
+
+    return server
+
+
+# A server that is missing is an error, never a skip.
+postgres = _session(Postgres)
+mariadb = _session(MariaDB)
+redis = _session(Redis)
+rabbitmq = _session(RabbitMQ)

@@ -1,0 +1,34 @@
+# Two commands matter: `make demo` and `make test`. Both need nothing but Python and make.
+PYTHON ?= python3
+BIN = .venv/bin
+READY = .venv/.ready
+
+.PHONY: help demo test lint clean
+
+help:
+	@echo "make demo   watch a real worker turn a storm of duplicate events into one email each"
+	@echo "make test   every test, on private servers that it starts itself"
+	@echo "make lint   ruff, mypy and the import directions"
+	@echo "make clean  remove what the others built"
+
+$(READY): pyproject.toml constraints.txt
+	@echo "== building .venv (once)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $(READY)
+
+demo: $(READY)
+	$(BIN)/python example_proj/demo.py
+
+test: $(READY)
+	scripts/servers
+	$(BIN)/python -m pytest -n 3 --dist loadscope --durations 10
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

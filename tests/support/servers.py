@@ -1,0 +1,256 @@
+"""Private servers on free ports of 127.0.0.1, with data directories that vanish with them."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from glob import glob
+from typing import Any
+
+
+def free_port() -> int:
+    """Return a port that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
+
+
+def find(command: str, *patterns: str) -> str:
+    """Return the path of ``command``, or raise with the way to get it."""
+    for pattern in patterns:
+        if places := sorted(glob(pattern)):
+            return places[-1]
+    place = shutil.which(command, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if place is None:
+        raise RuntimeError(f"{command} is not installed: run scripts/servers")
+    return place
+
+
+class Server:
+    """One server process and its data directory. ``stop`` and ``start`` make an outage."""
+
+    user: str | None = None
+    patience = 30.0
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.directory = tempfile.mkdtemp(prefix=f"{type(self).__name__.lower()}-", dir="/tmp")
+        self.account: str | None = None
+        if self.user and os.geteuid() == 0:
+            self.account = self.user
+            shutil.chown(self.directory, self.user)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Any:
+        self.prepare()
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def prepare(self) -> None:
+        """Make the data directory ready."""
+
+    def command(self) -> list[str]:
+        """Return what to run."""
+        raise NotImplementedError
+
+    def answers(self) -> bool:
+        """Tell whether the server is ready."""
+        with socket.create_connection(("127.0.0.1", self.port), 1):
+            return True
+
+    def run(self, command: list[str]) -> None:
+        """Run a helper program to its end, as the server's account."""
+        done = subprocess.run(command, **self._how(), capture_output=True, check=False)  # type: ignore[call-overload]
+        if done.returncode:
+            raise RuntimeError(f"{command[0]} failed: {(done.stderr or done.stdout).decode()[-2000:]}")
+
+    def _how(self) -> dict[str, Any]:
+        how: dict[str, Any] = {"cwd": self.directory, "env": {**os.environ, **self.environment()}}
+        if self.account:
+            entry = pwd.getpwnam(self.account)
+            how.update(user=entry.pw_uid, group=entry.pw_gid, extra_groups=[])
+        return how
+
+    def environment(self) -> dict[str, str]:
+        """Return additions to the environment."""
+        return {"HOME": self.directory}
+
+    def start(self) -> None:
+        """Start and wait until it answers."""
+        with open(f"{self.directory}/log", "ab") as log:
+            how = self._how()
+            self.process = subprocess.Popen(
+                self.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, **how
+            )
+        self._wait(self.answers)
+
+    def _wait(self, condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + self.patience
+        while True:
+            try:
+                if condition():
+                    return
+            except Exception as error:
+                last: object = error
+            else:
+                last = "no"
+            assert self.process is not None
+            if time.monotonic() > end or self.process.poll() is not None:
+                with open(f"{self.directory}/log", encoding="utf-8", errors="replace") as log:
+                    raise RuntimeError(f"{type(self).__name__} does not answer ({last}): {log.read()[-2000:]}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End the whole process group."""
+        if self.process is None:
+            return
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait(10)
+        self.process = None
+
+
+class Redis(Server):
+    """Redis without persistence."""
+
+    def command(self) -> list[str]:
+        return [
+            find("redis-server"),
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--dir",
+            ".",
+        ]
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+
+class Postgres(Server):
+    """PostgreSQL; as user ``postgres`` when the tests run as root, which it refuses."""
+
+    user = "postgres"
+
+    def _tool(self, name: str) -> str:
+        return find(name, f"/usr/lib/postgresql/*/bin/{name}")
+
+    def prepare(self) -> None:
+        self.run([self._tool("initdb"), "-D", "data", "-U", "shop", "-A", "trust", "-N", "-E", "UTF8"])
+
+    def command(self) -> list[str]:
+        options = f"-p {self.port} -h 127.0.0.1 -k {self.directory} -F".split()
+        return [self._tool("postgres"), "-D", "data", *options, "-c", "max_connections=50"]
+
+    def answers(self) -> bool:
+        import psycopg
+
+        psycopg.connect(f"host=127.0.0.1 port={self.port} user=shop dbname=postgres", connect_timeout=2).close()
+        return True
+
+    @property
+    def database(self) -> dict[str, Any]:
+        place = {"NAME": "postgres", "USER": "shop", "PASSWORD": "", "HOST": "127.0.0.1", "PORT": self.port}
+        return {"ENGINE": "django.db.backends.postgresql", **place}
+
+
+class MariaDB(Server):
+    """MariaDB with one database, ``shop``."""
+
+    user = "mysql"
+
+    def prepare(self) -> None:
+        tool = find("mariadb-install-db")
+        data = f"--datadir={self.directory}/data"
+        self.run([tool, "--no-defaults", data, "--auth-root-authentication-method=normal", "--skip-test-db"])
+
+    def command(self) -> list[str]:
+        options = ["--innodb-flush-log-at-trx-commit=0", f"--socket={self.directory}/socket", "--skip-log-bin"]
+        place = [f"--datadir={self.directory}/data", f"--port={self.port}", "--bind-address=127.0.0.1"]
+        return [find("mariadbd"), "--no-defaults", *place, *options, "--character-set-server=utf8mb4"]
+
+    def answers(self) -> bool:
+        import pymysql
+
+        connection = pymysql.connect(host="127.0.0.1", port=self.port, user="root")
+        with connection, connection.cursor() as cursor:
+            cursor.execute("CREATE DATABASE IF NOT EXISTS shop")
+        return True
+
+    @property
+    def database(self) -> dict[str, Any]:
+        place = {"NAME": "shop", "USER": "root", "PASSWORD": "", "HOST": "127.0.0.1", "PORT": self.port}
+        return {"ENGINE": "django.db.backends.mysql", **place, "OPTIONS": {"charset": "utf8mb4"}}
+
+
+class RabbitMQ(Server):
+    """RabbitMQ with an epmd of its own, which ends with it."""
+
+    patience = 60.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._epmd_port, self._dist_port = free_port(), free_port()
+        self._epmd: subprocess.Popen[bytes] | None = None
+
+    def environment(self) -> dict[str, str]:
+        here = self.directory
+        return {
+            "HOME": here,
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODENAME": f"shop{self.port}@localhost",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_DIST_PORT": str(self._dist_port),
+            "RABBITMQ_MNESIA_BASE": f"{here}/mnesia",
+            "RABBITMQ_LOG_BASE": f"{here}/logs",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": f"{here}/plugins",
+            "RABBITMQ_CONFIG_FILE": f"{here}/rabbitmq",
+        }
+
+    def start(self) -> None:
+        epmd = find("epmd", "/usr/lib/erlang/erts-*/bin/epmd")
+        self._epmd = subprocess.Popen(
+            [epmd, "-port", str(self._epmd_port), "-address", "127.0.0.1"],
+            **self._how(),
+            start_new_session=True,
+        )
+        super().start()
+
+    def stop(self) -> None:
+        super().stop()
+        if self._epmd is not None:
+            self._epmd.kill()
+            self._epmd.wait(10)
+            self._epmd = None
+
+    def command(self) -> list[str]:
+        return [find("rabbitmq-server", "/usr/lib/rabbitmq/bin/rabbitmq-server")]
+
+    def answers(self) -> bool:
+        from kombu import Connection
+
+        with Connection(self.url, connect_timeout=2) as connection:
+            connection.connect()
+        return True
+
+    @property
+    def url(self) -> str:
+        return f"amqp://guest:guest@127.0.0.1:{self.port}//"
