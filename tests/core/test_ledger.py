@@ -1,0 +1,281 @@
+"""The table of what a claim finds, row by row, on a clock that the test moves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from celery_idempotent.core.entry import Recipient
+from celery_idempotent.core.errors import ClaimLost
+from celery_idempotent.core.ledger import (
+    Acquired,
+    Asker,
+    Busy,
+    Duplicate,
+    Held,
+    Ledger,
+    Mismatch,
+    Policy,
+    Reply,
+    Verdict,
+)
+from celery_idempotent.core.status import IN_FLIGHT, TRANSITIONS, DeliveryStatus, Status
+from celery_idempotent.stores.memory import MemoryStore
+from celery_idempotent.testing import race
+
+ONE = Asker("k", "mail", "task-1", fingerprint="f")
+TWO = replace(ONE, task_id="task-2")
+POLICY = Policy(lease=60, send_timeout=30)
+ANN = Recipient("a", "a***")
+TARGET = ("0", ANN)
+ACCEPTED = {TARGET: Reply(DeliveryStatus.ACCEPTED, 250)}
+
+
+class Clock:
+    """The store's clock."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 1, 1, tzinfo=timezone.utc)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def forward(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that stands still."""
+    return Clock()
+
+
+@pytest.fixture
+def ledger(clock: Clock) -> Ledger:
+    """An empty ledger on it."""
+    return Ledger(MemoryStore(clock))
+
+
+def claimed(ledger: Ledger, asker: Asker = ONE, policy: Policy = POLICY) -> Any:
+    outcome = ledger.claim(asker, policy)
+    assert isinstance(outcome, Acquired)
+    return outcome.entry
+
+
+def sending(ledger: Ledger) -> Any:
+    return ledger.begin(claimed(ledger), [TARGET], "<m@x>", ONE, POLICY)
+
+
+def sent(ledger: Ledger, asker: Asker = ONE, policy: Policy = POLICY) -> Any:
+    entry = ledger.begin(claimed(ledger, asker, policy), [TARGET], "<m@x>", asker, policy)
+    entry = ledger.settle(entry, ACCEPTED, "<m@x>", asker, policy)
+    return ledger.complete(entry, {"ok": 1}, asker)
+
+
+def test_nothing_found(ledger: Ledger) -> None:
+    """The first claim gets the key."""
+    assert claimed(ledger).status is Status.CLAIMED
+
+
+def test_claimed_by_the_same_task(ledger: Ledger) -> None:
+    """P4: a redelivery takes over at once, and the version fences the other run off."""
+    old = claimed(ledger)
+    new = claimed(ledger)
+    with pytest.raises(ClaimLost) as lost:
+        ledger.begin(old, [TARGET], "<m@x>", ONE, POLICY)
+    assert lost.value.owner == "task-1"
+    assert ledger.begin(new, [TARGET], "<m@x>", ONE, POLICY).status is Status.SENDING
+
+
+def test_claimed_by_another_task(ledger: Ledger, clock: Clock) -> None:
+    """Busy while the lease runs, to the microsecond; acquired as soon as it has passed."""
+    old = claimed(ledger)
+    clock.forward(59.999999)
+    outcome = ledger.claim(TWO, POLICY)
+    assert isinstance(outcome, Busy)
+    assert 0 < outcome.retry_after < 0.001
+    clock.forward(0.000001)
+    assert claimed(ledger, TWO).owner == "task-2"
+    with pytest.raises(ClaimLost):
+        ledger.complete(old, None, ONE)
+
+
+@pytest.mark.parametrize("asker", [ONE, TWO])
+def test_sending_with_a_running_deadline(ledger: Ledger, clock: Clock, asker: Asker) -> None:
+    """Nobody touches a hand-over in flight, not even its own task."""
+    sending(ledger)
+    clock.forward(29)
+    outcome = ledger.claim(asker, POLICY)
+    assert isinstance(outcome, Busy)
+    assert outcome.retry_after == pytest.approx(1)
+
+
+@pytest.mark.parametrize("asker", [ONE, TWO])
+def test_sending_whose_deadline_has_passed(ledger: Ledger, clock: Clock, asker: Asker) -> None:
+    """It becomes in doubt, deliveries included, and is held; the late sender is fenced off."""
+    late = sending(ledger)
+    clock.forward(30)
+    outcome = ledger.claim(asker, POLICY)
+    assert isinstance(outcome, Held)
+    assert outcome.entry.status is Status.IN_DOUBT
+    assert outcome.entry.deliveries[0].status is DeliveryStatus.IN_DOUBT
+    with pytest.raises(ClaimLost):
+        ledger.settle(late, ACCEPTED, "<m@x>", ONE, POLICY)
+
+
+def test_released_for_a_scheduled_retry(ledger: Ledger, clock: Clock) -> None:
+    """A duplicate does not defeat the owner's backoff; the owner's own retry is never blocked."""
+    ledger.release(claimed(ledger), ONE, POLICY, retry_in=100)
+    assert isinstance(ledger.claim(TWO, POLICY), Busy)
+    clock.forward(159)
+    assert isinstance(ledger.claim(TWO, POLICY), Busy)
+    assert claimed(ledger).owner == "task-1"
+
+
+def test_released_and_the_retry_never_came(ledger: Ledger, clock: Clock) -> None:
+    """After the retry's time and a lease the key is anybody's."""
+    ledger.release(claimed(ledger), ONE, POLICY, retry_in=100)
+    clock.forward(160)
+    assert claimed(ledger, TWO).owner == "task-2"
+
+
+def test_released_without_a_retry(ledger: Ledger) -> None:
+    """Free at once."""
+    ledger.release(claimed(ledger), ONE, POLICY)
+    assert claimed(ledger, TWO).owner == "task-2"
+
+
+def test_sent(ledger: Ledger, clock: Clock) -> None:
+    """P3: for ever the recorded result, and who sent it."""
+    sent(ledger)
+    clock.forward(10 * 365 * 86400)
+    outcome = ledger.claim(TWO, POLICY)
+    assert isinstance(outcome, Duplicate)
+    assert outcome.entry.result == {"ok": 1}
+    assert outcome.entry.owner == "task-1"
+
+
+def test_sent_and_the_window_has_passed(ledger: Ledger, clock: Clock) -> None:
+    """At the window's end to the microsecond: a new generation, for a task id that did not take part."""
+    policy = replace(POLICY, window=3600)
+    sent(ledger, policy=policy)
+    clock.forward(3599.999999)
+    assert isinstance(ledger.claim(TWO, policy), Duplicate)
+    clock.forward(0.000001)
+    assert isinstance(ledger.claim(ONE, policy), Duplicate)
+    assert isinstance(ledger.claim(TWO, policy), Duplicate), "took part as a duplicate"
+    fresh = claimed(ledger, replace(ONE, task_id="task-3"), policy)
+    assert (fresh.generation, fresh.deliveries, fresh.result) == (2, (), None)
+    assert isinstance(ledger.claim(ONE, policy), Busy)
+
+
+def test_failed(ledger: Ledger) -> None:
+    """A new claim may try again; what was accepted or refused for good stays known."""
+    entry = sending(ledger)
+    entry = ledger.settle(entry, {TARGET: Reply(DeliveryStatus.REFUSED, 550)}, "<m@x>", ONE, POLICY)
+    ledger.fail(entry, ONE, "RecipientsRefused")
+    again = claimed(ledger, TWO)
+    assert again.generation == 1
+    assert again.deliveries[0].status is DeliveryStatus.REFUSED
+
+
+def doubtful(ledger: Ledger) -> Any:
+    entry = ledger.settle(sending(ledger), {TARGET: Reply(DeliveryStatus.IN_DOUBT)}, "<m@x>", ONE, POLICY)
+    assert entry.status is Status.IN_DOUBT
+    assert ledger.fail(entry, ONE, "x") == entry
+    return entry
+
+
+def test_in_doubt_and_hold(ledger: Ledger) -> None:
+    """Held, for everybody."""
+    doubtful(ledger)
+    assert isinstance(ledger.claim(ONE, POLICY), Held)
+
+
+def test_in_doubt_and_resend(ledger: Ledger) -> None:
+    """Acquired, and the doubtful recipient may be offered it again."""
+    doubtful(ledger)
+    entry = claimed(ledger, ONE, replace(POLICY, in_doubt="resend"))
+    assert entry.deliveries[0].status is DeliveryStatus.DEFERRED
+
+
+@pytest.mark.parametrize(
+    ("verdict", "status"),
+    [(Verdict.SENT, DeliveryStatus.ACCEPTED), (Verdict.NOT_SENT, DeliveryStatus.DEFERRED)],
+)
+def test_in_doubt_and_a_verifier(ledger: Ledger, verdict: Verdict, status: DeliveryStatus) -> None:
+    """The verifier's word settles the deliveries, and the body is finished."""
+    doubtful(ledger)
+    entry = claimed(ledger, TWO, replace(POLICY, in_doubt=lambda entry: verdict))
+    assert entry.deliveries[0].status is status
+
+
+def test_in_doubt_and_a_verifier_that_does_not_know_or_breaks(ledger: Ledger) -> None:
+    """Held; a broken verifier decides nothing."""
+    doubtful(ledger)
+
+    def broken(entry: Any) -> Verdict:
+        raise ValueError
+
+    for verifier in (lambda entry: Verdict.UNKNOWN, broken):
+        assert isinstance(ledger.claim(TWO, replace(POLICY, in_doubt=verifier)), Held)
+
+
+def test_an_opaque_body_verified_as_done_is_not_run_again(ledger: Ledger, clock: Clock) -> None:
+    """To finish it would be to do it twice."""
+    opaque = replace(POLICY, opaque=True)
+    assert claimed(ledger, ONE, opaque).status is Status.SENDING
+    clock.forward(31)
+    outcome = ledger.claim(TWO, replace(opaque, in_doubt=lambda entry: Verdict.SENT))
+    assert isinstance(outcome, Duplicate)
+    assert outcome.entry.status is Status.SENT
+
+
+def test_cancelled(ledger: Ledger) -> None:
+    """A duplicate without a result."""
+    entry = claimed(ledger)
+    ledger.store.swap(replace(entry, status=Status.CANCELLED, deadline=None), entry.version)
+    outcome = ledger.claim(TWO, POLICY)
+    assert isinstance(outcome, Duplicate)
+    assert outcome.entry.result is None
+
+
+def test_other_content_under_one_key(ledger: Ledger) -> None:
+    """Told, or refused; identical content is neither, also after completion."""
+    sent(ledger)
+    other = replace(TWO, fingerprint="g")
+    told = ledger.claim(other, POLICY)
+    assert isinstance(told, Duplicate)
+    assert told.mismatch
+    assert isinstance(ledger.claim(other, replace(POLICY, raise_on_mismatch=True)), Mismatch)
+    same = ledger.claim(TWO, replace(POLICY, raise_on_mismatch=True))
+    assert isinstance(same, Duplicate)
+    assert not same.mismatch
+
+
+def test_one_of_many_claims_wins(ledger: Ledger) -> None:
+    """P1: a race for a new key, for a released one and for one whose lease has passed has one winner."""
+    for round_ in range(50):
+        key = f"key-{round_}"
+        if round_ % 2:
+            entry = claimed(ledger, replace(ONE, key=key))
+            ledger.release(entry, ONE, POLICY)
+        outcomes = race(lambda n, key=key: ledger.claim(replace(ONE, key=key, task_id=f"racer-{n}"), POLICY))
+        assert sum(isinstance(outcome, Acquired) for outcome in outcomes) == 1
+        assert sum(isinstance(outcome, Busy) for outcome in outcomes) == len(outcomes) - 1
+
+
+def test_a_write_whose_confirmation_was_lost_is_recognised(ledger: Ledger) -> None:
+    """P6: trying an outcome again after it was stored is not a lost claim."""
+    entry = sending(ledger)
+    first = ledger.settle(entry, ACCEPTED, "<m@x>", ONE, POLICY)
+    assert ledger.settle(entry, ACCEPTED, "<m@x>", ONE, POLICY) == first
+
+
+def test_every_status_has_its_transitions() -> None:
+    """The table is complete, and nothing in flight is a dead end."""
+    assert set(TRANSITIONS) == set(Status)
+    assert all(TRANSITIONS[status] - {status} for status in IN_FLIGHT)
