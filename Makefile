@@ -14,7 +14,7 @@ help:
 $(READY): pyproject.toml constraints.txt
 	@echo "== building .venv (once)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $(READY)
 
 demo: $(READY)
@@ -22,7 +22,7 @@ demo: $(READY)
 
 test: $(READY)
 	scripts/servers
-	$(BIN)/python -m pytest -n 3 --dist loadscope --durations 10
+	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -111,6 +111,14 @@ class ScriptedSMTP:
         with self._change:
             assert self._change.wait_for(lambda: self._reached[step] >= times, timeout), f"never at {step}"
 
+    def count(self, step: str) -> int:
+        """Return how often ``step`` was reached so far."""
+        return self._reached[step]
+
+    def forget_calls(self) -> None:
+        """Start the answers that are given one per call from their first again."""
+        self._calls.clear()
+
     # -- the conversation --------------------------------------------------------------------------------
 
     def _answer(self, step: str, argument: str = "") -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -16,9 +17,17 @@ from typing import Any
 
 
 def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
+    """Return a port that was free a moment ago.
+
+    Below the range that outgoing connections are given, so that nobody takes it during an outage.
+    """
+    for port in random.sample(range(15_000, 32_000), 200):
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        return port
+    raise RuntimeError("no free port between 15000 and 32000")
 
 
 def find(command: str, *patterns: str) -> str:
@@ -37,6 +46,8 @@ class Server:
 
     user: str | None = None
     patience = 30.0
+    ending: signal.Signals = signal.SIGKILL
+    """What ends the server at once; after five seconds its process group is killed anyway."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -48,8 +59,12 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Any:
-        self.prepare()
-        self.start()
+        try:
+            self.prepare()
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -114,6 +129,12 @@ class Server:
         """End the whole process group."""
         if self.process is None:
             return
+        if self.process.poll() is None and self.ending is not signal.SIGKILL:
+            self.process.send_signal(self.ending)
+            try:
+                self.process.wait(5)
+            except subprocess.TimeoutExpired:
+                pass
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -147,6 +168,7 @@ class Postgres(Server):
     """PostgreSQL; as user ``postgres`` when the tests run as root, which it refuses."""
 
     user = "postgres"
+    ending = signal.SIGQUIT  # its children are in sessions of their own: only it can end them at once
 
     def _tool(self, name: str) -> str:
         return find(name, f"/usr/lib/postgresql/*/bin/{name}")
@@ -181,7 +203,8 @@ class MariaDB(Server):
         self.run([tool, "--no-defaults", data, "--auth-root-authentication-method=normal", "--skip-test-db"])
 
     def command(self) -> list[str]:
-        options = ["--innodb-flush-log-at-trx-commit=0", f"--socket={self.directory}/socket", "--skip-log-bin"]
+        # 2: what was committed survives a killed server, though not a power cut.
+        options = ["--innodb-flush-log-at-trx-commit=2", f"--socket={self.directory}/socket", "--skip-log-bin"]
         place = [f"--datadir={self.directory}/data", f"--port={self.port}", "--bind-address=127.0.0.1"]
         return [find("mariadbd"), "--no-defaults", *place, *options, "--character-set-server=utf8mb4"]
 

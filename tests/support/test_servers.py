@@ -3,31 +3,106 @@
 from __future__ import annotations
 
 import os
-import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import psycopg
+import pymysql
 import pytest
+import redis
+from kombu import Connection
 
-from tests.support.servers import MariaDB, Postgres, RabbitMQ, Redis, Server
+from tests.support.servers import MariaDB, Postgres, RabbitMQ, Redis, Server, find, free_port
 from tests.support.worker import wait_for
 
 
-@pytest.mark.parametrize("kind", [Redis, Postgres, MariaDB, RabbitMQ])
-def test_a_server_starts_stops_and_comes_back(kind: type[Server]) -> None:
-    """The same port and the same data after an outage; no process and no directory at the end."""
+def in_redis(server: Redis, write: bool) -> None:
+    with redis.Redis.from_url(server.url) as client:
+        client.set("answer", 42)
+        assert client.get("answer") == b"42"
+
+
+def in_sql(connection: Any, write: bool) -> None:
+    with connection, connection.cursor() as cursor:
+        if write:
+            cursor.execute("CREATE TABLE answers (answer integer)")
+            cursor.execute("INSERT INTO answers VALUES (42)")
+            connection.commit()
+        cursor.execute("SELECT answer FROM answers")
+        assert cursor.fetchall() in ([(42,)], ((42,),))
+
+
+def in_postgres(server: Postgres, write: bool) -> None:
+    place = server.database
+    names = {"host": place["HOST"], "port": place["PORT"], "user": place["USER"], "dbname": place["NAME"]}
+    in_sql(psycopg.connect(**names), write)
+
+
+def in_mariadb(server: MariaDB, write: bool) -> None:
+    place = server.database
+    names = {"host": place["HOST"], "port": place["PORT"], "user": place["USER"], "database": place["NAME"]}
+    in_sql(pymysql.connect(**names), write)
+
+
+def in_rabbitmq(server: RabbitMQ, write: bool) -> None:
+    confirmed = {"confirm_publish": True}  # without it a killed broker may forget what it was just given
+    with (
+        Connection(server.url, transport_options=confirmed) as connection,
+        connection.SimpleQueue("answers") as queue,
+    ):
+        if write:
+            queue.put(42, delivery_mode="persistent")
+            return
+        message = queue.get(timeout=5)
+        assert message.payload == 42
+        message.ack()
+
+
+@pytest.mark.parametrize(
+    ("kind", "use"),
+    [(Redis, in_redis), (Postgres, in_postgres), (MariaDB, in_mariadb), (RabbitMQ, in_rabbitmq)],
+)
+def test_a_server_starts_stops_and_comes_back(kind: type[Server], use: Callable[[Any, bool], None]) -> None:
+    """The same port and, but for Redis, the same data after an outage; nothing is left at the end."""
     with kind() as server:
-        assert server.answers()
+        use(server, True)
         server.stop()
         with pytest.raises(Exception):  # noqa: B017  (each client has its own error)
             server.answers()
         server.start()
-        assert server.answers()
-        process = server.process.pid
+        use(server, False)
     assert not os.path.exists(server.directory)
-    wait_for(lambda: not alive(process), 5)
+    wait_for(lambda: not living_in(server.directory), 5)
 
 
-def alive(group: int) -> list[str]:
-    """Return the processes of ``group`` that still run; one that waits to be reaped does not."""
-    listed = subprocess.run(["ps", "-eo", "pgid=,stat=,args="], capture_output=True, text=True, check=True)
-    rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
-    return [row[2] for row in rows if int(row[0]) == group and not row[1].startswith("Z")]
+def test_a_missing_program_says_how_to_get_it() -> None:
+    with pytest.raises(RuntimeError, match="run scripts/servers"):
+        find("no-such-server")
+
+
+def test_a_server_that_does_not_start_leaves_nothing_and_shows_its_log() -> None:
+    class Broken(Server):
+        def command(self) -> list[str]:
+            return ["sh", "-c", "echo the disk is full; exit 3"]
+
+    broken = Broken()
+    with pytest.raises(RuntimeError, match="the disk is full"), broken:
+        pass
+    assert not os.path.exists(broken.directory)
+
+
+def test_ports_are_below_those_of_outgoing_connections() -> None:
+    assert all(port < 32_768 for port in (free_port() for _ in range(20)))
+
+
+def living_in(directory: str) -> list[str]:
+    """Return the processes whose working directory is in ``directory``; zombies have none."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.readlink(process / "cwd").startswith(directory):
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found
