@@ -323,6 +323,7 @@ class IdempotentTask(DjangoTask):
         options = self.app.conf.broker_transport_options or {}
         longest = float(options.get("visibility_timeout") or 3600) / 2
         wait = min(wait * random.uniform(1.0, 1.1) + 0.05, longest)
+        logger.info("%s[%s] comes back in %.1f s: %s", self.name, request.id, wait, error)
         note = {**_as_note(self._identity_of(request)), "task": self.name}
         note["waits"] = ((request.headers or {}).get(HEADER) or {}).get("waits", 0) + 1
         again = self.signature_from_request(

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,17 +70,23 @@ def sqlite(directory: Path) -> dict[str, Any]:
     return {"ENGINE": "django.db.backends.sqlite3", "NAME": name, "OPTIONS": options}
 
 
-@pytest.fixture(scope="module")
-def shop_process(tmp_path_factory: Any) -> Iterator[Shop]:
-    """A migrated project and one prefork worker with two pool processes."""
-    directory = tmp_path_factory.mktemp("shop")
+@contextmanager
+def opened(directory: Path, database: dict[str, Any], *arguments: str, **more: str) -> Iterator[Shop]:
+    """A migrated project on ``database`` with one worker."""
     with ScriptedSMTP() as server:
-        shop = Shop(directory, server, environment(directory, sqlite(directory), server.port))
+        shop = Shop(directory, server, environment(directory, database, server.port, **more))
         shop.ask("from django.core.management import call_command; call_command('migrate', verbosity=0)")
-        worker = Worker("tests.acceptance.app", shop.environment, directory / "worker.log", "-c", "2")
-        with worker:
+        with Worker("tests.acceptance.app", shop.environment, directory / "worker.log", *arguments) as worker:
             shop.worker = worker
             yield shop
+
+
+@pytest.fixture(scope="module")
+def shop_process(tmp_path_factory: Any) -> Iterator[Shop]:
+    """SQLite, and a prefork worker with two pool processes."""
+    directory = tmp_path_factory.mktemp("shop")
+    with opened(directory, sqlite(directory), "-c", "2") as shop:
+        yield shop
 
 
 @pytest.fixture
