@@ -255,6 +255,8 @@ class IdempotentTask(DjangoTask):
             run.complete(dump(result, run.asker.email_type))
         except (ClaimLost, LedgerUnavailable) as error:
             self._stop(run, error)
+        if not run.policy.opaque and not run.entry.deliveries:
+            logger.warning("%s: the body ended without handing any mail over", run.asker.email_type)
         Report(self, run.asker, run.entry).sent()
         return result
 

@@ -1,0 +1,117 @@
+"""Each system check fires on its mistake, and only then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from celery_idempotent import IdempotentEmailTask, checks
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
+    """A Celery app whose tasks the checks see, without those that other test modules share."""
+    from celery import _state
+
+    before, seen = _state._tls.current_app, checks.tasks
+    monkeypatch.setattr(checks, "tasks", lambda: [t for t in seen() if t.name.startswith("shop.")])
+    yield Celery("checks", set_as_current=True)
+    _state._tls.current_app = before
+
+
+def ids(messages: list[Any]) -> list[str]:
+    return [message.id.removeprefix("celery_idempotent.") for message in messages]
+
+
+def task(app: Celery, **options: Any) -> Any:
+    def body(order: int, to: str) -> None: ...
+
+    return app.task(
+        base=IdempotentEmailTask, name="shop.confirm", shared=False, **{"key_fields": ("order",), **options}
+    )(body)
+
+
+def test_a_good_project_is_silent(app: Celery, settings: Any, tracked: None) -> None:
+    """Nothing to say about the settings of these tests."""
+    task(app)
+    found = checks.check_settings(None) + checks.check_tasks(None) + checks.check_mail(None)
+    assert ids(found) == []
+
+
+WRONG = {
+    "a key field that is no parameter": ({"key_fields": ("order", "too")}, "'too'"),
+    "a dotted path into no parameter": ({"key_fields": ("basket.id",)}, "'basket.id'"),
+    "no key fields": ({"key_fields": ()}, "key_fields is empty"),
+    "a string for a tuple": ({"key_fields": "order"}, "make it a tuple"),
+    "a fingerprint field that is no parameter": ({"fingerprint_fields": ("body",)}, "'body'"),
+    "an unknown on_conflict": ({"on_conflict": "wait"}, "'wait'"),
+    "an unknown on_mismatch": ({"on_mismatch": "wait"}, "'wait'"),
+    "an unknown in_doubt": ({"in_doubt": "pray"}, "verifier"),
+    "an unknown window mode": ({"window_mode": "tumbling"}, "'tumbling'"),
+    "a window of zero": ({"window": timedelta(0)}, "positive timedelta"),
+    "a window in seconds": ({"window": 60}, "positive timedelta"),
+    "a lease of zero": ({"lease": 0}, "positive number of seconds"),
+    "a send_timeout that is no number": ({"send_timeout": "60"}, "positive number of seconds"),
+    "a fixed window without event time": (
+        {"window": timedelta(days=1), "window_mode": "fixed"},
+        "event_time_field",
+    ),
+}
+
+
+@pytest.mark.parametrize(("options", "text"), WRONG.values(), ids=WRONG.keys())
+def test_e010_an_unusable_option(app: Celery, options: dict[str, Any], text: str) -> None:
+    """The message names the task, the option and the way out."""
+    task(app, **options)
+    found = checks.check_tasks(None)
+    assert ids(found) == ["E010"]
+    assert found[0].msg.startswith("task shop.confirm: ")
+    assert text in found[0].msg
+
+
+def test_w011_a_window_longer_than_the_retention(app: Celery, settings: Any) -> None:
+    """The ledger would forget before the window ends."""
+    task(app, window=timedelta(days=91))
+    assert ids(checks.check_tasks(None)) == ["W011"]
+    settings.CELERY_IDEMPOTENT = {"RETENTION": timedelta(days=92)}
+    assert ids(checks.check_tasks(None)) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"DATABSE": "default"}, ["E001"]),
+        ({"RECIPIENTS": "all"}, ["E002"]),
+        ({"RETENTION": 90}, ["E002"]),
+        ({"LEDGER": "nowhere.Store"}, ["E002"]),
+        ({"DATABASE": "archive"}, ["E003"]),
+        ("database", ["E002"]),
+    ],
+)
+def test_wrong_settings(settings: Any, given: Any, found: list[str]) -> None:
+    """E001 unknown name, E002 unusable value, E003 unknown database."""
+    settings.CELERY_IDEMPOTENT = given
+    assert ids(checks.check_settings(None)) == found
+
+
+def test_w020_email_tasks_without_the_backend(app: Celery, settings: Any) -> None:
+    """Django's test runner has put its own backend in place here."""
+    assert ids(checks.check_mail(None)) == []
+    task(app)
+    assert ids(checks.check_mail(None)) == ["W020"]
+
+
+def test_w021_no_timeout(settings: Any, tracked: None) -> None:
+    """A stalled server would hold the worker."""
+    settings.EMAIL_TIMEOUT = None
+    assert ids(checks.check_mail(None)) == ["W021"]
+
+
+def test_e022_a_backend_that_wraps_itself(settings: Any, tracked: None) -> None:
+    """It would never send."""
+    settings.CELERY_IDEMPOTENT = {"EMAIL_BACKEND": "celery_idempotent.mail.EmailBackend"}
+    assert ids(checks.check_mail(None)) == ["E022"]
