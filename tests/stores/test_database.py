@@ -114,3 +114,11 @@ def test_missing_tables_are_named(alias: str, store: Store) -> None:
             store.get(KEY)
     finally:
         call_command("migrate", "celery_idempotent", database=alias, verbosity=0)
+
+
+def test_debug_logging_of_sql_works(store: Store, settings: Any) -> None:
+    """With DEBUG, Django formats every statement with its parameters once more."""
+    settings.DEBUG = True
+    stored = store.insert(make_entry())
+    assert store.get(KEY) is not None
+    assert store.swap(stored.entry, stored.entry.version) is not None

@@ -1,1 +1,0 @@
-"""The demo's parts: a mail server that counts, events that come too often, and what became of them."""
