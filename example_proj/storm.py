@@ -253,8 +253,9 @@ class Storm:
         return Counter((int(row["subject"].split()[1]), to) for row in rows for to in row["to"])
 
     def _doubtful(self) -> set[Mail]:
-        from celery_idempotent import IdempotentTask
         from shop.celery import app
+
+        from celery_idempotent import IdempotentTask
 
         task = app.tasks[self.task_name]
         if not isinstance(task, IdempotentTask):
