@@ -92,6 +92,14 @@ class IdempotentTask(DjangoTask):
     )
     """Never retried by Celery: the base class has its own way with each of them."""
 
+    throws: ClassVar[tuple[type[Exception], ...]] = (
+        DeliveryInDoubt,
+        InProgress,
+        PayloadMismatch,
+        RecipientsRefused,
+    )
+    """Logged by Celery without a traceback: they tell a state, not a bug."""
+
     # -- publishing --------------------------------------------------------------------------------------
 
     def key_for(self, *args: Any, **kwargs: Any) -> str:

@@ -53,7 +53,7 @@ def prepare() -> None:
     FOLDER.mkdir(parents=True)
     for name in ("SHOP_DATABASE_URL", "SHOP_BROKER_URL", "SHOP_RESULT_BACKEND"):
         os.environ.pop(name, None)
-    os.environ |= {"DJANGO_SETTINGS_MODULE": "shop.settings", "SHOP_DIRECTORY": str(FOLDER)}
+    os.environ |= {"DJANGO_SETTINGS_MODULE": "shop.settings", "SHOP_DIRECTORY": str(FOLDER), "SHOP_DEBUG": "0"}
     import django
     from django.core.management import call_command
 

@@ -18,7 +18,7 @@ from typing import Any
 from aiosmtpd.smtp import SMTP
 
 REFUSED = 1 / 12
-SLOWNESS = 0.03
+SLOWNESS = 0.01
 
 
 class Witness:
@@ -36,7 +36,8 @@ class Witness:
         return "250 OK"
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
-        """Take a message: from here on it counts as delivered, whether the reply arrives or not."""
+        """Take a message. Once it is written down it is delivered, whether the reply arrives or not."""
+        await asyncio.sleep(self._random.random() * SLOWNESS)
         mail = message_from_bytes(envelope.content, policy=default)
         row = {"id": mail["Message-ID"], "subject": mail["Subject"], "to": envelope.rcpt_tos}
         self._file.write(json.dumps(row) + "\n")

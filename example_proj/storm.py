@@ -22,6 +22,7 @@ from uuid import uuid4
 HERE = Path(__file__).resolve().parent
 PUBLISHERS = 3
 PUBLISH_SECONDS = 12.0
+HEAD_START = 2.0
 WORKERS = 2
 KILLS = 6
 READY = ("SUCCESS", "FAILURE", "REVOKED", "REJECTED")
@@ -180,7 +181,7 @@ class Storm:
     @contextmanager
     def _publishers(self) -> Iterator[None]:
         spawn = multiprocessing.get_context("spawn")
-        start = time.time() + 2  # the time a process needs to come up
+        start = time.time() + HEAD_START  # for the processes to come up
         shares = [slice(n, None, PUBLISHERS) for n in range(PUBLISHERS)]
         processes = [
             spawn.Process(
@@ -201,7 +202,7 @@ class Storm:
 
     def _watch(self, start: float) -> None:
         """Kill on time and show progress until every event's task has ended, or the time is up."""
-        kills = [start + 2 + at for at in self.plan.kills]
+        kills = [start + HEAD_START + at for at in self.plan.kills]
         shown = 0.0
         while time.monotonic() < self.deadline:
             if kills and time.monotonic() >= kills[0] and self._kill_one():
@@ -223,6 +224,7 @@ class Storm:
                 note.unlink(missing_ok=True)
                 continue
             os.kill(pid, signal.SIGSTOP)
+            time.sleep(0.005)
             # An idle process may hold the lock of the pool's queue, which would die with it.
             if note.exists():
                 os.kill(pid, signal.SIGKILL)
@@ -235,7 +237,7 @@ class Storm:
     def _ended(self) -> int:
         from django_celery_results.models import TaskResult
 
-        return TaskResult.objects.filter(task_name=self.task_name, status__in=READY).count()
+        return int(TaskResult.objects.filter(task_name=self.task_name, status__in=READY).count())
 
     def _show(self, seconds: float, ended: int) -> None:
         mails = sum(self._copies().values())

@@ -62,7 +62,11 @@ class SMTPTransport:
     ) -> dict[str, Reply]:
         """Converse up to 354, write ahead, then release the payload and wait for the reply."""
         sender, wire, payload = _render(self.backend, message, addresses)
-        opened = self.backend.open()
+        try:
+            opened = self.backend.open()
+        except BaseException:
+            self._close()  # Django keeps a connection that got no further than its greeting
+            raise
         try:
             return self._converse(sender, wire, payload, write_ahead, timeout)
         except BaseException:

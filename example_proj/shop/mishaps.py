@@ -4,6 +4,7 @@ No real project needs this module. A message header says what is to happen to th
 """
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 HEADER = "shop_mishap"
 BEFORE, AFTER = "before", "after"
+RENDERING = 0.02
 
 
 @contextmanager
@@ -22,6 +24,7 @@ def around_sending(request: Any) -> Iterator[None]:
     if note:
         note.touch()
     try:
+        time.sleep(RENDERING if note else 0)  # a template and a few queries
         if mishap == BEFORE:
             raise ConnectionError("the template service did not answer")
         yield

@@ -9,7 +9,7 @@ DIRECTORY = Path(os.environ.get("SHOP_DIRECTORY") or Path(__file__).parents[2] /
 DIRECTORY.mkdir(parents=True, exist_ok=True)
 
 SECRET_KEY = os.environ.get("SHOP_SECRET_KEY", "for the example only")
-DEBUG = True
+DEBUG = os.environ.get("SHOP_DEBUG", "1") == "1"
 ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 ROOT_URLCONF = "shop.urls"
 USE_TZ = True
