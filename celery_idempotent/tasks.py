@@ -152,7 +152,7 @@ class IdempotentTask(DjangoTask):
     def _claim(self, task_id: str, args: Any, kwargs: Any) -> Run | Duplicate:
         asker = self._asker(task_id, args, kwargs)
         rules = policy(self, self._is_opaque())
-        ledger = get_ledger()
+        ledger = get_ledger(eager=bool(self.request.is_eager))
         try:
             outcome = ledger.claim(asker, rules)
         except LedgerUnavailable as error:

@@ -15,26 +15,27 @@ from .core.ledger import Ledger
 from .core.store import Store
 
 OWN_ALIAS = "celery_idempotent"
+_IN_DATABASE = ("auto", "database")
 
 
-def get_ledger() -> Ledger:
-    """Return the ledger that the settings ask for.
+def get_ledger(eager: bool = False) -> Ledger:
+    """Return the ledger that the settings ask for; for an ``eager`` task, one that joins its caller.
 
     Raises `ImproperlyConfigured` for a ``LEDGER`` that names nothing.
     """
-    return _ledger(conf.ledger)
+    return _ledger(conf.ledger, joining=eager and conf.ledger in _IN_DATABASE)
 
 
 @lru_cache(maxsize=8)
-def _ledger(name: str) -> Ledger:
-    return Ledger(_store(name))
+def _ledger(name: str, joining: bool) -> Ledger:
+    return Ledger(_store(name, joining))
 
 
-def _store(name: str) -> Store:
-    if name in ("auto", "database"):
+def _store(name: str, joining: bool) -> Store:
+    if name in _IN_DATABASE:
         from .stores.database import DatabaseStore
 
-        return DatabaseStore(ledger_alias)
+        return DatabaseStore(ledger_alias, joining)
     if name == "memory://":
         from .stores.memory import MemoryStore
 

@@ -76,30 +76,29 @@ def _in_testcase(connection: Any) -> bool:
 
 
 class DatabaseStore(Store):
-    """Entries in the tables of `models`. ``alias`` is a callable: it depends on the caller's connection."""
+    """Entries in the tables of `models`. ``alias`` is a callable: it depends on the caller's connection.
 
-    def __init__(self, alias: Callable[[], str] = lambda: DEFAULT_DB_ALIAS) -> None:
+    With ``joining``, a transaction that the caller has open on the ledger's own SQLite connection is joined
+    instead of refused: for eager tasks, which are part of their caller.
+    """
+
+    def __init__(self, alias: Callable[[], str] = lambda: DEFAULT_DB_ALIAS, joining: bool = False) -> None:
         self._alias = alias
+        self._joining = joining
 
     @contextmanager
     def _connection(self) -> Iterator[str]:
         """Yield the alias to write on, inside one transaction. Database errors become `LedgerUnavailable`."""
         alias = self._alias()
         holder = open_transaction(alias) if connections[alias].vendor == "sqlite" else None
-        if holder is not None:
+        if holder is not None and not (self._joining and holder == alias):
             raise UnsafeTransaction(
                 f"a transaction is open on {holder!r}, the SQLite database that also keeps the ledger, and a "
                 "second writer would wait for it forever. Nothing was sent. Send outside atomic() (for example "
                 "with delay_on_commit), or give the ledger a file of its own: CELERY_IDEMPOTENT['DATABASE']"
             )
-        try:
-            with transaction.atomic(using=alias):
-                yield alias
-        except IntegrityError:
-            raise
-        except DjangoDatabaseError as error:
-            _drop(alias)
-            raise LedgerUnavailable(_explain(alias, error)) from error
+        with _translated(alias), transaction.atomic(using=alias):
+            yield alias
 
     def insert(self, entry: Entry, attempt: Attempt | None = None) -> Stored:
         """One INSERT; where the key is there already, one UPDATE that counts and one SELECT."""
@@ -135,8 +134,9 @@ class DatabaseStore(Store):
             return _stored(row, entry.deliveries)
 
     def get(self, key: str) -> Stored | None:
-        """One SELECT, and one more where there are deliveries."""
-        with self._connection() as alias:
+        """One SELECT, and one more where there are deliveries. Reading is harmless in any transaction."""
+        alias = self._alias()
+        with _translated(alias):
             try:
                 row = _read(alias, key)
             except LogicalEmail.DoesNotExist:
@@ -165,6 +165,18 @@ class DatabaseStore(Store):
         with self._connection() as alias, connections[alias].cursor() as cursor:
             cursor.execute(_CLOCKS[connections[alias].vendor])
             return _aware(cursor.fetchone()[0])
+
+
+@contextmanager
+def _translated(alias: str) -> Iterator[None]:
+    """Turn errors of the database into `LedgerUnavailable`."""
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except DjangoDatabaseError as error:
+        _drop(alias)
+        raise LedgerUnavailable(_explain(alias, error)) from error
 
 
 def _read(alias: str, key: str) -> LogicalEmail:

@@ -34,13 +34,6 @@ app.conf.update(
     task_send_sent_event=False,
     worker_lost_wait=0.5,  # the default waits ten seconds before a killed process counts as lost
 )
-if app.conf.broker_url.startswith("filesystem"):
-    app.conf.broker_transport_options = {
-        "data_folder_in": f"{DIRECTORY}/broker",
-        "data_folder_out": f"{DIRECTORY}/broker",
-        "control_folder": f"{DIRECTORY}/control",
-        "polling_interval": 0.05,
-    }
 COMMON = {"base": IdempotentEmailTask, "lease": 2, "send_timeout": 2}
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.mailserver import ScriptedSMTP
+from tests.support.servers import Redis
 from tests.support.worker import Worker, environment, wait_for
 
 
@@ -72,9 +73,9 @@ def sqlite(directory: Path) -> dict[str, Any]:
 
 @contextmanager
 def opened(directory: Path, database: dict[str, Any], *arguments: str, **more: str) -> Iterator[Shop]:
-    """A migrated project on ``database`` with one worker."""
-    with ScriptedSMTP() as server:
-        shop = Shop(directory, server, environment(directory, database, server.port, **more))
+    """A migrated project on ``database`` with a Redis to itself as the broker, and one worker."""
+    with ScriptedSMTP() as server, Redis() as broker:
+        shop = Shop(directory, server, {**environment(directory, broker.url, database, server.port), **more})
         shop.ask("from django.core.management import call_command; call_command('migrate', verbosity=0)")
         with Worker("tests.acceptance.app", shop.environment, directory / "worker.log", *arguments) as worker:
             shop.worker = worker

@@ -59,15 +59,12 @@ def wait_for(condition: Callable[[], Any], timeout: float = 30, why: Callable[[]
     raise AssertionError(f"not within {timeout} s: {why()}")
 
 
-def environment(directory: Path, database: dict[str, Any], smtp_port: int, **more: str) -> dict[str, str]:
-    """Return the environment of `tests.acceptance.app`, with the broker that needs no server."""
-    for name in ("broker", "control"):
-        (directory / name).mkdir(exist_ok=True)
+def environment(directory: Path, broker: str, database: dict[str, Any], smtp_port: int) -> dict[str, str]:
+    """Return the environment of `tests.acceptance.app`."""
     return {
         "DJANGO_SETTINGS_MODULE": "tests.settings",
         "TEST_DATABASE": json.dumps(database),
         "TEST_DIRECTORY": str(directory),
-        "TEST_BROKER": "filesystem://",
+        "TEST_BROKER": broker,
         "TEST_SMTP_PORT": str(smtp_port),
-        **more,
     }
