@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import MethodType
 from typing import Any
 
 from .conf import conf
@@ -55,8 +56,9 @@ class CallKeys:
 
     def _fields(self, args: Any, kwargs: Any, bound: Mapping[str, Any]) -> dict[str, Any]:
         task = self.task
-        if task.key_function is not None:
-            value = task.key_function(*args, **kwargs)
+        key_function = plain(task, "key_function")
+        if key_function is not None:
+            value = key_function(*args, **kwargs)
             if value is None or value == "":
                 raise KeyFieldError(f"{task.name}: key_function returned {value!r}; it has to name the event")
             return {"key_function": _folded(value)}
@@ -110,6 +112,15 @@ class CallKeys:
             return ""  # arguments of any type are allowed outside the key; they just cannot be compared
 
 
+def plain(task: Any, option: str) -> Any:
+    """Return the value of ``option``; a function as it was given, without ``self``.
+
+    Celery makes options class attributes, so a function given as one would come back as a bound method.
+    """
+    value = getattr(task, option)
+    return value.__func__ if isinstance(value, MethodType) and value.__self__ is task else value
+
+
 def email_type(task: Any) -> str:
     """Return the namespace of the task's keys: its ``email_type``, by default its name."""
     return str(task.email_type or task.name)
@@ -122,7 +133,7 @@ def policy(task: Any, opaque: bool) -> Policy:
         lease=float(task.lease),
         send_timeout=float(task.send_timeout),
         window=None if window is None else window.total_seconds(),
-        in_doubt=task.in_doubt,
+        in_doubt=plain(task, "in_doubt"),
         raise_on_mismatch=task.on_mismatch == "raise",
         opaque=opaque,
     )
@@ -199,6 +210,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_shown(item) for item in value) + "]"
     return str(value)
-
-
-KeyFunction = Callable[..., Any]

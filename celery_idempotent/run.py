@@ -14,7 +14,6 @@ from .core.entry import Delivery, Entry, Recipient
 from .core.errors import ClaimLost, IdempotencyError, LedgerUnavailable
 from .core.keys import digest
 from .core.ledger import Asker, Ledger, Policy, Reply, Target
-from .core.status import DeliveryStatus, Status
 
 logger = logging.getLogger("celery_idempotent")
 T = TypeVar("T")
@@ -81,23 +80,33 @@ class Run:
     def begin(self, targets: Sequence[Target], message_id: str) -> None:
         """Write ahead. Raises `ClaimLost` or `LedgerUnavailable`: nothing may be sent then."""
         with self._stopping():
-            self.entry = self.ledger.begin(self.entry, targets, message_id, self.asker, self.policy)
+            try:
+                self.entry = self.ledger.begin(self.entry, targets, message_id, self.asker, self.policy)
+            except ClaimLost:
+                raise
+            except Exception:
+                self._withdraw(targets, message_id)
+                raise
+
+    def _withdraw(self, targets: Sequence[Target], message_id: str) -> None:
+        """Take a write-ahead back whose confirmation did not arrive: stored or not, nothing goes out now."""
+
+        def write() -> Entry:
+            return self.ledger.withdraw(self.entry, targets, message_id, self.asker, self.policy)
+
+        try:
+            self._record(write, RELEASE_PATIENCE)
+        except IdempotencyError as error:
+            logger.warning("%s: the write-ahead may stand until its deadline: %s", self.asker.email_type, error)
 
     def settle(self, replies: Mapping[Target, Reply], message_id: str) -> None:
         """Record outcomes, insisting while the ledger does not answer."""
-
-        def write() -> Entry:
-            return self.ledger.settle(self.entry, replies, message_id, self.asker, self.policy)
-
         with self._stopping():
-            try:
-                self.entry = insist(write)
-            except IdempotencyError:
-                raise
-            except Exception:
-                # A soft time limit can strike in the middle of this write. What happened has to be recorded.
-                self.entry = insist(write)
-                raise
+            struck = self._record(
+                lambda: self.ledger.settle(self.entry, replies, message_id, self.asker, self.policy)
+            )
+            if struck is not None:
+                raise struck
 
     @contextmanager
     def _stopping(self) -> Iterator[None]:
@@ -109,33 +118,39 @@ class Run:
 
     # -- the end -----------------------------------------------------------------------------------------
 
-    @property
-    def in_doubt(self) -> bool:
-        """Tell whether a hand-over of this entry has an unknown outcome."""
-        return self.entry.status is Status.IN_DOUBT
-
     def complete(self, result: Any) -> None:
         """Record success and the result to replay."""
-        self.entry = insist(lambda: self.ledger.complete(self.entry, result, self.asker))
+        self._record(lambda: self.ledger.complete(self.entry, result, self.asker))
 
     def release(self, error: str, retry_in: float | None = None) -> None:
         """Free the claim, keeping it for this task's own retry if one is due in ``retry_in`` seconds."""
-        self.entry = insist(
+        self._record(
             lambda: self.ledger.release(self.entry, self.asker, self.policy, retry_in, error),
             RELEASE_PATIENCE,
         )
 
     def fail(self, error: str) -> None:
         """Record that the task gave up."""
-        self.entry = insist(lambda: self.ledger.fail(self.entry, self.asker, error), RELEASE_PATIENCE)
+        self._record(lambda: self.ledger.fail(self.entry, self.asker, error), RELEASE_PATIENCE)
 
     def doubt(self, error: str) -> None:
         """Record that an opaque body ended with an unknown outcome."""
-        self.entry = insist(lambda: self.ledger.doubt(self.entry, self.asker, error))
+        self._record(lambda: self.ledger.doubt(self.entry, self.asker, error))
 
-    def refused(self) -> list[Delivery]:
-        """Return deliveries refused for good."""
-        return [d for d in self.entry.deliveries if d.status is DeliveryStatus.REFUSED]
+    def _record(self, write: Callable[[], Entry], patience: float | None = None) -> Exception | None:
+        """Store what has happened, and return the error that struck meanwhile, such as a soft time limit.
+
+        What has happened has to be recorded whatever strikes, so the write is done once more then; the ledger
+        recognises one that had been stored already.
+        """
+        try:
+            self.entry = insist(write, patience)
+        except IdempotencyError:
+            raise
+        except Exception as struck:
+            self.entry = insist(write, patience)
+            return struck
+        return None
 
 
 def insist(write: Callable[[], T], patience: float | None = None) -> T:

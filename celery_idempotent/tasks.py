@@ -20,7 +20,6 @@ from celery.contrib.django.task import DjangoTask
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from django.db import transaction
 
-from . import signals
 from .core.entry import Entry
 from .core.errors import (
     ClaimLost,
@@ -179,7 +178,8 @@ class IdempotentTask(DjangoTask):
                 if self.on_conflict == "skip":
                     Report(self, asker, entry).duplicate()
                     return Duplicate(entry)
-                self._come_back(retry_after, error)
+                # Whoever works on it is usually done long before the lease ends.
+                self._come_back(min(retry_after, self._backoff()), error)
             case Held(entry):
                 Report(self, asker, entry).held()
                 raise DeliveryInDoubt(
@@ -378,6 +378,3 @@ def _seconds_until(when: float | datetime | None) -> float:
         now = datetime.now(when.tzinfo or timezone.utc)
         return float((when.replace(tzinfo=when.tzinfo or timezone.utc) - now).total_seconds())
     return float(when or 0.0)
-
-
-__all__ = ["HEADER", "IdempotentEmailTask", "IdempotentTask", "signals"]

@@ -9,6 +9,7 @@ import pytest
 
 from celery_idempotent import wiring
 from tests.support.servers import MariaDB, Postgres, RabbitMQ, Redis
+from tests.support.shop import Shop, opened, sqlite
 
 
 @pytest.fixture
@@ -40,3 +41,20 @@ postgres = _session(Postgres)
 mariadb = _session(MariaDB)
 redis = _session(Redis)
 rabbitmq = _session(RabbitMQ)
+
+
+@pytest.fixture(scope="module")
+def shop_process(tmp_path_factory: Any) -> Iterator[Shop]:
+    """SQLite, and a prefork worker with two pool processes."""
+    directory = tmp_path_factory.mktemp("shop")
+    with opened(directory, sqlite(directory), "-c", "2") as shop:
+        yield shop
+
+
+@pytest.fixture
+def shop(shop_process: Shop) -> Shop:
+    """The module's shop, its mail server and notes emptied."""
+    shop_process.server.accepted.clear()
+    (shop_process.directory / "bodies").unlink(missing_ok=True)
+    (shop_process.directory / "crash").unlink(missing_ok=True)
+    return shop_process

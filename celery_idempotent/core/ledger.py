@@ -155,7 +155,7 @@ class Ledger:
             and entry.owner != asker.task_id
         )
         if _starts_new_generation(entry, now, asker, policy):
-            return self._acquire(_next_generation(entry), asker, policy)
+            return self._acquire(entry, asker, policy, becoming=_next_generation(entry))
         if mismatch and policy.raise_on_mismatch:
             return Mismatch(entry)
         match entry.status:
@@ -173,8 +173,15 @@ class Ledger:
             case _:
                 return self._acquire(entry, asker, policy, mismatch)
 
-    def _acquire(self, entry: Entry, asker: Asker, policy: Policy, mismatch: bool = False) -> Acquired | None:
-        wanted = _taken(entry, asker, policy)
+    def _acquire(
+        self,
+        entry: Entry,
+        asker: Asker,
+        policy: Policy,
+        mismatch: bool = False,
+        becoming: Entry | None = None,
+    ) -> Acquired | None:
+        wanted = _taken(becoming or entry, asker, policy)
         taken = self._swap(wanted, entry, _opaque_attempt(wanted, asker, policy))
         return Acquired(taken, mismatch) if taken else None
 
@@ -195,7 +202,7 @@ class Ledger:
             stored = self._swap(sent, entry)
             return Duplicate(stored, mismatch) if stored else None
         status = DeliveryStatus.ACCEPTED if verdict is Verdict.SENT else DeliveryStatus.DEFERRED
-        return self._acquire(_resolved(entry, status), asker, policy, mismatch)
+        return self._acquire(entry, asker, policy, mismatch, becoming=_resolved(entry, status))
 
     def _verdict(self, entry: Entry, policy: Policy) -> Verdict:
         if policy.in_doubt == "resend":
@@ -226,6 +233,26 @@ class Ledger:
             deliveries=_merged(entry, rows),
         )
         return self._must_swap(changed, entry, _attempt(changed, asker, rows))
+
+    def withdraw(
+        self, entry: Entry, targets: Iterable[Target], message_id: str, asker: Asker, policy: Policy
+    ) -> Entry:
+        """Take back a `begin` on ``entry`` that may or may not have been stored; nothing was sent.
+
+        Raises `ClaimLost` if another run took over, `LedgerUnavailable`.
+        """
+        current = self.store.get(entry.key)
+        if current is not None and current.entry.version == entry.version:
+            return entry
+        # Another run would first have made it CLAIMED, and the version two higher before its own write-ahead.
+        if (
+            current is None
+            or current.entry.version != entry.version + 1
+            or current.entry.status is not Status.SENDING
+        ):
+            raise ClaimLost(f"{entry.email_type}: the claim on {entry.key} was taken over")
+        unsent = Reply(DeliveryStatus.DEFERRED, None, "interrupted before the payload")
+        return self.settle(current.entry, dict.fromkeys(targets, unsent), message_id, asker, policy)
 
     def settle(
         self, entry: Entry, replies: Mapping[Target, Reply], message_id: str, asker: Asker, policy: Policy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import timedelta
 from smtplib import SMTPException
 
 import django
@@ -15,7 +16,7 @@ from celery import Celery  # noqa: E402
 from django.core.mail import EmailMessage  # noqa: E402
 from django.db import transaction  # noqa: E402
 
-from celery_idempotent import IdempotentEmailTask, IdempotentTask  # noqa: E402
+from celery_idempotent import IdempotentEmailTask, IdempotentTask, Verdict  # noqa: E402
 from tests.acceptance import crash  # noqa: E402
 
 DIRECTORY = os.environ.get("TEST_DIRECTORY", "/tmp")
@@ -91,6 +92,33 @@ def opaque(order: int, fail: bool = False) -> str:
     if fail:
         raise ValueError("nothing happened")
     return f"done {order}"
+
+
+def send(order: int) -> None:
+    """Hand one mail over and note it."""
+    note(f"send {order}")
+    EmailMessage("Your order", f"Order {order}", to=["ann@example.com"]).send()
+
+
+@app.task(key_fields=("order",), window=timedelta(seconds=2), **COMMON)
+def reminder(order: int) -> str:
+    """May be sent again two seconds after the last acceptance."""
+    send(order)
+    return "reminded"
+
+
+@app.task(key_fields=("order",), in_doubt="resend", **COMMON)
+def insistent(order: int) -> str:
+    """Would rather be sent twice than not at all."""
+    send(order)
+    return "sent"
+
+
+@app.task(key_fields=("order", "verdict"), in_doubt=lambda entry: Verdict(entry.label.split("=")[-1]), **COMMON)
+def verified(order: int, verdict: str) -> str:
+    """Its verifier says what the caller wants it to say."""
+    send(order)
+    return "sent"
 
 
 @app.task

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from tests.acceptance.conftest import Shop
+from tests.support.shop import Shop
 
 orders = itertools.count(1)
 

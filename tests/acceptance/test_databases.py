@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.conftest import Shop, opened
 from tests.support.servers import MariaDB, Postgres
+from tests.support.shop import Shop, opened
 from tests.support.worker import wait_for
 
 

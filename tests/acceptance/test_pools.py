@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.conftest import opened, sqlite
+from tests.support.shop import opened, sqlite
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo", "gevent"])

@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from tests.acceptance.conftest import Shop
+from tests.support.shop import Shop
 from tests.support.worker import wait_for
 
 

@@ -187,6 +187,19 @@ def test_an_opaque_body_tells_failure_from_doubt() -> None:
     assert isinstance(sms.apply((2,)).result, DeliveryInDoubt)
 
 
+def test_a_key_function_gets_the_calls_own_arguments() -> None:
+    """As given, without the task itself; what names nothing is refused."""
+
+    @app.task(
+        bind=True, base=IdempotentTask, name="keyed", key_function=lambda basket, **more: basket["id"] or None
+    )
+    def keyed(self: Any, basket: Any, note: str = "") -> None: ...
+
+    assert keyed.key_for({"id": 1}) == keyed.key_for(basket={"id": 1}, note="x") != keyed.key_for({"id": 2})
+    with pytest.raises(KeyFieldError, match="keyed: key_function returned None"):
+        keyed.key_for({"id": 0})
+
+
 def test_fixed_windows_take_the_events_own_time() -> None:
     """The bucket is in the key; without a usable time the call is refused."""
 

@@ -1,4 +1,4 @@
-"""A database, a mail server and a worker process for each module, and a publisher in this process."""
+"""A project with a database, a broker, a mail server and a worker process, as tests deal with it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from tests.support.mailserver import ScriptedSMTP
 from tests.support.servers import Redis
@@ -80,20 +78,3 @@ def opened(directory: Path, database: dict[str, Any], *arguments: str, **more: s
         with Worker("tests.acceptance.app", shop.environment, directory / "worker.log", *arguments) as worker:
             shop.worker = worker
             yield shop
-
-
-@pytest.fixture(scope="module")
-def shop_process(tmp_path_factory: Any) -> Iterator[Shop]:
-    """SQLite, and a prefork worker with two pool processes."""
-    directory = tmp_path_factory.mktemp("shop")
-    with opened(directory, sqlite(directory), "-c", "2") as shop:
-        yield shop
-
-
-@pytest.fixture
-def shop(shop_process: Shop) -> Shop:
-    """The module's shop, its mail server and notes emptied."""
-    shop_process.server.accepted.clear()
-    (shop_process.directory / "bodies").unlink(missing_ok=True)
-    (shop_process.directory / "crash").unlink(missing_ok=True)
-    return shop_process

@@ -1,0 +1,127 @@
+"""What strikes in the middle of a write to the ledger changes neither what happened nor what is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.exceptions import SoftTimeLimitExceeded
+from django.core.mail import EmailMessage
+
+from celery_idempotent import IdempotentEmailTask, IdempotentTask, LedgerUnavailable, Status
+from celery_idempotent.core.status import DeliveryStatus
+from tests.support.mailserver import ScriptedSMTP
+
+app = Celery("interruptions", broker="memory://", backend="cache+memory://", set_as_current=False)
+
+
+@app.task(base=IdempotentEmailTask, key_fields=("n",), name="interrupted")
+def interrupted(n: int) -> str:
+    EmailMessage("Hi", "text", to=["ann@example.com"]).send()
+    return "sent"
+
+
+@app.task(base=IdempotentTask, key_fields=("n",), name="interrupted-opaque")
+def interrupted_opaque(n: int) -> str:
+    return "done"
+
+
+@pytest.fixture
+def server(memory_ledger: Any, tracked: None, settings: Any) -> Any:
+    """A mail server, and an empty ledger."""
+    with ScriptedSMTP() as server:
+        settings.EMAIL_PORT = server.port
+        yield server
+
+
+def strike(monkeypatch: pytest.MonkeyPatch, ledger: Any, number: int, stored: bool, error: Exception) -> None:
+    """Raise ``error`` in the ``number``-th swap, before or after it is stored."""
+    swap: Callable[..., Any] = ledger.store.swap
+    calls = 0
+
+    def struck(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls != number:
+            return swap(*args, **kwargs)
+        if stored:
+            swap(*args, **kwargs)
+        raise error
+
+    monkeypatch.setattr(ledger.store, "swap", struck)
+
+
+BEGIN, SETTLE, COMPLETE = 1, 2, 3
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize(
+    ("write", "state", "copies", "status"),
+    [
+        (BEGIN, "FAILURE", 0, Status.FAILED),
+        (SETTLE, "FAILURE", 1, Status.FAILED),
+        (COMPLETE, "SUCCESS", 1, Status.SENT),
+    ],
+)
+def test_a_soft_time_limit_in_a_write(
+    memory_ledger: Any,
+    server: ScriptedSMTP,
+    monkeypatch: pytest.MonkeyPatch,
+    write: int,
+    stored: bool,
+    state: str,
+    copies: int,
+    status: Status,
+) -> None:
+    """P1, P2: never in doubt, as the process knows what it did; the next call sends what is owed, once."""
+    strike(monkeypatch, memory_ledger, write, stored, SoftTimeLimitExceeded())
+    assert interrupted.apply((1,)).state == state
+    entry = interrupted.entry_for(1)
+    assert (entry.status, len(server.accepted)) == (status, copies)
+    assert all(d.status in (DeliveryStatus.ACCEPTED, DeliveryStatus.DEFERRED) for d in entry.deliveries)
+    assert interrupted.apply((1,)).get() == "sent"
+    assert len(server.accepted) == 1
+
+
+def test_a_write_ahead_whose_confirmation_is_lost(
+    memory_ledger: Any, server: ScriptedSMTP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P6: the payload stays here, the write is taken back, and the task's next try goes on at once."""
+    strike(monkeypatch, memory_ledger, BEGIN, True, LedgerUnavailable("cut off"))
+    assert isinstance(interrupted.apply((1,), task_id="one").result, LedgerUnavailable)
+    assert not server.accepted
+    assert interrupted.entry_for(1).status is Status.CLAIMED
+    assert interrupted.apply((1,), task_id="one").get() == "sent"
+    assert len(server.accepted) == 1
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_an_opaque_body_that_is_done_is_recorded_as_done(
+    memory_ledger: Any, monkeypatch: pytest.MonkeyPatch, stored: bool
+) -> None:
+    """Its only write after the claim is the one that says so."""
+    strike(monkeypatch, memory_ledger, 1, stored, SoftTimeLimitExceeded())
+    assert interrupted_opaque.apply((1,)).get() == "done"
+    assert interrupted_opaque.entry_for(1).status is Status.SENT
+
+
+def test_a_run_that_lost_its_claim_takes_nothing_back(
+    memory_ledger: Any, server: ScriptedSMTP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If another run has taken over meanwhile, its entry is left alone."""
+    strike(monkeypatch, memory_ledger, BEGIN, False, SoftTimeLimitExceeded())
+    get = memory_ledger.store.get
+
+    def taken_over(key: str) -> Any:
+        monkeypatch.setattr(memory_ledger.store, "get", get)
+        seen = get(key)
+        memory_ledger.store.swap(replace(seen.entry, owner="other"), seen.entry.version)
+        return get(key)
+
+    monkeypatch.setattr(memory_ledger.store, "get", taken_over)
+    assert interrupted.apply((1,)).state == "FAILURE"
+    assert interrupted.entry_for(1).owner == "other"
+    assert not server.accepted

@@ -1,0 +1,63 @@
+"""Puts the entry of a call into any state, through the ledger itself, as some other run would have left it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from celery_idempotent.conf import conf
+from celery_idempotent.core.addresses import recipient
+from celery_idempotent.core.entry import Entry
+from celery_idempotent.core.ledger import Acquired, Asker, Policy, Reply
+from celery_idempotent.core.status import DeliveryStatus, Status
+from celery_idempotent.wiring import get_ledger
+
+POLICY = Policy(lease=60, send_timeout=60)
+
+
+class Seed:
+    """The run of ``task(*args)`` under the task id ``by``."""
+
+    def __init__(self, task: Any, *args: Any, by: str = "seed", **policy: Any) -> None:
+        identity = task._identify(args, {})
+        self.ledger = get_ledger()
+        self.policy = replace(POLICY, **policy)
+        self.asker = Asker(
+            identity.key, task.email_type or task.name, by, "", identity.label, identity.fingerprint
+        )
+        who = recipient("ann@example.com", conf.recipient_salt, conf.recipients)
+        self.targets = [("0", who)]
+
+    def claimed(self) -> Entry:
+        """CLAIMED, the lease running."""
+        outcome = self.ledger.claim(self.asker, self.policy)
+        assert isinstance(outcome, Acquired), outcome
+        return outcome.entry
+
+    def sending(self) -> Entry:
+        """SENDING, the deadline running."""
+        return self.ledger.begin(self.claimed(), self.targets, "<m@seed>", self.asker, self.policy)
+
+    def settled(self, status: DeliveryStatus) -> Entry:
+        """Handed over with a known outcome, or in doubt."""
+        replies = dict.fromkeys(self.targets, Reply(status, 250))
+        return self.ledger.settle(self.sending(), replies, "<m@seed>", self.asker, self.policy)
+
+    def released(self, retry_in: float | None = None) -> Entry:
+        """RELEASED, perhaps for a retry of its own."""
+        return self.ledger.release(self.claimed(), self.asker, self.policy, retry_in)
+
+    def sent(self, result: Any) -> Entry:
+        """SENT with a result."""
+        return self.ledger.complete(self.settled(DeliveryStatus.ACCEPTED), result, self.asker)
+
+    def failed(self, status: DeliveryStatus) -> Entry:
+        """FAILED after a hand-over that ended as ``status``."""
+        return self.ledger.fail(self.settled(status), self.asker, "ValueError")
+
+    def cancelled(self) -> Entry:
+        """CANCELLED, as an operator would."""
+        entry = self.claimed()
+        stored = self.ledger.store.swap(replace(entry, status=Status.CANCELLED, deadline=None), entry.version)
+        assert stored is not None
+        return stored.entry
