@@ -13,7 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
 from .conf import DEFAULTS, conf
-from .options import problems
+from .options import misspelt, problems
 from .wiring import backend_in_place, get_ledger
 
 SMTP = "django.core.mail.backends.smtp.EmailBackend"
@@ -68,9 +68,20 @@ def _unusable() -> list[CheckMessage]:
 
 @register("celery_idempotent")
 def check_tasks(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
-    """E010 unusable task option, W011 a window longer than the retention."""
+    """E010 unusable task option, W011 a window longer than the retention, W012 a misspelt option."""
+    from .tasks import IdempotentTask
+
     found: list[CheckMessage] = []
     for task in tasks():
+        found += [
+            Warning(
+                f"task {task.name}: there is no option {name!r}, so it has no effect",
+                hint=f"Did you mean {meant!r}?",
+                obj=task.name,
+                id="celery_idempotent.W012",
+            )
+            for name, meant in misspelt(task, IdempotentTask)
+        ]
         found += [
             Error(f"task {task.name}: {option} {text}", obj=task.name, id="celery_idempotent.E010")
             for option, text in problems(task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -159,6 +160,18 @@ def problems(task: Any) -> Iterator[tuple[str, str]]:
         yield "window", f"is {task.window!r}; it has to be a positive timedelta, or None for once"
     if task.window_mode == "fixed" and not task.event_time_field:
         yield "event_time_field", 'is not set; window_mode="fixed" takes the bucket of the event\'s own time'
+
+
+def misspelt(task: Any, base: type) -> Iterator[tuple[str, str]]:
+    """Yield (attribute, option that was probably meant) for what a task declares and nothing reads.
+
+    ``base`` is the class that annotates the options.
+    """
+    options = base.__annotations__
+    for name in vars(type(task)):
+        close = difflib.get_close_matches(name, options, n=1, cutoff=0.8)
+        if close and not hasattr(base, name):
+            yield name, close[0]
 
 
 def _wrong_choices(task: Any) -> Iterator[tuple[str, str]]:

@@ -52,7 +52,10 @@ class Plan:
 
 @dataclass
 class Figures:
-    """What came of a storm. Counted at the mail server, except for what the ledger holds in doubt."""
+    """What came of a storm.
+
+    Copies are counted at the mail server, suppressed duplicates in the tasks' results, doubt in the ledger.
+    """
 
     logical: int
     events: int
@@ -254,6 +257,16 @@ class Storm:
         rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
         return Counter((int(row["subject"].split()[1]), to) for row in rows for to in row["to"])
 
+    def _suppressed(self) -> int:
+        from django_celery_results.models import TaskResult
+
+        done = TaskResult.objects.filter(task_name=self.task_name, status="SUCCESS")
+        notes = [
+            json.loads(meta or "{}").get("celery_idempotent", {})
+            for meta in done.values_list("meta", flat=True)
+        ]
+        return sum(note.get("outcome") == "duplicate" for note in notes)
+
     def _doubtful(self) -> set[Mail]:
         from shop.celery import app
 
@@ -274,7 +287,7 @@ class Storm:
             events=events,
             sent=len(copies),
             duplicates=duplicates,
-            suppressed=max(0, events - logical - duplicates),
+            suppressed=self._suppressed(),
             lost=sum(mail not in copies and mail not in doubtful for mail in self.plan.mails),
             in_doubt=len(doubtful),
             seconds=round(seconds, 1),

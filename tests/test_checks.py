@@ -82,6 +82,19 @@ def test_w011_a_window_longer_than_the_retention(app: Celery, settings: Any) -> 
 
 
 @pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [({"on_conflicts": "skip"}, "on_conflict"), ({"in_doubts": "hold"}, "in_doubt"), ({"leese": 5}, "lease")],
+)
+def test_w012_a_misspelt_option(app: Celery, wrong: dict[str, Any], meant: str) -> None:
+    """Celery takes any option; one that nothing reads would silently do nothing."""
+    task(app, **wrong)
+    found = checks.check_tasks(None)
+    assert ids(found) == ["W012"]
+    assert next(iter(wrong)) in found[0].msg
+    assert meant in str(found[0].hint)
+
+
+@pytest.mark.parametrize(
     ("given", "found"),
     [
         ({"DATABSE": "default"}, ["E001"]),

@@ -82,7 +82,7 @@ if url := os.environ.get("SHOP_DATABASE_URL"):
 else:
     # SQLite lets one transaction write at a time, so the ledger gets a file of its own.
     DATABASES = {"default": sqlite("shop.sqlite3"), "ledger": sqlite("ledger.sqlite3")}
-    DATABASE_ROUTERS = ["shop.routers.LedgerRouter"]
+    DATABASE_ROUTERS = ["celery_idempotent.router.LedgerRouter"]
     CELERY_IDEMPOTENT["DATABASE"] = "ledger"
 
 # -- mail ------------------------------------------------------------------------------------------------
