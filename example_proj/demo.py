@@ -6,6 +6,7 @@ no mail went out twice and none was lost.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -17,7 +18,6 @@ from pathlib import Path
 from storm import HERE, KILLS, PUBLISHERS, WORKERS, Figures, Plan, Storm, make_plan
 
 ROOT = HERE.parent
-FOLDER = ROOT / "build" / "demo"
 BUDGET = 100.0
 LEDGER_SHARE = 60.0
 LOGICAL, EVENTS, SEED = 300, 1000, 2024
@@ -36,24 +36,38 @@ ROWS = {
 def main() -> int:
     """Run both storms, print the table and return the exit status."""
     began = time.monotonic()
-    prepare()
-    plan = make_plan(LOGICAL, EVENTS, SEED)
+    options = arguments()
+    folder = options.build / "demo"
+    prepare(folder)
+    plan = make_plan(options.mails, options.events, SEED)
     introduce(plan)
-    ledger = Storm("ledger", "shop.tasks.order_confirmation", plan, FOLDER).run(LEDGER_SHARE)
+    ledger = Storm("ledger", "shop.tasks.order_confirmation", plan, folder).run(LEDGER_SHARE)
     rest = BUDGET - (time.monotonic() - began)
-    plain = Storm("plain", "shop.plain_confirmation", plan, FOLDER).run(rest)
+    plain = Storm("plain", "shop.plain_confirmation", plan, folder).run(rest)
     kept = ledger.duplicates == 0 and ledger.lost == 0
-    report(ledger, plain, kept)
+    report(ledger, plain, kept, options.build)
     return 0 if kept else 1
 
 
-def prepare() -> None:
+def arguments() -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mails", type=int, default=LOGICAL, help="logical emails (%(default)s)")
+    parser.add_argument("--events", type=int, default=EVENTS, help="events that ask for them (%(default)s)")
+    parser.add_argument("--build", type=Path, default=ROOT / "build", help="where demo/ and demo.json go")
+    options = parser.parse_args()
+    if not 1 <= options.mails <= options.events:
+        parser.error("there have to be at least as many events as mails, and at least one mail")
+    return options
+
+
+def prepare(folder: Path) -> None:
     """Start from an empty folder and empty databases."""
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    FOLDER.mkdir(parents=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     for name in ("SHOP_DATABASE_URL", "SHOP_BROKER_URL", "SHOP_RESULT_BACKEND"):
         os.environ.pop(name, None)
-    os.environ |= {"DJANGO_SETTINGS_MODULE": "shop.settings", "SHOP_DIRECTORY": str(FOLDER), "SHOP_DEBUG": "0"}
+    os.environ |= {"DJANGO_SETTINGS_MODULE": "shop.settings", "SHOP_DIRECTORY": str(folder), "SHOP_DEBUG": "0"}
     import django
     from django.core.management import call_command
 
@@ -76,10 +90,10 @@ def introduce(plan: Plan) -> None:
     )
 
 
-def report(ledger: Figures, plain: Figures, kept: bool) -> None:
-    """Print the table, say where to look next, and write ``build/demo.json``."""
+def report(ledger: Figures, plain: Figures, kept: bool, build: Path) -> None:
+    """Print the table, say where to look next, and write ``demo.json``."""
     figures = {"ledger": asdict(ledger), "plain": asdict(plain)}
-    (ROOT / "build" / "demo.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    (build / "demo.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     print(f"\n{'':24}{'ledger':>10}{'plain':>10}")
     for key, title in ROWS.items():
         print(f"{title:24}{figures['ledger'][key]:>10}{figures['plain'][key]:>10}")

@@ -68,7 +68,7 @@ class Figures:
 
 
 def make_plan(logical: int, events: int, seed: int) -> Plan:
-    """Return a storm of ``events`` publications of ``logical`` mails."""
+    """Return a storm of ``events`` publications of ``logical`` mails, within `PUBLISH_SECONDS`."""
     dice = random.Random(seed)
     mails = [(1000 + n, f"customer{n}@example.com") for n in range(logical)]
     wanted = mails + dice.choices(mails, k=events - logical)

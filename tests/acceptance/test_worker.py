@@ -139,3 +139,31 @@ def test_one_log_line_tells_each_outcome(shop: Shop) -> None:
     log = shop.logs()
     wait_for(lambda: "confirmation: duplicate (order=1012)" in shop.logs(), 10, shop.logs)
     assert log.count("confirmation: sent (order=1012)") == 1
+
+
+def test_events_tell_what_flower_counts(shop: Shop) -> None:
+    """Celery's own SUCCESS stays; beside it sent, duplicate and in doubt are events with key and first task."""
+    shop.server.script["dot"] = ["250 queued", "DROP"]
+    shop.server.forget_calls()
+    try:
+        heard = shop.ask("""
+import threading, time
+from celery.events import EventReceiver
+heard, ready = [], threading.Event()
+EventReceiver.on_consume_ready = lambda *_, **__: ready.set()
+def listen():
+    with app.connection_for_read() as connection:
+        app.events.Receiver(connection, handlers={"*": heard.append}).capture(limit=None, wakeup=False)
+threading.Thread(target=listen, daemon=True).start()
+assert ready.wait(20)
+confirm.apply_async((1013,), task_id="first").get(timeout=60)
+confirm.delay(1013).get(timeout=60)
+try: confirm.delay(1014).get(timeout=60)
+except Exception: pass
+time.sleep(1)
+answer([[e["type"], e["first_task_id"], e["key"] == confirm.key_for(1013)] for e in heard if "email" in e["type"]])
+""")
+    finally:
+        shop.server.script["dot"] = "250 queued"
+    assert heard[:2] == [["task-email-sent", "first", True], ["task-email-duplicate", "first", True]]
+    assert [event[0] for event in heard[2:]] == ["task-email-in-doubt"]

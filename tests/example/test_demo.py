@@ -1,0 +1,43 @@
+"""`make demo`, smaller: exit status, table and figures."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+DEMO = Path(__file__).parents[2] / "example_proj" / "demo.py"
+
+
+def test_the_promise_holds_and_the_figures_say_so(tmp_path: Path) -> None:
+    """One copy each with the ledger; the plain task beside it delivers the duplicates."""
+    done = subprocess.run(
+        [sys.executable, str(DEMO), "--mails", "60", "--events", "240", "--build", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads((tmp_path / "demo.json").read_text())
+    ledger, plain = figures["ledger"], figures["plain"]
+    assert list(ledger) == list(plain)
+    assert (ledger["logical"], ledger["events"]) == (60, 240)
+    assert (ledger["duplicates"], ledger["lost"]) == (0, 0)
+    assert 54 <= ledger["sent"] <= 60
+    assert ledger["in_doubt"] <= 6, "only what was killed in a hand-over"
+    assert ledger["sent"] + ledger["in_doubt"] >= 60
+    assert ledger["suppressed"] > 100
+    assert plain["duplicates"] > 100
+    assert plain["suppressed"] == 0
+    assert "The promise held" in done.stdout
+    assert "Where to look next" in done.stdout
+
+
+def test_nonsense_is_refused() -> None:
+    """Fewer events than mails make no storm."""
+    command = [sys.executable, str(DEMO), "--mails", "5", "--events", "4"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 2
+    assert "at least as many events" in done.stderr
