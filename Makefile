@@ -1,7 +1,8 @@
 # Two commands matter: `make demo` and `make test`. Both need nothing but Python and make.
 PYTHON ?= python3
-BIN = .venv/bin
-READY = .venv/.ready
+VENV ?= .venv
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready
 
 .PHONY: help demo test lint clean
 
@@ -12,8 +13,8 @@ help:
 	@echo "make clean  remove what the others built"
 
 $(READY): pyproject.toml constraints.txt
-	@echo "== building .venv (once)"
-	$(PYTHON) -m venv .venv
+	@echo "== building $(VENV) (once)"
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $(READY)
 
@@ -31,4 +32,4 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv* build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

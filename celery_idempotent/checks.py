@@ -13,10 +13,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
 from .conf import DEFAULTS, conf
+from .mailers import SMTP, Mailer, mailers
 from .options import misspelt, problems
-from .wiring import backend_in_place, get_ledger
-
-SMTP = "django.core.mail.backends.smtp.EmailBackend"
+from .wiring import get_ledger
 
 
 def tasks() -> Iterator[Any]:
@@ -104,33 +103,50 @@ def _retention() -> bool:
 
 @register("celery_idempotent")
 def check_mail(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
-    """W020 email tasks without the backend, W021 no EMAIL_TIMEOUT, E022 a backend that wraps itself."""
+    """W020, W023 mail that goes around the ledger, W021 no timeout, E022 a backend that wraps itself."""
     from .tasks import IdempotentEmailTask
 
-    found: list[CheckMessage] = []
     names = [task.name for task in tasks() if isinstance(task, IdempotentEmailTask)]
-    if names and not backend_in_place():
-        found.append(
-            Warning(
-                f"the bodies of {', '.join(names)} are opaque to the ledger: mail does not go through it",
-                hint='Set EMAIL_BACKEND = "celery_idempotent.mail.EmailBackend" and name the backend that '
-                'sends in CELERY_IDEMPOTENT["EMAIL_BACKEND"].',
-                id="celery_idempotent.W020",
+    found: list[CheckMessage] = []
+    for mailer in mailers():
+        if mailer.wrapped is None:
+            found += _around_the_ledger(mailer, names)
+        elif mailer.wrapped.startswith("celery_idempotent."):
+            found.append(
+                Error(
+                    "CELERY_IDEMPOTENT['EMAIL_BACKEND'] names the backend that wraps; name the one that sends",
+                    id="celery_idempotent.E022",
+                )
             )
-        )
-    if backend_in_place() and conf.email_backend == SMTP and settings.EMAIL_TIMEOUT is None:
-        found.append(
-            Warning(
-                "EMAIL_TIMEOUT is None: a mail server that stalls holds a worker for send_timeout",
-                hint="Set EMAIL_TIMEOUT to some seconds, such as 30.",
-                id="celery_idempotent.W021",
+        elif mailer.wrapped == SMTP and mailer.timeout is None:
+            found.append(
+                Warning(
+                    f"mailer {mailer.alias!r} has no timeout: a mail server that stalls holds a worker "
+                    "for send_timeout",
+                    hint="Set EMAIL_TIMEOUT (or the option 'timeout' in MAILERS) to some seconds, such as 30.",
+                    id="celery_idempotent.W021",
+                )
             )
-        )
-    if conf.email_backend.startswith("celery_idempotent."):
-        found.append(
-            Error(
-                "CELERY_IDEMPOTENT['EMAIL_BACKEND'] names the backend that wraps; name the one that sends",
-                id="celery_idempotent.E022",
-            )
-        )
     return found
+
+
+def _around_the_ledger(mailer: Mailer, names: Sequence[str]) -> list[CheckMessage]:
+    if not names:
+        return []
+    if mailer.alias != "default":
+        return [
+            Warning(
+                f"what an idempotent task sends with using={mailer.alias!r} goes around the ledger",
+                hint="Give that mailer BACKEND 'celery_idempotent.mail.EmailBackend', the one that sends as its "
+                "option 'backend'; or silence this check if no idempotent task uses it.",
+                id="celery_idempotent.W023",
+            )
+        ]
+    return [
+        Warning(
+            f"the bodies of {', '.join(names)} are opaque to the ledger: mail does not go through it",
+            hint='Set EMAIL_BACKEND (or BACKEND in MAILERS) to "celery_idempotent.mail.EmailBackend" and name '
+            'the backend that sends in CELERY_IDEMPOTENT["EMAIL_BACKEND"].',
+            id="celery_idempotent.W020",
+        )
+    ]

@@ -32,11 +32,12 @@ from .core.errors import (
     UnsafeTransaction,
 )
 from .core.ledger import Acquired, Asker, Busy, Duplicate, Held, Mismatch, Outcome, Verifier
+from .mailers import backend_in_place
 from .options import CallKeys, Identity, email_type, policy
 from .reporting import Report
 from .results import dump, load
 from .run import Run
-from .wiring import backend_in_place, get_ledger
+from .wiring import get_ledger
 
 logger = logging.getLogger("celery_idempotent")
 

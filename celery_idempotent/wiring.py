@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
-from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.utils.module_loading import import_string
@@ -75,15 +74,3 @@ def ledger_alias() -> str:
     if type(connections[OWN_ALIAS].connect).__name__ == "_DatabaseFailure":  # forbidden by a test case
         return base
     return OWN_ALIAS
-
-
-def backend_in_place() -> bool:
-    """Tell whether mail sent inside a task goes through the ledger-aware email backend."""
-    mailers = getattr(settings, "MAILERS", None) or {}
-    path = mailers.get("default", {}).get("BACKEND") or settings.EMAIL_BACKEND
-    return _is_ours(path)
-
-
-@lru_cache(maxsize=8)
-def _is_ours(path: str) -> bool:
-    return bool(getattr(import_string(path), "records_in_ledger", False))

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import django
 import pytest
 
 from celery_idempotent import wiring
 from tests.support.servers import MariaDB, Postgres, RabbitMQ, Redis
 from tests.support.shop import Shop, opened, sqlite
+
+collect_ignore = [] if django.VERSION >= (6, 1) else ["mail/test_django_6_1.py"]
 
 
 @pytest.fixture

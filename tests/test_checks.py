@@ -124,6 +124,23 @@ def test_w021_no_timeout(settings: Any, tracked: None) -> None:
     assert ids(checks.check_mail(None)) == ["W021"]
 
 
+def test_mailers_of_django_6_1(app: Celery, settings: Any) -> None:
+    """W020, W021, W023 and E022 look at MAILERS where there is one, alias by alias."""
+    task(app)
+    ours = "celery_idempotent.mail.EmailBackend"
+    settings.MAILERS = {
+        "default": {"BACKEND": ours, "OPTIONS": {"host": "mail", "timeout": 30}},
+        "bulk": {"BACKEND": ours, "OPTIONS": {"backend": "django.core.mail.backends.console.EmailBackend"}},
+    }
+    assert ids(checks.check_mail(None)) == []
+    settings.MAILERS = {"default": {"BACKEND": ours}, "bulk": {}}
+    found = checks.check_mail(None)
+    assert ids(found) == ["W021", "W023"]
+    assert "using='bulk'" in found[1].msg
+    settings.MAILERS = {"default": {}, "loop": {"BACKEND": ours, "OPTIONS": {"backend": ours}}}
+    assert ids(checks.check_mail(None)) == ["W020", "E022"]
+
+
 def test_e022_a_backend_that_wraps_itself(settings: Any, tracked: None) -> None:
     """It would never send."""
     settings.CELERY_IDEMPOTENT = {"EMAIL_BACKEND": "celery_idempotent.mail.EmailBackend"}

@@ -10,9 +10,10 @@ from email.utils import format_datetime
 from smtplib import SMTPServerDisconnected
 from typing import Any
 
-from django.core.mail import EmailMessage, get_connection
+from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 from django.core.mail.utils import DNS_NAME
+from django.utils.module_loading import import_string
 
 from ..conf import conf
 from ..core.addresses import mask_all, recipient
@@ -27,17 +28,29 @@ logger = logging.getLogger("celery_idempotent")
 
 
 class EmailBackend(BaseEmailBackend):
-    """Wraps the backend named by ``CELERY_IDEMPOTENT["EMAIL_BACKEND"]``.
+    """Wraps the backend named by ``CELERY_IDEMPOTENT["EMAIL_BACKEND"]``, or by its own option ``backend``.
 
-    A message may carry ``idempotency_part``, a name that tells it from the body's other messages.
+    All other options are the wrapped backend's. A message may carry ``idempotency_part``, a name that tells it
+    from the body's other messages.
     """
 
     records_in_ledger = True
 
-    def __init__(self, fail_silently: bool = False, **kwargs: Any) -> None:
-        super().__init__(fail_silently=fail_silently)
-        self._passing = get_connection(conf.email_backend, fail_silently=fail_silently, **kwargs)
-        self._tracked = get_connection(conf.email_backend, fail_silently=False, **kwargs)
+    def __init__(
+        self,
+        fail_silently: bool = False,
+        *,
+        alias: str | None = None,
+        backend: str | None = None,
+        **options: Any,
+    ) -> None:
+        named: dict[str, Any] = {} if alias is None else {"alias": alias}  # MAILERS, from Django 6.1 on
+        super().__init__(**named)
+        self.fail_silently = fail_silently
+        wrapped = import_string(backend or conf.email_backend)
+        silent = {"fail_silently": True} if fail_silently else {}
+        self._tracked: BaseEmailBackend = wrapped(**named, **options)
+        self._passing: BaseEmailBackend = wrapped(**named, **options, **silent)
 
     def open(self) -> bool | None:
         """Open the wrapped backend's connection."""

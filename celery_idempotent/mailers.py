@@ -1,0 +1,51 @@
+"""Django's own mail settings: ``MAILERS`` of Django 6.1, or the ``EMAIL_…`` settings before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from django.conf import settings
+from django.utils.module_loading import import_string
+
+from .conf import conf
+
+SMTP = "django.core.mail.backends.smtp.EmailBackend"
+
+
+@dataclass(frozen=True, slots=True)
+class Mailer:
+    """One way for mail to leave the project."""
+
+    alias: str
+    path: str
+    """The backend that Django calls."""
+    wrapped: str | None
+    """The backend that sends for it, where it is the ledger-aware one."""
+    timeout: float | None
+    """Seconds, for SMTP."""
+
+
+def mailers() -> Iterator[Mailer]:
+    """Yield the mailers that the settings define; before Django 6.1 there is one, ``"default"``."""
+    configured = getattr(settings, "MAILERS", None)
+    if configured is None:
+        path = settings.EMAIL_BACKEND
+        yield Mailer("default", path, conf.email_backend if is_ours(path) else None, settings.EMAIL_TIMEOUT)
+        return
+    for alias, mailer in configured.items():
+        path, options = mailer.get("BACKEND", SMTP), mailer.get("OPTIONS", {})
+        wrapped = options.get("backend", conf.email_backend) if is_ours(path) else None
+        yield Mailer(alias, path, wrapped, options.get("timeout"))
+
+
+def backend_in_place() -> bool:
+    """Tell whether mail sent inside a task goes through the ledger-aware email backend."""
+    return any(mailer.wrapped for mailer in mailers() if mailer.alias == "default")
+
+
+@lru_cache(maxsize=32)
+def is_ours(path: str) -> bool:
+    """Tell whether the backend at ``path`` is ours or derives from it."""
+    return bool(getattr(import_string(path), "records_in_ledger", False))
