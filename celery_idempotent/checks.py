@@ -137,8 +137,8 @@ def _around_the_ledger(mailer: Mailer, names: Sequence[str]) -> list[CheckMessag
         return [
             Warning(
                 f"what an idempotent task sends with using={mailer.alias!r} goes around the ledger",
-                hint="Give that mailer BACKEND 'celery_idempotent.mail.EmailBackend', the one that sends as its "
-                "option 'backend'; or silence this check if no idempotent task uses it.",
+                hint="Give that mailer BACKEND 'celery_idempotent.mail.EmailBackend', the one that sends as "
+                "its option 'backend'; or silence this check if no idempotent task uses it.",
                 id="celery_idempotent.W023",
             )
         ]
