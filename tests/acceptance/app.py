@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from datetime import timedelta
@@ -35,6 +36,8 @@ app.conf.update(
     task_send_sent_event=False,
     worker_lost_wait=0.5,  # the default waits ten seconds before a killed process counts as lost
 )
+app.conf.broker_transport_options = json.loads(os.environ.get("TEST_TRANSPORT", "{}"))
+app.conf.update(json.loads(os.environ.get("TEST_CONFIG", "{}")))
 COMMON = {"base": IdempotentEmailTask, "lease": 2, "send_timeout": 2}
 
 
