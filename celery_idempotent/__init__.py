@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .core.errors import (
         ClaimLost,
         DeliveryInDoubt,
+        EntryUnreadable,
         IdempotencyError,
         InProgress,
         KeyFieldError,
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ClaimLost",
     "DeliveryInDoubt",
+    "EntryUnreadable",
     "IdempotencyError",
     "IdempotentEmailTask",
     "IdempotentTask",

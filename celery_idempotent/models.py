@@ -24,6 +24,7 @@ class LogicalEmail(models.Model):
     label = models.CharField(max_length=255, blank=True, help_text="The key fields, addresses masked.")
     status = models.CharField(max_length=16, choices=_choices(Status))
     version = models.BigIntegerField(help_text="Fencing token: grows with every change.")
+    claim_id = models.CharField(max_length=32, blank=True, editable=False)
     generation = models.PositiveIntegerField(default=1)
     owner = models.CharField("task id", max_length=255, db_index=True)
     deadline = models.DateTimeField(null=True)

@@ -24,6 +24,7 @@ from .core.entry import Entry
 from .core.errors import (
     ClaimLost,
     DeliveryInDoubt,
+    EntryUnreadable,
     IdempotencyError,
     InProgress,
     LedgerUnavailable,
@@ -85,6 +86,7 @@ class IdempotentTask(DjangoTask):
     dont_autoretry_for: ClassVar[tuple[type[Exception], ...]] = (
         ClaimLost,
         DeliveryInDoubt,
+        EntryUnreadable,
         LedgerUnavailable,
         PayloadMismatch,
         RecipientsRefused,

@@ -6,8 +6,8 @@ Times are aware UTC datetimes of the store's clock. A writer does not know that 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from .status import DeliveryStatus, Status
@@ -72,6 +72,8 @@ class Entry:
     status: Status
     owner: str
     """Id of the task that claimed last; of a SENT entry, of the task that sent it."""
+    claim_id: str = ""
+    """Random token of the claim: tells a write of one's own, whose confirmation was lost, from another's."""
     version: int = 1
     """Fencing token: grows by one with every swap; a swap that names an older one is refused."""
     generation: int = 1
@@ -98,3 +100,16 @@ class Entry:
     created_at: Moment | None = None
     deliveries: tuple[Delivery, ...] = ()
     """Deliveries of the current generation."""
+    history: tuple[Attempt, ...] = ()
+    """Hand-overs of the current generation, in stores that keep them with the entry; the database has rows."""
+
+
+def with_times(entry: Entry, now: datetime) -> Entry:
+    """Return ``entry`` with every `After` filled in from the store's clock ``now``."""
+
+    def at(moment: Moment | None) -> datetime | None:
+        return now + timedelta(seconds=moment.seconds) if isinstance(moment, After) else moment
+
+    history = (replace(a, started_at=at(a.started_at), ended_at=at(a.ended_at)) for a in entry.history)
+    times = {name: at(getattr(entry, name)) for name in ("deadline", "begun_at", "sent_at", "created_at")}
+    return replace(entry, history=tuple(history), **times)

@@ -21,6 +21,13 @@ class LedgerUnavailable(IdempotencyError):
     """Raised when the ledger cannot be read or written. Nothing was sent; the task is tried again."""
 
 
+class EntryUnreadable(IdempotencyError):
+    """Raised when the store holds something under a key that this version cannot read. Nothing was sent.
+
+    Never overwritten and never tried again: it may be a newer version's entry, or another program's data.
+    """
+
+
 class UnsafeTransaction(IdempotencyError):
     """Raised when a send would have to be recorded inside the caller's own open transaction."""
 

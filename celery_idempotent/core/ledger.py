@@ -7,6 +7,7 @@ so whoever holds an outdated entry is refused with `ClaimLost` and can do no har
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -129,23 +130,23 @@ class Ledger:
 
         Raises `LedgerUnavailable`.
         """
-        fresh = _taken(_blank(asker), asker, policy)
-        found = self.store.insert(fresh, _opaque_attempt(fresh, asker, policy))
-        if found.inserted:
-            return Acquired(found.entry)
+        claim_id = secrets.token_urlsafe(8)
+        found = self._insert(claim_id, asker, policy)
         for _ in range(MAX_ROUNDS):
-            outcome = self._decide(found, asker, policy)
+            if found.entry.claim_id == claim_id:
+                return Acquired(found.entry)
+            outcome = self._decide(found, claim_id, asker, policy)
             if outcome is not None:
                 return outcome
-            seen = self.store.get(asker.key)
-            if seen is None:
-                seen = self.store.insert(fresh, _opaque_attempt(fresh, asker, policy))
-                if seen.inserted:
-                    return Acquired(seen.entry)
-            found = seen
+            found = self.store.get(asker.key) or self._insert(claim_id, asker, policy)
         return Busy(found.entry, BUSY_SECONDS)
 
-    def _decide(self, found: Stored, asker: Asker, policy: Policy) -> Outcome | None:
+    def _insert(self, claim_id: str, asker: Asker, policy: Policy) -> Stored:
+        fresh = _taken(_blank(asker), claim_id, asker, policy)
+        attempt = _opaque_attempt(fresh, asker, policy)
+        return self.store.insert(replace(fresh, history=_with_attempt(fresh, attempt)), attempt)
+
+    def _decide(self, found: Stored, claim_id: str, asker: Asker, policy: Policy) -> Outcome | None:
         """Apply the table of what a claim finds; None when the entry changed meanwhile."""
         entry, now = found.entry, found.now
         mismatch = bool(
@@ -155,7 +156,7 @@ class Ledger:
             and entry.owner != asker.task_id
         )
         if _starts_new_generation(entry, now, asker, policy):
-            return self._acquire(entry, asker, policy, becoming=_next_generation(entry))
+            return self._acquire(entry, claim_id, asker, policy, becoming=_next_generation(entry))
         if mismatch and policy.raise_on_mismatch:
             return Mismatch(entry)
         match entry.status:
@@ -165,23 +166,24 @@ class Ledger:
                 return Busy(entry, _remaining(entry, now))
             case Status.SENDING:
                 doubtful = self._swap(_doubtful(entry), entry)
-                return self._in_doubt(doubtful, asker, policy, mismatch) if doubtful else None
+                return self._in_doubt(doubtful, claim_id, asker, policy, mismatch) if doubtful else None
             case Status.IN_DOUBT:
-                return self._in_doubt(entry, asker, policy, mismatch)
+                return self._in_doubt(entry, claim_id, asker, policy, mismatch)
             case Status.CLAIMED | Status.RELEASED if entry.owner != asker.task_id and _running(entry, now):
                 return Busy(entry, _remaining(entry, now))
             case _:
-                return self._acquire(entry, asker, policy, mismatch)
+                return self._acquire(entry, claim_id, asker, policy, mismatch)
 
     def _acquire(
         self,
         entry: Entry,
+        claim_id: str,
         asker: Asker,
         policy: Policy,
         mismatch: bool = False,
         becoming: Entry | None = None,
     ) -> Acquired | None:
-        wanted = _taken(becoming or entry, asker, policy)
+        wanted = _taken(becoming or entry, claim_id, asker, policy)
         taken = self._swap(wanted, entry, _opaque_attempt(wanted, asker, policy))
         return Acquired(taken, mismatch) if taken else None
 
@@ -193,7 +195,9 @@ class Ledger:
         noted = self._swap(replace(entry, participants=_with(entry, asker.task_id)), entry)
         return Duplicate(noted, mismatch) if noted else None
 
-    def _in_doubt(self, entry: Entry, asker: Asker, policy: Policy, mismatch: bool) -> Outcome | None:
+    def _in_doubt(
+        self, entry: Entry, claim_id: str, asker: Asker, policy: Policy, mismatch: bool
+    ) -> Outcome | None:
         verdict = self._verdict(entry, policy)
         if verdict is Verdict.UNKNOWN:
             return Held(entry)
@@ -202,7 +206,7 @@ class Ledger:
             stored = self._swap(sent, entry)
             return Duplicate(stored, mismatch) if stored else None
         status = DeliveryStatus.ACCEPTED if verdict is Verdict.SENT else DeliveryStatus.DEFERRED
-        return self._acquire(entry, asker, policy, mismatch, becoming=_resolved(entry, status))
+        return self._acquire(entry, claim_id, asker, policy, mismatch, becoming=_resolved(entry, status))
 
     def _verdict(self, entry: Entry, policy: Policy) -> Verdict:
         if policy.in_doubt == "resend":
@@ -244,13 +248,9 @@ class Ledger:
         current = self.store.get(entry.key)
         if current is not None and current.entry.version == entry.version:
             return entry
-        # Another run would first have made it CLAIMED, and the version two higher before its own write-ahead.
-        if (
-            current is None
-            or current.entry.version != entry.version + 1
-            or current.entry.status is not Status.SENDING
-        ):
-            raise ClaimLost(f"{entry.email_type}: the claim on {entry.key} was taken over")
+        if current is None or current.entry.claim_id != entry.claim_id:
+            owner = current.entry.owner if current else None
+            raise ClaimLost(f"{entry.email_type}: the claim on {entry.key} was taken over", owner)
         unsent = Reply(DeliveryStatus.DEFERRED, None, "interrupted before the payload")
         return self.settle(current.entry, dict.fromkeys(targets, unsent), message_id, asker, policy)
 
@@ -330,6 +330,7 @@ class Ledger:
         assert changed.status in TRANSITIONS[entry.status], f"{entry.status} -> {changed.status}"
         before = frozenset(entry.deliveries)
         rows = [delivery for delivery in changed.deliveries if delivery not in before]
+        changed = replace(changed, history=_with_attempt(changed, attempt))
         stored = self.store.swap(changed, entry.version, attempt, rows)
         return stored.entry if stored else None
 
@@ -347,7 +348,7 @@ class Ledger:
 def _is_same_write(stored: Entry, wanted: Entry) -> bool:
     return stored.version == wanted.version + 1 and all(
         getattr(stored, name) == getattr(wanted, name)
-        for name in ("status", "owner", "generation", "attempts", "deliveries", "result")
+        for name in ("status", "claim_id", "generation", "attempts", "deliveries", "result")
     )
 
 
@@ -363,9 +364,10 @@ def _blank(asker: Asker) -> Entry:
     )
 
 
-def _taken(entry: Entry, asker: Asker, policy: Policy) -> Entry:
+def _taken(entry: Entry, claim_id: str, asker: Asker, policy: Policy) -> Entry:
     return replace(
         entry,
+        claim_id=claim_id,
         status=Status.SENDING if policy.opaque else Status.CLAIMED,
         owner=asker.task_id,
         deadline=After(policy.send_timeout if policy.opaque else policy.lease),
@@ -381,6 +383,7 @@ def _next_generation(entry: Entry) -> Entry:
         generation=entry.generation + 1,
         attempts=0,
         deliveries=(),
+        history=(),
         result=None,
         begun_at=After(),
         sent_at=None,
@@ -453,6 +456,17 @@ def _attempt(entry: Entry, asker: Asker, rows: Sequence[Delivery] = ()) -> Attem
         recipients=len(rows),
         started_at=After(),
     )
+
+
+def _with_attempt(entry: Entry, attempt: Attempt | None) -> tuple[Attempt, ...]:
+    """Return the history of ``entry`` with ``attempt``, which keeps the start it was first written with."""
+    if attempt is None:
+        return entry.history
+    known = {(a.generation, a.number): a for a in entry.history}
+    place = (attempt.generation, attempt.number)
+    if place in known:
+        attempt = replace(attempt, started_at=known[place].started_at)
+    return tuple((known | {place: attempt}).values())
 
 
 def _opaque_attempt(entry: Entry, asker: Asker, policy: Policy) -> Attempt | None:

@@ -40,9 +40,9 @@ class Store(ABC):
     ) -> Stored | None:
         """Replace the stored entry by ``entry`` if its version is still ``version``, else return None.
 
-        The stored version becomes ``version + 1``. ``attempt`` is written by (generation, number): its start
-        stays as first written. ``deliveries`` are those of ``entry`` that differ from the stored ones, for
-        stores that keep a row of each. ``arrivals`` and ``created_at`` are the store's own.
+        The stored version becomes ``version + 1``. ``attempt`` and ``deliveries`` are those of ``entry`` that
+        differ from the stored ones, for stores that keep a row of each; an attempt is known by (generation,
+        number), and its start stays as first written. ``arrivals`` and ``created_at`` are the store's own.
         """
 
     @abstractmethod
@@ -59,6 +59,10 @@ class Store(ABC):
 
         Return how many went. An entry in flight, released or in doubt is never removed.
         """
+
+    def problems(self) -> Sequence[str]:
+        """Return what makes this store unfit to be a ledger, one sentence each, with the way out."""
+        return ()
 
     @abstractmethod
     def now(self) -> datetime:

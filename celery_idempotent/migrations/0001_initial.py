@@ -41,6 +41,7 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("version", models.BigIntegerField(help_text="Fencing token: grows with every change.")),
+                ("claim_id", models.CharField(blank=True, editable=False, max_length=32)),
                 ("generation", models.PositiveIntegerField(default=1)),
                 ("owner", models.CharField(db_index=True, max_length=255, verbose_name="task id")),
                 ("deadline", models.DateTimeField(null=True)),

@@ -24,7 +24,17 @@ from ..models import LogicalEmail, SendAttempt
 
 _BATCH = 500
 _PURGEABLE = [Status.SENT.value, Status.FAILED.value, Status.CANCELLED.value]
-_PLAIN = ("email_type", "label", "generation", "owner", "fingerprint", "attempts", "result", "error")
+_PLAIN = (
+    "email_type",
+    "claim_id",
+    "label",
+    "generation",
+    "owner",
+    "fingerprint",
+    "attempts",
+    "result",
+    "error",
+)
 _TIMES = ("deadline", "begun_at", "sent_at")
 _CLOCKS = {
     "postgresql": "SELECT STATEMENT_TIMESTAMP()",

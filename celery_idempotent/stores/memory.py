@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
-from ..core.entry import After, Attempt, Delivery, Entry, Moment
+from ..core.entry import Attempt, Delivery, Entry, with_times
 from ..core.status import IN_FLIGHT, Status
 from ..core.store import Store, Stored
 
@@ -26,7 +26,6 @@ class MemoryStore(Store):
         self._lock = threading.Lock()
         self._entries: dict[str, Entry] = {}
         self._changed: dict[str, datetime] = {}
-        self._attempts: dict[str, dict[tuple[int, int], Attempt]] = {}
 
     def insert(self, entry: Entry, attempt: Attempt | None = None) -> Stored:
         """Write ``entry`` if its key is absent, else count the arrival. Atomic under the store's lock."""
@@ -34,7 +33,7 @@ class MemoryStore(Store):
             now = self._clock()
             known = self._entries.get(entry.key)
             if known is None:
-                return Stored(self._write(entry, now, attempt), now, inserted=True)
+                return Stored(self._write(entry, now), now, inserted=True)
             counted = replace(known, arrivals=known.arrivals + 1)
             self._entries[entry.key] = counted
             return Stored(counted, now)
@@ -53,27 +52,12 @@ class MemoryStore(Store):
             if known is None or known.version != version:
                 return None
             kept = replace(entry, version=version + 1, arrivals=known.arrivals, created_at=known.created_at)
-            return Stored(self._write(kept, now, attempt), now)
+            return Stored(self._write(kept, now), now)
 
-    def _write(self, entry: Entry, now: datetime, attempt: Attempt | None) -> Entry:
-        def at(moment: Moment | None) -> datetime | None:
-            return now + timedelta(seconds=moment.seconds) if isinstance(moment, After) else moment
-
-        entry = replace(
-            entry,
-            deadline=at(entry.deadline),
-            begun_at=at(entry.begun_at),
-            sent_at=at(entry.sent_at),
-            created_at=at(entry.created_at),
-        )
+    def _write(self, entry: Entry, now: datetime) -> Entry:
+        entry = with_times(entry, now)
         self._entries[entry.key] = entry
         self._changed[entry.key] = now
-        if attempt is not None:
-            rows = self._attempts.setdefault(entry.key, {})
-            known = rows.get((attempt.generation, attempt.number))
-            started = known.started_at if known else now
-            row = replace(attempt, started_at=started, ended_at=at(attempt.ended_at))
-            rows[attempt.generation, attempt.number] = row
         return entry
 
     def get(self, key: str) -> Stored | None:
@@ -81,11 +65,6 @@ class MemoryStore(Store):
         with self._lock:
             entry = self._entries.get(key)
             return Stored(entry, self._clock()) if entry else None
-
-    def attempts(self, key: str) -> Sequence[Attempt]:
-        """Return the attempts of ``key``, oldest first."""
-        with self._lock:
-            return [row for _, row in sorted(self._attempts.get(key, {}).items())]
 
     def due(self, limit: int = 100) -> Sequence[Entry]:
         """Return entries in flight whose deadline has passed, oldest first."""
@@ -109,7 +88,6 @@ class MemoryStore(Store):
             ][:limit]
             for key in keys:
                 del self._entries[key], self._changed[key]
-                self._attempts.pop(key, None)
             return len(keys)
 
     def now(self) -> datetime:
@@ -121,4 +99,3 @@ class MemoryStore(Store):
         with self._lock:
             self._entries.clear()
             self._changed.clear()
-            self._attempts.clear()
