@@ -81,10 +81,7 @@ class Report:
         request.update(meta={**(getattr(request, "meta", None) or {}), "celery_idempotent": note})
 
     def _signal(self, signal: Signal, **extra: Any) -> None:
-        sent = signal.send_robust(sender=self.task, entry=self.entry, task_id=self.asker.task_id, **extra)
-        for receiver, answer in sent:
-            if isinstance(answer, Exception):
-                logger.error("the signal receiver %r raised", receiver, exc_info=answer)
+        signal.send_robust(sender=self.task, entry=self.entry, task_id=self.asker.task_id, **extra)
 
     def _event(self, kind: str) -> None:
         request = self.task.request

@@ -11,9 +11,10 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from .core.entry import Delivery, Entry, Recipient
-from .core.errors import ClaimLost, IdempotencyError, LedgerUnavailable
+from .core.errors import ClaimLost, IdempotencyError, KeyFieldError, LedgerUnavailable
 from .core.keys import digest
 from .core.ledger import Asker, Ledger, Policy, Reply, Target
+from .core.status import DeliveryStatus
 
 logger = logging.getLogger("celery_idempotent")
 T = TypeVar("T")
@@ -41,9 +42,8 @@ class Run:
         self.entry = entry
         self.stopped_by: Exception | None = None
         """Set when nothing more may be sent by this run, even if the body swallows the error."""
-        self.unsent: Exception | None = None
-        """Set when a body asked for silence about a mail that was not accepted."""
         self._seen: Counter[str] = Counter()
+        self._parts: dict[tuple[str, int], str] = {}
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -56,17 +56,31 @@ class Run:
 
     # -- the hand-over -----------------------------------------------------------------------------------
 
-    def targets(self, recipients: Sequence[Recipient], name: str | None = None) -> list[Target]:
+    def targets(self, recipients: Sequence[Recipient], name: str | None, content: int) -> list[Target]:
         """Return what tells this message's deliveries apart within the body.
 
         Without a ``name``, a recipient's n-th message is its part n: bodies that run again in another order
-        find their deliveries all the same.
+        find their deliveries all the same. ``content`` is the message's own: sent again before it was
+        accepted, it is the same message. Raises `KeyFieldError` for a name that no store can keep.
         """
         if name is not None:
+            if not 0 < len(name) <= 100 or not name.isprintable():
+                raise KeyFieldError(
+                    f"{self.asker.email_type}: idempotency_part has to be 1 to 100 printable characters"
+                )
             return [(name, who) for who in recipients]
-        targets = [(str(self._seen[who.digest]), who) for who in recipients]
-        self._seen.update(who.digest for who in recipients)
-        return targets
+        known = self.known()
+        return [(self._part(who, content, known), who) for who in recipients]
+
+    def _part(self, who: Recipient, content: int, known: Mapping[tuple[str, str], Delivery]) -> str:
+        part = self._parts.get((who.digest, content))
+        if part is not None:
+            before = known.get((part, who.digest))
+            if before is None or before.status is not DeliveryStatus.ACCEPTED:
+                return part
+        part = self._parts[who.digest, content] = str(self._seen[who.digest])
+        self._seen[who.digest] += 1
+        return part
 
     def message_id(self, target: Target, domain: str) -> str:
         """Return the Message-ID of the message whose first target this is: one for all attempts."""
@@ -120,22 +134,22 @@ class Run:
 
     def complete(self, result: Any) -> None:
         """Record success and the result to replay."""
-        self._record(lambda: self.ledger.complete(self.entry, result, self.asker))
+        self._record(lambda: self.ledger.complete(self.entry, result))
 
     def release(self, error: str, retry_in: float | None = None) -> None:
         """Free the claim, keeping it for this task's own retry if one is due in ``retry_in`` seconds."""
         self._record(
-            lambda: self.ledger.release(self.entry, self.asker, self.policy, retry_in, error),
+            lambda: self.ledger.release(self.entry, self.policy, retry_in, error),
             RELEASE_PATIENCE,
         )
 
     def fail(self, error: str) -> None:
         """Record that the task gave up."""
-        self._record(lambda: self.ledger.fail(self.entry, self.asker, error), RELEASE_PATIENCE)
+        self._record(lambda: self.ledger.fail(self.entry, error), RELEASE_PATIENCE)
 
     def doubt(self, error: str) -> None:
         """Record that an opaque body ended with an unknown outcome."""
-        self._record(lambda: self.ledger.doubt(self.entry, self.asker, error))
+        self._record(lambda: self.ledger.doubt(self.entry, error))
 
     def _record(self, write: Callable[[], Entry], patience: float | None = None) -> Exception | None:
         """Store what has happened, and return the error that struck meanwhile, such as a soft time limit.

@@ -14,8 +14,8 @@ import random
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any, ClassVar, NoReturn
-from uuid import uuid4
 
+from celery import uuid
 from celery.contrib.django.task import DjangoTask
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from django.db import transaction
@@ -33,11 +33,12 @@ from .core.errors import (
     UnsafeTransaction,
 )
 from .core.ledger import Acquired, Asker, Busy, Duplicate, Held, Mismatch, Outcome, Verifier
+from .core.status import DeliveryStatus
 from .mailers import backend_in_place
 from .options import CallKeys, Identity, email_type, policy
 from .reporting import Report
 from .results import dump, load
-from .run import Run
+from .run import Run, current_run
 from .wiring import get_ledger
 
 logger = logging.getLogger("celery_idempotent")
@@ -46,6 +47,8 @@ HEADER = "celery_idempotent"
 """Message header that carries the key, so that retries and redeliveries keep it."""
 _STATE = "_celery_idempotent_state"
 _LONGEST_BACKOFF = 300.0
+_LONGEST_WAIT = 900.0
+"""Half of the 30 minutes after which RabbitMQ closes the channel of a consumer that does not acknowledge."""
 
 
 class IdempotentTask(DjangoTask):
@@ -124,13 +127,11 @@ class IdempotentTask(DjangoTask):
         ``argsrepr`` and ``kwargsrepr`` carry the key and the key fields alone, on retries too.
         """
         headers = dict(options.pop("headers", None) or {})
-        note = headers.get(HEADER)
-        if not note or note.get("task") != self.name:
-            identity = self._identify(args, kwargs)
-            note = {"task": self.name, **_as_note(identity)}
+        task_id = task_id or uuid()
+        note = self._own_note(headers, task_id) or _as_note(self._identify(args, kwargs), task_id)
         headers[HEADER] = note
-        options["argsrepr"] = f"({note['key']!r},)"
-        options["kwargsrepr"] = f"{{{note['label']}}}"
+        options["argsrepr"] = _argsrepr(note)
+        options["kwargsrepr"] = _kwargsrepr(note)
         return super().apply_async(args, kwargs, task_id, *more, headers=headers, **options)
 
     def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:
@@ -141,6 +142,11 @@ class IdempotentTask(DjangoTask):
         """Publish after the current transaction commits. Raises `KeyFieldError` now, not then."""
         self._identify(args, kwargs)
         transaction.on_commit(lambda: self.apply_async(args, kwargs, **options))
+
+    def _own_note(self, headers: Any, task_id: str) -> dict[str, Any] | None:
+        """Return the note in ``headers`` if it was written for this very task: headers get copied around."""
+        note = (headers or {}).get(HEADER)
+        return note if isinstance(note, dict) and note.get("id") == task_id else None
 
     def _identify(self, args: Any, kwargs: Any) -> Identity:
         return CallKeys(self).identify(args, kwargs)
@@ -175,20 +181,22 @@ class IdempotentTask(DjangoTask):
     def _refused(self, outcome: Outcome, asker: Asker) -> Duplicate:
         match outcome:
             case Busy(entry, retry_after):
-                error = InProgress(f"{asker.email_type}: {entry.owner} works on {entry.key}", retry_after)
+                busy = InProgress(f"{asker.email_type}: {entry.owner} works on {entry.key}", retry_after)
                 if self.on_conflict == "raise":
-                    raise error
+                    raise busy
                 if self.on_conflict == "skip":
                     Report(self, asker, entry).duplicate()
                     return Duplicate(entry)
                 # Whoever works on it is usually done long before the lease ends.
-                self._come_back(min(retry_after, self._backoff()), error)
-            case Held(entry):
-                Report(self, asker, entry).held()
-                raise DeliveryInDoubt(
+                self._come_back(min(retry_after, self._backoff()), busy)
+            case Held(entry, found):
+                error = DeliveryInDoubt(
                     f"{asker.email_type}: the outcome of an earlier hand-over of {entry.key} is unknown; "
                     "an operator or a verifier has to decide"
                 )
+                report = Report(self, asker, entry)
+                report.ended(error) if found else report.held()
+                raise error
             case Mismatch(entry):
                 raise PayloadMismatch(
                     f"{asker.email_type}: {entry.key} ({asker.label}) was asked for before with other content, "
@@ -197,9 +205,11 @@ class IdempotentTask(DjangoTask):
         raise AssertionError(outcome)
 
     def _asker(self, task_id: str, args: Any, kwargs: Any) -> Asker:
-        note = (self.request.headers or {}).get(HEADER)
-        if not note or note.get("task") != self.name:
-            note = _as_note(self._identify(args, kwargs))
+        note = self._own_note(self.request.headers, task_id)
+        if note is None:
+            note = _as_note(self._identify(args, kwargs), task_id)
+            # Published around this class: results and events to come still get the key fields alone.
+            self.request.update(argsrepr=_argsrepr(note), kwargsrepr=_kwargsrepr(note))
         return Asker(
             key=note["key"],
             email_type=email_type(self),
@@ -227,13 +237,19 @@ class IdempotentTask(DjangoTask):
 
         A direct call claims too, under a task id of its own.
         """
-        state = self.request.__dict__.pop(_STATE, None)
+        request = self.request
+        state = request.__dict__.pop(_STATE, None)
         if state is None:
-            return self._call_directly(args, kwargs)
+            around = current_run()
+            in_body = around is not None and around.asker.task_id == request.id
+            if request.called_directly or in_body:
+                return self._call_directly(args, kwargs)
+            state = self._claim(request.id, args, kwargs)  # a subclass has its own before_start
         return self._conduct(state, lambda: self.run(*args, **kwargs))
 
     def _call_directly(self, args: Any, kwargs: Any) -> Any:
-        self.push_request(args=args, kwargs=kwargs, id=f"direct-{uuid4()}")
+        fresh = {"headers": None, "retries": 0, "is_eager": False, "called_directly": True}
+        self.push_request(args=args, kwargs=kwargs, id=f"direct-{uuid()}", **fresh)
         try:
             state = self._claim(self.request.id, args, kwargs)
             return self._conduct(state, lambda: self.run(*args, **kwargs))
@@ -259,17 +275,22 @@ class IdempotentTask(DjangoTask):
         return self._succeeded(run, result)
 
     def _succeeded(self, run: Run, result: Any) -> Any:
-        if run.stopped_by is not None or run.unsent is not None:
-            # The body swallowed the error, or asked Django for silence: nobody would send that mail.
-            self._failed(run, run.stopped_by or run.unsent or AssertionError())
+        if run.stopped_by is not None:
+            self._failed(run, run.stopped_by)  # the body swallowed it: nobody would send that mail
         try:
             run.complete(dump(result, run.asker.email_type))
         except (ClaimLost, LedgerUnavailable) as error:
             self._stop(run, error)
-        if not run.policy.opaque and not run.entry.deliveries:
-            logger.warning("%s: the body ended without handing any mail over", run.asker.email_type)
+        if not run.policy.opaque:
+            self._warn_of_unsent(run)
         Report(self, run.asker, run.entry).sent()
         return result
+
+    def _warn_of_unsent(self, run: Run) -> None:
+        if not run.entry.deliveries:
+            logger.warning("%s: the body ended without handing any mail over", run.asker.email_type)
+        elif any(d.status is not DeliveryStatus.ACCEPTED for d in run.entry.deliveries):
+            logger.warning("%s: the body ended with recipients that were not served", run.asker.email_type)
 
     def _let_go(self, run: Run, signal: Exception) -> None:
         retry_in = _seconds_until(signal.when) if isinstance(signal, Retry) else None
@@ -277,6 +298,8 @@ class IdempotentTask(DjangoTask):
         try:
             if run.policy.opaque and isinstance(cause, self._doubtful()):
                 run.doubt(type(cause).__name__)
+            elif isinstance(signal, Ignore) and (run.policy.opaque or run.entry.deliveries):
+                run.complete(None)  # replace(), or a body that wants no result: it has done its work
             else:
                 run.release(type(cause).__name__, retry_in)
         except ClaimLost as lost:
@@ -321,8 +344,8 @@ class IdempotentTask(DjangoTask):
         return bool(self.request.called_directly or self.request.is_eager)
 
     def _backoff(self) -> float:
-        waits = ((self.request.headers or {}).get(HEADER) or {}).get("waits", 0)
-        return float(min(2.0**waits, _LONGEST_BACKOFF))
+        note = self._own_note(self.request.headers, self.request.id) or {}
+        return float(min(2.0 ** min(note.get("waits", 0), 16), _LONGEST_BACKOFF))
 
     def _come_back(self, wait: float, error: Exception) -> NoReturn:
         """Publish this task again, under its own id and without spending its retries, and end this run.
@@ -334,30 +357,24 @@ class IdempotentTask(DjangoTask):
             raise error
         request = self.request
         options = self.app.conf.broker_transport_options or {}
-        longest = float(options.get("visibility_timeout") or 3600) / 2
+        longest = min(float(options.get("visibility_timeout") or 3600) / 2, _LONGEST_WAIT)
         wait = min(wait * random.uniform(1.0, 1.1) + 0.05, longest)
         logger.info("%s[%s] comes back in %.1f s: %s", self.name, request.id, wait, error)
-        note = {**_as_note(self._identity_of(request)), "task": self.name}
-        note["waits"] = ((request.headers or {}).get(HEADER) or {}).get("waits", 0) + 1
+        note = self._own_note(request.headers, request.id)
+        note = note or _as_note(self._identify(request.args, request.kwargs), request.id)
         again = self.signature_from_request(
             request,
             request.args,
             request.kwargs,
             countdown=wait,
             retries=request.retries,
-            headers={**(request.headers or {}), HEADER: note},
+            headers={**(request.headers or {}), HEADER: {**note, "waits": note.get("waits", 0) + 1}},
         )
         try:
             again.apply_async()
         except Exception as failure:
             raise Reject(failure, requeue=True) from error
         raise Retry(exc=error, when=wait, sig=again)
-
-    def _identity_of(self, request: Any) -> Identity:
-        note = (request.headers or {}).get(HEADER)
-        if note and note.get("task") == self.name:
-            return Identity(note["key"], note["fingerprint"], note["label"])
-        return self._identify(request.args, request.kwargs)
 
 
 class IdempotentEmailTask(IdempotentTask):
@@ -372,8 +389,21 @@ class IdempotentEmailTask(IdempotentTask):
         return not backend_in_place()
 
 
-def _as_note(identity: Identity) -> dict[str, Any]:
-    return {"key": identity.key, "fingerprint": identity.fingerprint, "label": identity.label}
+def _as_note(identity: Identity, task_id: str) -> dict[str, Any]:
+    return {
+        "id": task_id,
+        "key": identity.key,
+        "fingerprint": identity.fingerprint,
+        "label": identity.label,
+    }
+
+
+def _argsrepr(note: dict[str, Any]) -> str:
+    return f"({note['key']!r},)"
+
+
+def _kwargsrepr(note: dict[str, Any]) -> str:
+    return f"{{{note['label']}}}"
 
 
 def _seconds_until(when: float | datetime | None) -> float:

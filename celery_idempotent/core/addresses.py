@@ -30,7 +30,7 @@ def normalise(address: str) -> str:
         domain = domain.encode("idna").decode("ascii")
     except UnicodeError:
         pass  # a domain that IDNA cannot express is compared as it stands
-    return f"{local.casefold()}{at}{domain.lower()}"
+    return f"{local.lower()}{at}{domain.lower()}"
 
 
 def mask(address: str) -> str:
@@ -53,3 +53,8 @@ def recipient(address: str, salt: str, form: str) -> Recipient:
 def mask_all(text: str) -> str:
     """Return ``text`` with every address in it masked, such as those that mail servers quote in replies."""
     return _ADDRESS_WITHIN.sub(lambda match: mask(match.group()), text)
+
+
+def printable(text: str) -> str:
+    """Return ``text`` as every store can keep it: control characters and lone surrogates replaced."""
+    return "".join(char if char.isprintable() else " " if char.isspace() else "\ufffd" for char in text)

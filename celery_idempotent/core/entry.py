@@ -107,9 +107,18 @@ class Entry:
 def with_times(entry: Entry, now: datetime) -> Entry:
     """Return ``entry`` with every `After` filled in from the store's clock ``now``."""
 
-    def at(moment: Moment | None) -> datetime | None:
+    def filled(moment: Moment) -> datetime:
         return now + timedelta(seconds=moment.seconds) if isinstance(moment, After) else moment
 
-    history = (replace(a, started_at=at(a.started_at), ended_at=at(a.ended_at)) for a in entry.history)
-    times = {name: at(getattr(entry, name)) for name in ("deadline", "begun_at", "sent_at", "created_at")}
-    return replace(entry, history=tuple(history), **times)
+    def at(moment: Moment | None) -> datetime | None:
+        return None if moment is None else filled(moment)
+
+    history = (replace(a, started_at=filled(a.started_at), ended_at=at(a.ended_at)) for a in entry.history)
+    return replace(
+        entry,
+        deadline=at(entry.deadline),
+        begun_at=at(entry.begun_at),
+        sent_at=at(entry.sent_at),
+        created_at=at(entry.created_at),
+        history=tuple(history),
+    )

@@ -96,6 +96,8 @@ class Held:
     """A hand-over's outcome is unknown and the rules say to wait for a decision."""
 
     entry: Entry
+    found: bool = False
+    """True if it was this claim that found the deadline passed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +151,7 @@ class Ledger:
     def _decide(self, found: Stored, claim_id: str, asker: Asker, policy: Policy) -> Outcome | None:
         """Apply the table of what a claim finds; None when the entry changed meanwhile."""
         entry, now = found.entry, found.now
-        mismatch = bool(
-            entry.fingerprint
-            and asker.fingerprint
-            and entry.fingerprint != asker.fingerprint
-            and entry.owner != asker.task_id
-        )
+        mismatch = _mismatch(entry, asker)
         if _starts_new_generation(entry, now, asker, policy):
             return self._acquire(entry, claim_id, asker, policy, becoming=_next_generation(entry))
         if mismatch and policy.raise_on_mismatch:
@@ -165,8 +162,9 @@ class Ledger:
             case Status.SENDING if _running(entry, now):
                 return Busy(entry, _remaining(entry, now))
             case Status.SENDING:
-                doubtful = self._swap(_doubtful(entry), entry)
-                return self._in_doubt(doubtful, claim_id, asker, policy, mismatch) if doubtful else None
+                ended = _ended(entry, DeliveryStatus.IN_DOUBT)
+                doubtful = self._swap(_doubtful(entry), entry, ended)
+                return self._in_doubt(doubtful, claim_id, asker, policy, mismatch, True) if doubtful else None
             case Status.IN_DOUBT:
                 return self._in_doubt(entry, claim_id, asker, policy, mismatch)
             case Status.CLAIMED | Status.RELEASED if entry.owner != asker.task_id and _running(entry, now):
@@ -196,11 +194,11 @@ class Ledger:
         return Duplicate(noted, mismatch) if noted else None
 
     def _in_doubt(
-        self, entry: Entry, claim_id: str, asker: Asker, policy: Policy, mismatch: bool
+        self, entry: Entry, claim_id: str, asker: Asker, policy: Policy, mismatch: bool, found: bool = False
     ) -> Outcome | None:
         verdict = self._verdict(entry, policy)
         if verdict is Verdict.UNKNOWN:
-            return Held(entry)
+            return Held(entry, found)
         if verdict is Verdict.SENT and policy.opaque:
             sent = replace(entry, status=Status.SENT, deadline=None, sent_at=After())
             stored = self._swap(sent, entry)
@@ -249,8 +247,7 @@ class Ledger:
         if current is not None and current.entry.version == entry.version:
             return entry
         if current is None or current.entry.claim_id != entry.claim_id:
-            owner = current.entry.owner if current else None
-            raise ClaimLost(f"{entry.email_type}: the claim on {entry.key} was taken over", owner)
+            raise _lost(entry, current.entry if current else None)
         unsent = Reply(DeliveryStatus.DEFERRED, None, "interrupted before the payload")
         return self.settle(current.entry, dict.fromkeys(targets, unsent), message_id, asker, policy)
 
@@ -282,7 +279,7 @@ class Ledger:
 
     # -- the end of a run --------------------------------------------------------------------------------
 
-    def complete(self, entry: Entry, result: Any, asker: Asker) -> Entry:
+    def complete(self, entry: Entry, result: Any) -> Entry:
         """Record that the task succeeded with ``result``. Raises `ClaimLost`, `LedgerUnavailable`."""
         opaque = entry.status is Status.SENDING
         changed = replace(
@@ -293,35 +290,31 @@ class Ledger:
             error="",
             sent_at=After() if opaque or entry.sent_at is None else entry.sent_at,
         )
-        return self._must_swap(
-            changed, entry, _opaque_end(entry, asker, DeliveryStatus.ACCEPTED) if opaque else None
-        )
+        return self._must_swap(changed, entry, _ended(entry, DeliveryStatus.ACCEPTED) if opaque else None)
 
-    def release(
-        self, entry: Entry, asker: Asker, policy: Policy, retry_in: float | None = None, error: str = ""
-    ) -> Entry:
+    def release(self, entry: Entry, policy: Policy, retry_in: float | None = None, error: str = "") -> Entry:
         """Free the claim; with ``retry_in`` seconds, keep it for the owner until then plus a lease.
 
         An entry in doubt stays in doubt. Raises `ClaimLost`, `LedgerUnavailable`.
         """
         deadline = None if retry_in is None else After(max(retry_in, 0.0) + policy.lease)
-        return self._end(entry, asker, Status.RELEASED, deadline, error)
+        return self._end(entry, Status.RELEASED, deadline, error)
 
-    def fail(self, entry: Entry, asker: Asker, error: str) -> Entry:
+    def fail(self, entry: Entry, error: str) -> Entry:
         """Give up. An entry in doubt stays in doubt. Raises `ClaimLost`, `LedgerUnavailable`."""
-        return self._end(entry, asker, Status.FAILED, None, error)
+        return self._end(entry, Status.FAILED, None, error)
 
-    def doubt(self, entry: Entry, asker: Asker, error: str) -> Entry:
+    def doubt(self, entry: Entry, error: str) -> Entry:
         """Record that an opaque body ended with an unknown outcome. Raises as the others do."""
         changed = replace(_doubtful(entry), error=error)
-        return self._must_swap(changed, entry, _opaque_end(entry, asker, DeliveryStatus.IN_DOUBT))
+        return self._must_swap(changed, entry, _ended(entry, DeliveryStatus.IN_DOUBT))
 
-    def _end(self, entry: Entry, asker: Asker, status: Status, deadline: After | None, error: str) -> Entry:
+    def _end(self, entry: Entry, status: Status, deadline: After | None, error: str) -> Entry:
         if entry.status is Status.IN_DOUBT:
             return entry
-        attempt = None
-        if entry.status is Status.SENDING:
-            attempt = _opaque_end(entry, asker, DeliveryStatus.DEFERRED)
+        if entry.status is Status.SENDING and entry.deliveries:  # cut off in a hand-over that was not settled
+            return self.doubt(entry, error)
+        attempt = _ended(entry, DeliveryStatus.DEFERRED) if entry.status is Status.SENDING else None
         return self._must_swap(replace(entry, status=status, deadline=deadline, error=error), entry, attempt)
 
     # -- writing -----------------------------------------------------------------------------------------
@@ -336,20 +329,41 @@ class Ledger:
 
     def _must_swap(self, changed: Entry, entry: Entry, attempt: Attempt | None = None) -> Entry:
         swapped = self._swap(changed, entry, attempt)
-        if swapped is None:
-            current = self.store.get(entry.key)
-            if current and _is_same_write(current.entry, changed):
-                return current.entry  # an earlier try of this very write, whose confirmation was lost
-            owner = current.entry.owner if current else None
-            raise ClaimLost(f"{entry.email_type}: the claim on {entry.key} was taken over", owner)
-        return swapped
+        if swapped is not None:
+            return swapped
+        stored = self.store.get(entry.key)
+        current = stored.entry if stored else None
+        if current is not None and current.claim_id == entry.claim_id:
+            if _is_same_write(current, changed):
+                return current  # an earlier try of this very write, whose confirmation was lost
+            if current.status is Status.IN_DOUBT and entry.status is Status.SENDING:
+                # Somebody saw the deadline pass, but nobody has acted on it: the outcome is known after all.
+                return self._must_swap(replace(changed, version=current.version), current, attempt)
+        raise _lost(entry, current)
 
 
 def _is_same_write(stored: Entry, wanted: Entry) -> bool:
     return stored.version == wanted.version + 1 and all(
         getattr(stored, name) == getattr(wanted, name)
-        for name in ("status", "claim_id", "generation", "attempts", "deliveries", "result")
+        for name in ("status", "generation", "attempts", "deliveries", "result")
     )
+
+
+def _lost(entry: Entry, current: Entry | None) -> ClaimLost:
+    """Return the error of a run whose ``entry`` is outdated; it names the owner of a newer claim, if any."""
+    newer = current is not None and current.claim_id != entry.claim_id
+    owner = current.owner if current is not None and newer else None
+    return ClaimLost(f"{entry.email_type}: the claim on {entry.key} is no longer this run's", owner)
+
+
+def _mismatch(entry: Entry, asker: Asker) -> bool:
+    """Tell whether ``asker`` wants other content than what was sent or is about to be."""
+    if entry.status in (Status.FAILED, Status.RELEASED) and not any(
+        d.status is DeliveryStatus.ACCEPTED for d in entry.deliveries
+    ):
+        return False  # nobody has got the old content, so the new one may be the mended one
+    known = entry.fingerprint and asker.fingerprint and entry.owner != asker.task_id
+    return bool(known and entry.fingerprint != asker.fingerprint)
 
 
 def _blank(asker: Asker) -> Entry:
@@ -459,13 +473,19 @@ def _attempt(entry: Entry, asker: Asker, rows: Sequence[Delivery] = ()) -> Attem
 
 
 def _with_attempt(entry: Entry, attempt: Attempt | None) -> tuple[Attempt, ...]:
-    """Return the history of ``entry`` with ``attempt``, which keeps the start it was first written with."""
+    """Return the history of ``entry`` with ``attempt``, or with its end where its start is known."""
     if attempt is None:
         return entry.history
     known = {(a.generation, a.number): a for a in entry.history}
     place = (attempt.generation, attempt.number)
     if place in known:
-        attempt = replace(attempt, started_at=known[place].started_at)
+        attempt = replace(
+            known[place],
+            ended_at=attempt.ended_at,
+            outcome=attempt.outcome,
+            code=attempt.code,
+            detail=attempt.detail,
+        )
     return tuple((known | {place: attempt}).values())
 
 
@@ -473,8 +493,10 @@ def _opaque_attempt(entry: Entry, asker: Asker, policy: Policy) -> Attempt | Non
     return _attempt(entry, asker) if policy.opaque else None
 
 
-def _opaque_end(entry: Entry, asker: Asker, outcome: DeliveryStatus) -> Attempt:
-    return replace(_attempt(entry, asker), ended_at=After(), outcome=outcome)
+def _ended(entry: Entry, outcome: DeliveryStatus) -> Attempt:
+    """Return the end of the newest attempt; who began it stays as it was written then."""
+    begun = Asker(entry.key, entry.email_type, entry.owner)
+    return replace(_attempt(entry, begun), ended_at=After(), outcome=outcome)
 
 
 _WORST_FIRST = (

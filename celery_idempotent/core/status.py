@@ -64,7 +64,17 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
     Status.SENT: frozenset({Status.SENT, Status.CLAIMED, Status.SENDING}),
     Status.RELEASED: frozenset({Status.CLAIMED, Status.SENDING, Status.FAILED, Status.CANCELLED}),
     Status.FAILED: frozenset({Status.CLAIMED, Status.SENDING, Status.CANCELLED}),
-    Status.IN_DOUBT: frozenset({Status.CLAIMED, Status.SENDING, Status.SENT, Status.FAILED, Status.CANCELLED}),
+    Status.IN_DOUBT: frozenset(
+        {
+            Status.CLAIMED,
+            Status.SENDING,
+            Status.SENT,
+            Status.RELEASED,
+            Status.FAILED,
+            Status.IN_DOUBT,
+            Status.CANCELLED,
+        }
+    ),
     Status.CANCELLED: frozenset({Status.CLAIMED, Status.SENDING}),
 }
 """Which status may follow which. `Ledger` refuses every other change with `AssertionError`."""

@@ -49,7 +49,7 @@ def install() -> None:
     around(reporting.Report, "sent", "before-report", "before-ack")
     original = SMTPTransport._release
 
-    def release(self: SMTPTransport, smtp: Any, payload: bytes, timeout: float) -> Any:
+    def release(self: SMTPTransport, smtp: Any, *rest: Any) -> Any:
         real = smtp.sock
 
         class Cut:
@@ -64,7 +64,7 @@ def install() -> None:
 
         smtp.sock = Cut()
         try:
-            return original(self, smtp, payload, timeout)
+            return original(self, smtp, *rest)
         finally:
             if smtp.sock is not None:
                 smtp.sock = real

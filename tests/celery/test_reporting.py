@@ -38,7 +38,7 @@ def told(self: Any, n: int, how: str = "") -> str:
 
         run = current_run()
         assert run is not None
-        run.ledger.release(run.entry, run.asker, run.policy)
+        run.ledger.release(run.entry, run.policy)
         run.ledger.claim(Asker(run.asker.key, "told", "other"), Policy())
     return "ok"
 

@@ -72,7 +72,7 @@ def sending(ledger: Ledger) -> Any:
 def sent(ledger: Ledger, asker: Asker = ONE, policy: Policy = POLICY) -> Any:
     entry = ledger.begin(claimed(ledger, asker, policy), [TARGET], "<m@x>", asker, policy)
     entry = ledger.settle(entry, ACCEPTED, "<m@x>", asker, policy)
-    return ledger.complete(entry, {"ok": 1}, asker)
+    return ledger.complete(entry, {"ok": 1})
 
 
 def test_nothing_found(ledger: Ledger) -> None:
@@ -100,7 +100,7 @@ def test_claimed_by_another_task(ledger: Ledger, clock: Clock) -> None:
     clock.forward(0.000001)
     assert claimed(ledger, TWO).owner == "task-2"
     with pytest.raises(ClaimLost):
-        ledger.complete(old, None, ONE)
+        ledger.complete(old, None)
 
 
 @pytest.mark.parametrize("asker", [ONE, TWO])
@@ -115,20 +115,48 @@ def test_sending_with_a_running_deadline(ledger: Ledger, clock: Clock, asker: As
 
 @pytest.mark.parametrize("asker", [ONE, TWO])
 def test_sending_whose_deadline_has_passed(ledger: Ledger, clock: Clock, asker: Asker) -> None:
-    """It becomes in doubt, deliveries included, and is held; the late sender is fenced off."""
+    """It becomes in doubt, deliveries and attempt included, and is held."""
     late = sending(ledger)
     clock.forward(30)
     outcome = ledger.claim(asker, POLICY)
     assert isinstance(outcome, Held)
     assert outcome.entry.status is Status.IN_DOUBT
     assert outcome.entry.deliveries[0].status is DeliveryStatus.IN_DOUBT
-    with pytest.raises(ClaimLost):
+    assert outcome.found
+    assert outcome.entry.history[0].outcome is DeliveryStatus.IN_DOUBT
+    assert outcome.entry.history[0].ended_at == clock.now
+    again = ledger.claim(asker, POLICY)
+    assert isinstance(again, Held)
+    assert not again.found
+    # The process lives after all and knows: its word settles the doubt, as nobody has acted on it.
+    settled = ledger.settle(late, ACCEPTED, "<m@x>", ONE, POLICY)
+    assert (settled.status, settled.deliveries[0].status) == (Status.CLAIMED, DeliveryStatus.ACCEPTED)
+    assert settled.history[0].outcome is DeliveryStatus.ACCEPTED
+
+
+def test_a_late_outcome_after_somebody_acted_on_the_doubt(ledger: Ledger, clock: Clock) -> None:
+    """The sender that comes back is fenced off by the newer claim."""
+    late = sending(ledger)
+    clock.forward(30)
+    claimed(ledger, TWO, replace(POLICY, in_doubt="resend"))
+    with pytest.raises(ClaimLost) as lost:
         ledger.settle(late, ACCEPTED, "<m@x>", ONE, POLICY)
+    assert lost.value.owner == "task-2"
+
+
+def test_a_late_end_of_an_opaque_body(ledger: Ledger, clock: Clock) -> None:
+    """It took longer than its deadline and a duplicate saw that; what it knows stands all the same."""
+    opaque = replace(POLICY, opaque=True)
+    late = claimed(ledger, ONE, opaque)
+    clock.forward(31)
+    assert isinstance(ledger.claim(TWO, opaque), Held)
+    assert ledger.complete(late, "done").status is Status.SENT
+    assert isinstance(ledger.claim(TWO, opaque), Duplicate)
 
 
 def test_released_for_a_scheduled_retry(ledger: Ledger, clock: Clock) -> None:
     """A duplicate does not defeat the owner's backoff; the owner's own retry is never blocked."""
-    ledger.release(claimed(ledger), ONE, POLICY, retry_in=100)
+    ledger.release(claimed(ledger), POLICY, retry_in=100)
     assert isinstance(ledger.claim(TWO, POLICY), Busy)
     clock.forward(159)
     assert isinstance(ledger.claim(TWO, POLICY), Busy)
@@ -137,14 +165,14 @@ def test_released_for_a_scheduled_retry(ledger: Ledger, clock: Clock) -> None:
 
 def test_released_and_the_retry_never_came(ledger: Ledger, clock: Clock) -> None:
     """After the retry's time and a lease the key is anybody's."""
-    ledger.release(claimed(ledger), ONE, POLICY, retry_in=100)
+    ledger.release(claimed(ledger), POLICY, retry_in=100)
     clock.forward(160)
     assert claimed(ledger, TWO).owner == "task-2"
 
 
 def test_released_without_a_retry(ledger: Ledger) -> None:
     """Free at once."""
-    ledger.release(claimed(ledger), ONE, POLICY)
+    ledger.release(claimed(ledger), POLICY)
     assert claimed(ledger, TWO).owner == "task-2"
 
 
@@ -176,7 +204,7 @@ def test_failed(ledger: Ledger) -> None:
     """A new claim may try again; what was accepted or refused for good stays known."""
     entry = sending(ledger)
     entry = ledger.settle(entry, {TARGET: Reply(DeliveryStatus.REFUSED, 550)}, "<m@x>", ONE, POLICY)
-    ledger.fail(entry, ONE, "RecipientsRefused")
+    ledger.fail(entry, "RecipientsRefused")
     again = claimed(ledger, TWO)
     assert again.generation == 1
     assert again.deliveries[0].status is DeliveryStatus.REFUSED
@@ -185,7 +213,7 @@ def test_failed(ledger: Ledger) -> None:
 def doubtful(ledger: Ledger) -> Any:
     entry = ledger.settle(sending(ledger), {TARGET: Reply(DeliveryStatus.IN_DOUBT)}, "<m@x>", ONE, POLICY)
     assert entry.status is Status.IN_DOUBT
-    assert ledger.fail(entry, ONE, "x") == entry
+    assert ledger.fail(entry, "x") == entry
     return entry
 
 
@@ -262,7 +290,7 @@ def test_one_of_many_claims_wins(ledger: Ledger) -> None:
         key = f"key-{round_}"
         if round_ % 2:
             entry = claimed(ledger, replace(ONE, key=key))
-            ledger.release(entry, ONE, POLICY)
+            ledger.release(entry, POLICY)
         outcomes = race(lambda n, key=key: ledger.claim(replace(ONE, key=key, task_id=f"racer-{n}"), POLICY))
         assert sum(isinstance(outcome, Acquired) for outcome in outcomes) == 1
         assert sum(isinstance(outcome, Busy) for outcome in outcomes) == len(outcomes) - 1

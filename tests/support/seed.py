@@ -45,15 +45,15 @@ class Seed:
 
     def released(self, retry_in: float | None = None) -> Entry:
         """RELEASED, perhaps for a retry of its own."""
-        return self.ledger.release(self.claimed(), self.asker, self.policy, retry_in)
+        return self.ledger.release(self.claimed(), self.policy, retry_in)
 
     def sent(self, result: Any) -> Entry:
         """SENT with a result."""
-        return self.ledger.complete(self.settled(DeliveryStatus.ACCEPTED), result, self.asker)
+        return self.ledger.complete(self.settled(DeliveryStatus.ACCEPTED), result)
 
     def failed(self, status: DeliveryStatus) -> Entry:
         """FAILED after a hand-over that ended as ``status``."""
-        return self.ledger.fail(self.settled(status), self.asker, "ValueError")
+        return self.ledger.fail(self.settled(status), "ValueError")
 
     def cancelled(self) -> Entry:
         """CANCELLED, as an operator would."""
