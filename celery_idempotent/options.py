@@ -11,7 +11,7 @@ from types import MethodType
 from typing import Any
 
 from .conf import conf
-from .core.addresses import is_address, mask, normalise
+from .core.addresses import is_address, mask_all, normalise, printable
 from .core.errors import KeyFieldError
 from .core.keys import bucket_for, digest, make_key
 from .core.ledger import Policy
@@ -20,6 +20,7 @@ ON_CONFLICT = ("retry", "skip", "raise")
 ON_MISMATCH = ("warn", "raise", "ignore")
 IN_DOUBT = ("hold", "resend")
 WINDOW_MODES = ("sliding", "fixed")
+LONGEST_TYPE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,10 @@ class CallKeys:
         task = self.task
         bound = self._bind(args or (), kwargs or {})
         fields = self._fields(args or (), kwargs or {}, bound)
-        key = make_key(conf.namespace, email_type(task), fields, self._bucket(bound))
+        name = email_type(task)
+        if not 0 < len(name) <= LONGEST_TYPE:
+            raise KeyFieldError(f"{task.name}: email_type has {len(name)} characters; 1 to {LONGEST_TYPE} fit")
+        key = make_key(conf.namespace, name, fields, self._bucket(bound))
         return Identity(key, self._fingerprint(bound), label(fields))
 
     def _bind(self, args: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,7 +57,11 @@ class CallKeys:
         except TypeError as error:
             raise KeyFieldError(f"{self.task.name}: the call does not fit the task: {error}") from None
         bound.apply_defaults()
-        return dict(bound.arguments)
+        arguments = dict(bound.arguments)
+        for name, parameter in self.signature.parameters.items():
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                arguments.update(arguments.pop(name))
+        return arguments
 
     def _fields(self, args: Any, kwargs: Any, bound: Mapping[str, Any]) -> dict[str, Any]:
         task = self.task
@@ -67,7 +75,16 @@ class CallKeys:
             raise KeyFieldError(
                 f"{task.name}: declare key_fields=(…) or key_function, so that two events can be told apart"
             )
-        return {path: _folded(self._lookup(path, bound)) for path in task.key_fields}
+        return {path: self._key_field(path, bound) for path in task.key_fields}
+
+    def _key_field(self, path: str, bound: Mapping[str, Any]) -> Any:
+        value = _folded(self._lookup(path, bound))
+        if value is None or value == "":
+            raise KeyFieldError(
+                f"{self.task.name}: key field {path!r} is {value!r}, which identifies nothing: all such calls "
+                "would be one email. Pass its value, or correct key_fields"
+            )
+        return value
 
     def _lookup(self, path: str, bound: Mapping[str, Any]) -> Any:
         names = list(_parts(path))
@@ -143,6 +160,8 @@ def policy(task: Any, opaque: bool) -> Policy:
 def problems(task: Any) -> Iterator[tuple[str, str]]:
     """Yield (option, what is wrong and how to mend it) for every option of ``task`` that cannot be used."""
     yield from _wrong_choices(task)
+    if task.key_function is not None and not callable(task.key_function):
+        yield "key_function", f"is {task.key_function!r}; it has to be a function of the task's arguments"
     if not task.key_fields and task.key_function is None:
         yield (
             "key_fields",
@@ -156,9 +175,25 @@ def problems(task: Any) -> Iterator[tuple[str, str]]:
         value = getattr(task, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
             yield name, f"is {value!r}; it has to be a positive number of seconds"
+    yield from _unusable_window(task)
+    if len(email_type(task)) > LONGEST_TYPE:
+        yield "email_type", f"is longer than {LONGEST_TYPE} characters"
+    for name in ("in_doubt_for", "dont_autoretry_for"):
+        value = getattr(task, name)
+        if not isinstance(value, tuple) or not all(
+            isinstance(t, type) and issubclass(t, Exception) for t in value
+        ):
+            yield name, f"is {value!r}; it has to be a tuple of exception classes"
+
+
+def _unusable_window(task: Any) -> Iterator[tuple[str, str]]:
     if task.window is not None and (not isinstance(task.window, timedelta) or task.window <= timedelta(0)):
         yield "window", f"is {task.window!r}; it has to be a positive timedelta, or None for once"
-    if task.window_mode == "fixed" and not task.event_time_field:
+    if task.window_mode != "fixed":
+        return
+    if task.window is None:
+        yield "window", 'is not set; window_mode="fixed" needs the length of its buckets'
+    if not task.event_time_field:
         yield "event_time_field", 'is not set; window_mode="fixed" takes the bucket of the event\'s own time'
 
 
@@ -191,8 +226,10 @@ def _wrong_choices(task: Any) -> Iterator[tuple[str, str]]:
 def _unknown_parameters(task: Any) -> Iterator[tuple[str, str]]:
     parameters = CallKeys(task).signature.parameters
     catch_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    for option in ("key_fields", "fingerprint_fields"):
-        for path in getattr(task, option) or ():
+    declared = {name: getattr(task, name) or () for name in ("key_fields", "fingerprint_fields")}
+    declared["event_time_field"] = (task.event_time_field,) if task.event_time_field else ()
+    for option, paths in declared.items():
+        for path in paths:
             first = next(_parts(path))
             if first not in parameters and not catch_all:
                 known = ", ".join(parameters) or "none"
@@ -218,8 +255,4 @@ def label(fields: Mapping[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, str) and is_address(value):
-        return mask(value)
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_shown(item) for item in value) + "]"
-    return str(value)
+    return printable(mask_all(str(value)))

@@ -133,8 +133,14 @@ class Run:
     # -- the end -----------------------------------------------------------------------------------------
 
     def complete(self, result: Any) -> None:
-        """Record success and the result to replay."""
-        self._record(lambda: self.ledger.complete(self.entry, result))
+        """Record success and the result to replay; a result that the store refuses is left out."""
+        try:
+            self._record(lambda: self.ledger.complete(self.entry, result))
+        except IdempotencyError:
+            raise
+        except Exception:
+            logger.exception("%s: the result cannot be kept, so duplicates get None", self.asker.email_type)
+            self._record(lambda: self.ledger.complete(self.entry, None))
 
     def release(self, error: str, retry_in: float | None = None) -> None:
         """Free the claim, keeping it for this task's own retry if one is due in ``retry_in`` seconds."""

@@ -58,7 +58,14 @@ def add_own_connection() -> None:
     if base is None or OWN_ALIAS in connections.settings or base["ENGINE"].endswith("sqlite3"):
         return
     own = {**base, "TEST": {**base.get("TEST", {}), "MIRROR": conf.database}}
-    connections.settings[OWN_ALIAS] = {**own, "ATOMIC_REQUESTS": False, "AUTOCOMMIT": True}
+    # A compare-and-swap has to see what others have just committed.
+    options = {name: value for name, value in base.get("OPTIONS", {}).items() if name != "isolation_level"}
+    connections.settings[OWN_ALIAS] = {
+        **own,
+        "ATOMIC_REQUESTS": False,
+        "AUTOCOMMIT": True,
+        "OPTIONS": options,
+    }
 
 
 def ledger_alias() -> str:

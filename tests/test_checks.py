@@ -60,6 +60,15 @@ WRONG = {
         {"window": timedelta(days=1), "window_mode": "fixed"},
         "event_time_field",
     ),
+    "a fixed window without length": (
+        {"window_mode": "fixed", "event_time_field": "to"},
+        "length of its buckets",
+    ),
+    "an event time that is no parameter": ({"event_time_field": "at"}, "'at'"),
+    "a key function that cannot be called": ({"key_function": "order"}, "has to be a function"),
+    "an email type that no store can keep": ({"email_type": "x" * 201}, "longer than 200"),
+    "exceptions that are none": ({"in_doubt_for": ("TimeoutError",)}, "tuple of exception classes"),
+    "an exception without its tuple": ({"in_doubt_for": ValueError}, "tuple of exception classes"),
 }
 
 

@@ -10,12 +10,14 @@ from email.utils import parseaddr
 from .entry import Recipient
 
 _ADDRESS_WITHIN = re.compile(r"[^@\s<>,;:()\"']+@[^@\s<>,;:()\"']+")
+_NAMED = re.compile(r"[^<>@]*<([^<>]+)>")
 _ADDRESS = re.compile(r"[^@\s<>,;]+@[^@\s<>,;]+")
 
 
 def is_address(text: str) -> bool:
-    """Tell whether ``text`` is one bare address, without a display name."""
-    return _ADDRESS.fullmatch(text.strip()) is not None
+    """Tell whether ``text`` is one address, bare or as ``Ann <ann@example.com>``."""
+    named = _NAMED.fullmatch(text.strip())
+    return _ADDRESS.fullmatch(named.group(1) if named else text.strip()) is not None
 
 
 def normalise(address: str) -> str:

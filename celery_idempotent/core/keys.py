@@ -26,7 +26,7 @@ def canonical(value: Any) -> Any:
 
     Raises `KeyFieldError` for a type that has no canonical form.
     """
-    if isinstance(value, Enum):
+    if isinstance(value, Enum) and not isinstance(value, str | int):  # those are their values, also in JSON
         return ["enum", type(value).__name__, canonical(value.value)]
     for types, encode in _ENCODERS:
         if isinstance(value, types):
@@ -58,8 +58,13 @@ def _datetime(value: datetime) -> list[str]:
 
 
 def _mapping(value: Mapping[Any, Any]) -> list[Any]:
-    pairs = [[canonical(key), canonical(item)] for key, item in value.items()]
+    pairs = [[canonical(_json_key(key)), canonical(item)] for key, item in value.items()]
     return ["map", sorted(pairs, key=lambda pair: json.dumps(pair[0]))]
+
+
+def _json_key(key: Any) -> Any:
+    """Return a mapping's key as it is once the message has been through JSON, which knows text keys alone."""
+    return str(int(key)) if isinstance(key, int) and not isinstance(key, bool) else key
 
 
 def _timedelta(value: timedelta) -> list[Any]:
@@ -71,7 +76,7 @@ _ENCODERS: tuple[tuple[Any, Any], ...] = (
     (type(None), lambda value: ["null"]),
     (bool, lambda value: ["bool", value]),
     (int, lambda value: ["int", str(int(value))]),
-    (str, lambda value: ["str", str(value)]),
+    (str, lambda value: ["str", str.__str__(value)]),
     (bytes, lambda value: ["bytes", value.hex()]),
     (float, _float),
     (Decimal, _decimal),

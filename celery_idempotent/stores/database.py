@@ -6,79 +6,44 @@ undo what really happened. `connection` decides which connection that is.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from typing import Any
 
-from django.db import DEFAULT_DB_ALIAS, DatabaseError, IntegrityError, connections, transaction
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, DataError, IntegrityError, connections, transaction
 from django.db import Error as DjangoDatabaseError
-from django.db.models import DateTimeField, DurationField, ExpressionWrapper, F, Func, Value
+from django.db.models import F
 
-from ..core.entry import After, Attempt, Delivery, Entry, Moment, Recipient
+from ..core.entry import After, Attempt, Delivery, Entry
 from ..core.errors import LedgerUnavailable, UnsafeTransaction
-from ..core.status import IN_FLIGHT, DeliveryStatus, Status
+from ..core.status import IN_FLIGHT, Status
 from ..core.store import Store, Stored
 from ..models import Delivery as DeliveryRow
 from ..models import LogicalEmail, SendAttempt
+from . import postgresql
+from .rows import CLOCKS, StoreNow, columns, delivery_columns, delivery_of, entry_of, read, written
 
 _BATCH = 500
+_ROUNDS = 5
 _PURGEABLE = [Status.SENT.value, Status.FAILED.value, Status.CANCELLED.value]
-_PLAIN = (
-    "email_type",
-    "claim_id",
-    "label",
-    "generation",
-    "owner",
-    "fingerprint",
-    "attempts",
-    "result",
-    "error",
-)
-_TIMES = ("deadline", "begun_at", "sent_at")
-_CLOCKS = {
-    "postgresql": "SELECT STATEMENT_TIMESTAMP()",
-    "mysql": "SELECT UTC_TIMESTAMP(6)",
-    "sqlite": "SELECT STRFTIME('%Y-%m-%d %H:%M:%f', 'NOW')",
-}
-
-
-class StoreNow(Func):
-    """The database's clock at this statement, in UTC."""
-
-    template = "STATEMENT_TIMESTAMP()"
-    output_field = DateTimeField()
-
-    def as_mysql(self, compiler: Any, connection: Any, **extra: Any) -> Any:
-        """Django leaves MySQL's session time zone alone, so CURRENT_TIMESTAMP would be local time."""
-        return self.as_sql(compiler, connection, template="UTC_TIMESTAMP(6)", **extra)
-
-    def as_sqlite(self, compiler: Any, connection: Any, **extra: Any) -> Any:
-        """Milliseconds are all that SQLite's clock has; the format is the one Django compares with."""
-        return self.as_sql(
-            compiler, connection, template="STRFTIME('%%%%Y-%%%%m-%%%%d %%%%H:%%%%M:%%%%f', 'NOW')", **extra
-        )
-
-
-def _moment(value: Moment | None) -> Any:
-    """Return ``value`` as something the database can put in by its own clock."""
-    if not isinstance(value, After):
-        return value
-    if not value.seconds:
-        return StoreNow()
-    span = Value(timedelta(seconds=value.seconds), output_field=DurationField())
-    return ExpressionWrapper(StoreNow() + span, output_field=DateTimeField())
 
 
 def open_transaction(alias: str) -> str | None:
     """Return the alias of a connection that holds a transaction open on the SQLite file of ``alias``."""
-    database = connections[alias].settings_dict["NAME"]
+    database = _file(connections[alias])
     for other in connections.all(initialized_only=True):
-        if other.vendor != "sqlite" or other.settings_dict["NAME"] != database:
+        if other.vendor != "sqlite" or _file(other) != database:
             continue
         if other.in_atomic_block and not _in_testcase(other):
             return str(other.alias)
     return None
+
+
+def _file(connection: Any) -> str:
+    name = str(connection.settings_dict["NAME"])
+    return name if name.startswith("file:") or name == ":memory:" else os.path.abspath(name)
 
 
 def _in_testcase(connection: Any) -> bool:
@@ -98,7 +63,7 @@ class DatabaseStore(Store):
 
     @contextmanager
     def _connection(self) -> Iterator[str]:
-        """Yield the alias to write on, inside one transaction. Database errors become `LedgerUnavailable`."""
+        """Yield the alias to write on, for one atomic write. Database errors become `LedgerUnavailable`."""
         alias = self._alias()
         holder = open_transaction(alias) if connections[alias].vendor == "sqlite" else None
         if holder is not None and not (self._joining and holder == alias):
@@ -107,24 +72,22 @@ class DatabaseStore(Store):
                 "second writer would wait for it forever. Nothing was sent. Send outside atomic() (for example "
                 "with delay_on_commit), or give the ledger a file of its own: CELERY_IDEMPOTENT['DATABASE']"
             )
-        with _translated(alias), transaction.atomic(using=alias):
-            yield alias
+        with _translated(alias):
+            if connections[alias].vendor == "postgresql":
+                yield alias  # one statement is a transaction of its own
+            else:
+                with transaction.atomic(using=alias):
+                    yield alias
 
     def insert(self, entry: Entry, attempt: Attempt | None = None) -> Stored:
-        """One INSERT; where the key is there already, one UPDATE that counts and one SELECT."""
+        """One statement on PostgreSQL; elsewhere an INSERT, or an UPDATE that counts the arrival."""
         with self._connection() as alias:
-            try:
-                with transaction.atomic(using=alias):
-                    LogicalEmail.objects.using(alias).create(
-                        key=entry.key, version=entry.version, created_at=StoreNow(), **_columns(entry)
-                    )
-            except IntegrityError:
-                LogicalEmail.objects.using(alias).filter(key=entry.key).update(arrivals=F("arrivals") + 1)
-                known = _read(alias, entry.key)
-                return _stored(known, _deliveries(alias, known))
-            row = _read(alias, entry.key)
-            _write_attempt(alias, row, attempt)
-            return _stored(row, (), inserted=True)
+            if connections[alias].vendor == "postgresql":
+                return postgresql.insert(alias, entry, attempt)
+            for _ in range(_ROUNDS):
+                if stored := _insert(alias, entry, attempt) or _count_arrival(alias, entry.key):
+                    return stored
+        raise LedgerUnavailable(f"{entry.key} is inserted and removed again and again")
 
     def swap(
         self,
@@ -133,15 +96,17 @@ class DatabaseStore(Store):
         attempt: Attempt | None = None,
         deliveries: Sequence[Delivery] = (),
     ) -> Stored | None:
-        """One UPDATE on (key, version); deliveries and the attempt go with it in the same transaction."""
+        """One statement on PostgreSQL; elsewhere an UPDATE and its rows in one transaction."""
         with self._connection() as alias:
+            if connections[alias].vendor == "postgresql":
+                return postgresql.swap(alias, entry, version, attempt, deliveries)
             rows = LogicalEmail.objects.using(alias).filter(key=entry.key, version=version)
-            if not rows.update(version=version + 1, **_columns(entry)):
+            if not rows.update(version=version + 1, **columns(alias, entry)):
                 return None
             row = _read(alias, entry.key)
             _write_attempt(alias, row, attempt)
             _write_deliveries(alias, row, deliveries)
-            return _stored(row, entry.deliveries)
+            return _stored(alias, row, entry.deliveries)
 
     def get(self, key: str) -> Stored | None:
         """One SELECT, and one more where there are deliveries. Reading is harmless in any transaction."""
@@ -151,7 +116,7 @@ class DatabaseStore(Store):
                 row = _read(alias, key)
             except LogicalEmail.DoesNotExist:
                 return None
-            return _stored(row, _deliveries(alias, row))
+            return _stored(alias, row, _deliveries(alias, row))
 
     def due(self, limit: int = 100) -> Sequence[Entry]:
         """One SELECT on the (status, deadline) index; deliveries are not loaded."""
@@ -159,13 +124,13 @@ class DatabaseStore(Store):
             rows = LogicalEmail.objects.using(alias).filter(
                 status__in=[s.value for s in IN_FLIGHT], deadline__lte=StoreNow()
             )
-            return [_entry(row, ()) for row in rows.order_by("deadline")[:limit]]
+            return [entry_of(alias, vars(row), ()) for row in rows.order_by("deadline")[:limit]]
 
     def purge(self, older_than: float, limit: int = 1000) -> int:
         """Remove finished entries, their deliveries and attempts, in one transaction."""
-        with self._connection() as alias:
+        with self._connection() as alias, transaction.atomic(using=alias):
             rows = LogicalEmail.objects.using(alias)
-            old = rows.filter(status__in=_PURGEABLE, updated_at__lte=_moment(After(-older_than)))
+            old = rows.filter(status__in=_PURGEABLE, updated_at__lte=written(alias, After(-older_than)))
             keys = list(old.order_by("updated_at").values_list("pk", flat=True)[:limit])
             _, counts = rows.filter(pk__in=keys, status__in=_PURGEABLE).delete()
             return counts.get(LogicalEmail._meta.label, 0)
@@ -173,8 +138,10 @@ class DatabaseStore(Store):
     def now(self) -> datetime:
         """One SELECT of the database's clock."""
         with self._connection() as alias, connections[alias].cursor() as cursor:
-            cursor.execute(_CLOCKS[connections[alias].vendor])
-            return _aware(cursor.fetchone()[0])
+            cursor.execute(CLOCKS[connections[alias].vendor])
+            now = read(alias, cursor.fetchone()[0])
+            assert now is not None
+            return now
 
 
 @contextmanager
@@ -182,8 +149,8 @@ def _translated(alias: str) -> Iterator[None]:
     """Turn errors of the database into `LedgerUnavailable`."""
     try:
         yield
-    except IntegrityError:
-        raise
+    except (IntegrityError, DataError):
+        raise  # not an outage: trying again would meet it again
     except DjangoDatabaseError as error:
         _drop(alias)
         raise LedgerUnavailable(_explain(alias, error)) from error
@@ -193,44 +160,39 @@ def _read(alias: str, key: str) -> LogicalEmail:
     return LogicalEmail.objects.using(alias).annotate(store_now=StoreNow()).get(key=key)
 
 
+def _insert(alias: str, entry: Entry, attempt: Attempt | None) -> Stored | None:
+    try:
+        with transaction.atomic(using=alias):
+            LogicalEmail.objects.using(alias).create(
+                key=entry.key, version=entry.version, created_at=StoreNow(), **columns(alias, entry)
+            )
+    except IntegrityError:
+        return None
+    row = _read(alias, entry.key)
+    _write_attempt(alias, row, attempt)
+    return _stored(alias, row, (), inserted=True)
+
+
+def _count_arrival(alias: str, key: str) -> Stored | None:
+    """Count and return what is there; None if it has gone meanwhile."""
+    rows = LogicalEmail.objects.using(alias).filter(key=key)
+    if not rows.update(arrivals=F("arrivals") + 1):
+        return None
+    row = _read(alias, key)
+    return _stored(alias, row, _deliveries(alias, row))
+
+
 def _deliveries(alias: str, row: LogicalEmail) -> Sequence[Delivery]:
     if not row.attempts:
         return ()
     rows = DeliveryRow.objects.using(alias).filter(email=row, generation=row.generation).order_by("pk")
-    return [
-        Delivery(
-            d.part, Recipient(d.digest, d.recipient), DeliveryStatus(d.status), d.message_id, d.code, d.detail
-        )
-        for d in rows
-    ]
+    return [delivery_of(found) for found in rows.values()]
 
 
-def _stored(row: LogicalEmail, deliveries: Sequence[Delivery], inserted: bool = False) -> Stored:
-    now = _aware(row.store_now)  # type: ignore[attr-defined]
-    return Stored(_entry(row, deliveries), now, inserted)
-
-
-def _entry(row: LogicalEmail, deliveries: Sequence[Delivery]) -> Entry:
-    return Entry(
-        key=row.key,
-        status=Status(row.status),
-        version=row.version,
-        created_at=row.created_at,
-        arrivals=row.arrivals,
-        participants=tuple(row.participants),
-        deliveries=tuple(deliveries),
-        **{name: getattr(row, name) for name in (*_PLAIN, *_TIMES)},
-    )
-
-
-def _columns(entry: Entry) -> dict[str, Any]:
-    columns = {name: getattr(entry, name) for name in _PLAIN}
-    columns.update({name: _moment(getattr(entry, name)) for name in _TIMES})
-    columns["label"] = entry.label[:255]
-    columns["status"] = entry.status.value
-    columns["participants"] = list(entry.participants)
-    columns["updated_at"] = StoreNow()
-    return columns
+def _stored(alias: str, row: LogicalEmail, deliveries: Sequence[Delivery], inserted: bool = False) -> Stored:
+    now = read(alias, row.store_now)  # type: ignore[attr-defined]
+    assert now is not None
+    return Stored(entry_of(alias, vars(row), deliveries), now, inserted)
 
 
 def _write_attempt(alias: str, row: LogicalEmail, attempt: Attempt | None) -> None:
@@ -239,7 +201,7 @@ def _write_attempt(alias: str, row: LogicalEmail, attempt: Attempt | None) -> No
     rows = SendAttempt.objects.using(alias)
     place = {"email_id": row.pk, "generation": attempt.generation, "number": attempt.number}
     ended = {
-        "ended_at": _moment(attempt.ended_at),
+        "ended_at": written(alias, attempt.ended_at),
         "outcome": attempt.outcome.value,
         "code": attempt.code,
         "detail": attempt.detail[:200],
@@ -252,7 +214,7 @@ def _write_attempt(alias: str, row: LogicalEmail, attempt: Attempt | None) -> No
         worker=attempt.worker[:255],
         message_id=attempt.message_id[:255],
         recipients=attempt.recipients,
-        started_at=_moment(attempt.started_at),
+        started_at=written(alias, attempt.started_at),
         **place,
         **ended,
     )
@@ -261,18 +223,9 @@ def _write_attempt(alias: str, row: LogicalEmail, attempt: Attempt | None) -> No
 def _write_deliveries(alias: str, row: LogicalEmail, deliveries: Sequence[Delivery]) -> None:
     rows = [
         DeliveryRow(
-            email_id=row.pk,
-            generation=row.generation,
-            part=d.part,
-            digest=d.recipient.digest,
-            recipient=d.recipient.shown[:320],
-            status=d.status.value,
-            message_id=d.message_id[:255],
-            code=d.code,
-            detail=d.detail[:200],
-            updated_at=StoreNow(),
+            email_id=row.pk, generation=row.generation, updated_at=StoreNow(), **delivery_columns(delivery)
         )
-        for d in deliveries
+        for delivery in deliveries
     ]
     # MySQL updates on any unique key and refuses to be told which.
     named = connections[alias].features.supports_update_conflicts_with_target
@@ -283,15 +236,6 @@ def _write_deliveries(alias: str, row: LogicalEmail, deliveries: Sequence[Delive
         unique_fields=["email", "generation", "part", "digest"] if named else None,
         update_fields=["status", "message_id", "code", "detail", "updated_at"],
     )
-
-
-def _aware(value: Any) -> datetime:
-    if isinstance(value, str):
-        value = datetime.fromisoformat(value)
-    if value.tzinfo is None:
-        value = value.replace(tzinfo=timezone.utc)
-    result: datetime = value.astimezone(timezone.utc)
-    return result
 
 
 def _drop(alias: str) -> None:

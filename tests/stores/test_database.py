@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 from django.db import connections, transaction
+from django.test.utils import CaptureQueriesContext
 
+from celery_idempotent import wiring
+from celery_idempotent.core.entry import After, Recipient
 from celery_idempotent.core.errors import LedgerUnavailable, UnsafeTransaction
-from celery_idempotent.core.status import Status
+from celery_idempotent.core.ledger import Asker, Ledger, Policy, Reply
+from celery_idempotent.core.status import DeliveryStatus, Status
 from celery_idempotent.core.store import Store
 from celery_idempotent.models import LogicalEmail, SendAttempt
 from celery_idempotent.stores.database import DatabaseStore
@@ -71,8 +76,6 @@ def test_attempts_keep_their_start_and_get_their_end(store: Store, alias: str) -
     assert begun is not None
     row = SendAttempt.objects.using(alias).get()
     assert row.ended_at is None
-    from celery_idempotent.core.entry import After
-
     store.swap(begun.entry, begun.entry.version, make_attempt(ended_at=After()))
     again = SendAttempt.objects.using(alias).get()
     assert again.started_at == row.started_at
@@ -122,3 +125,62 @@ def test_debug_logging_of_sql_works(store: Store, settings: Any) -> None:
     stored = store.insert(make_entry())
     assert store.get(KEY) is not None
     assert store.swap(stored.entry, stored.entry.version) is not None
+
+
+@pytest.mark.parametrize("alias", ["postgres"], indirect=True)
+def test_statements_on_postgresql(alias: str, store: Store) -> None:
+    """Claim 1, duplicate 1, hand-over 2, complete 1: whatever the number of recipients, and no BEGIN."""
+    ledger, policy = Ledger(store), Policy()
+    asker = Asker(KEY, "confirmation", "task-1")
+    targets = [("0", Recipient(f"{n:064x}", f"p{n}***@example.com")) for n in range(50)]
+    replies = dict.fromkeys(targets, Reply(DeliveryStatus.ACCEPTED, 250))
+
+    def counted(work: Callable[[], Any]) -> tuple[int, Any]:
+        with CaptureQueriesContext(connections[alias]) as queries:
+            value = work()
+        return len(queries), value
+
+    claim, outcome = counted(lambda: ledger.claim(asker, policy))
+    begin, entry = counted(lambda: ledger.begin(outcome.entry, targets, "<m@x>", asker, policy))
+    settle, entry = counted(lambda: ledger.settle(entry, replies, "<m@x>", asker, policy))
+    complete, entry = counted(lambda: ledger.complete(entry, {"ok": 1}))
+    duplicate, outcome = counted(lambda: ledger.claim(replace(asker, task_id="task-2"), policy))
+    assert (claim, begin + settle, complete, duplicate) == (1, 2, 1, 1)
+    assert outcome.entry.result == {"ok": 1}
+    assert len(outcome.entry.deliveries) == 50
+    opaque, _ = counted(lambda: ledger.claim(replace(asker, key="other"), Policy(opaque=True)))
+    assert opaque == 1
+    assert SendAttempt.objects.using(alias).count() == 2
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York"])
+def test_without_time_zones(alias: str, store: Store, settings: Any, zone: str) -> None:
+    """USE_TZ=False: times are naive in the database's columns, and aware UTC to the ledger all the same."""
+    settings.TIME_ZONE, settings.USE_TZ = zone, False
+    connections[alias].close()
+    for name in ("timezone", "timezone_name"):
+        connections[alias].__dict__.pop(name, None)
+    ledger, asker, policy = Ledger(store), Asker(KEY, "confirmation", "task-1"), Policy()
+    entry = ledger.claim(asker, policy).entry
+    assert abs(entry.created_at - datetime.now(timezone.utc)) < timedelta(minutes=1)
+    assert abs(entry.deadline - entry.created_at - timedelta(seconds=60)) < timedelta(seconds=1)
+    busy = ledger.claim(replace(asker, task_id="task-2"), policy)
+    assert 0 < busy.retry_after <= 60
+    ledger.complete(entry, None)
+    found = store.get(KEY)
+    assert found is not None
+    assert found.entry.begun_at == entry.begun_at
+
+
+def test_a_transaction_level_of_the_project_is_not_the_ledgers(settings: Any) -> None:
+    """A compare-and-swap under REPEATABLE READ would not see what others have committed."""
+    base = {"ENGINE": "django.db.backends.postgresql", "NAME": "x", "OPTIONS": {"isolation_level": 3, "a": 1}}
+    known = dict(connections.settings)
+    try:
+        connections.settings.pop(wiring.OWN_ALIAS, None)
+        connections.settings["default"] = base
+        wiring.add_own_connection()
+        assert connections.settings[wiring.OWN_ALIAS]["OPTIONS"] == {"a": 1}
+    finally:
+        connections.settings.clear()
+        connections.settings.update(known)
