@@ -223,7 +223,7 @@ class Storm:
         """SIGKILL a pool process in the middle of a task, as the kernel does when memory runs out."""
         for note in self.busy.iterdir():
             pid = int(note.name)
-            if _parent(pid) not in [worker.pid for worker in self.workers]:
+            if not self._is_of_this_storm(note):
                 note.unlink(missing_ok=True)
                 continue
             os.kill(pid, signal.SIGSTOP)
@@ -236,6 +236,13 @@ class Storm:
                 return True
             os.kill(pid, signal.SIGCONT)
         return False
+
+    def _is_of_this_storm(self, note: Path) -> bool:
+        """Tell whether the process of ``note`` is a child of one of our workers, as it has written itself."""
+        try:
+            return int(note.read_text() or 0) in [worker.pid for worker in self.workers]
+        except FileNotFoundError:
+            return False
 
     def _ended(self) -> int:
         from django_celery_results.models import TaskResult
@@ -292,8 +299,3 @@ class Storm:
             in_doubt=len(doubtful),
             seconds=round(seconds, 1),
         )
-
-
-def _parent(pid: int) -> int | None:
-    shown = subprocess.run(["ps", "-o", "ppid=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return int(shown.stdout) if shown.stdout.strip() else None

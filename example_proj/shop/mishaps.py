@@ -22,7 +22,7 @@ def around_sending(request: Any) -> Iterator[None]:
     note = Path(folder) / str(os.getpid()) if folder else None
     mishap = (request.headers or {}).get(HEADER) if request.retries == 0 else None
     if note:
-        note.touch()
+        note.write_text(str(os.getppid()))
     try:
         time.sleep(RENDERING if note else 0)  # a template and a few queries
         if mishap == BEFORE:
