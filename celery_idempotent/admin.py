@@ -6,8 +6,23 @@ from typing import Any
 
 from django.contrib import admin
 from django.http import HttpRequest
+from django.utils import timezone
 
 from .models import Delivery, LogicalEmail, SendAttempt
+
+
+def exactly(name: str) -> Any:
+    """Return a column for the time ``name`` to the millisecond: Django's own form hides what came first."""
+
+    @admin.display(description=name.replace("_", " "), ordering=name)
+    def shown(_: Any, obj: Any) -> str:
+        value = getattr(obj, name)
+        if value is None:
+            return "-"
+        local = timezone.localtime(value) if timezone.is_aware(value) else value
+        return str(local.isoformat(sep=" ", timespec="milliseconds"))
+
+    return shown
 
 
 class ReadOnly:
@@ -31,8 +46,9 @@ class DeliveryInline(ReadOnly, admin.TabularInline):  # type: ignore[misc, type-
 
     model = Delivery
     fields = readonly_fields = (
-        "generation", "part", "recipient", "status", "code", "detail", "message_id", "updated_at",
+        "generation", "part", "recipient", "status", "code", "detail", "message_id", "updated",
     )  # fmt: skip
+    updated = exactly("updated_at")
     extra = 0
 
 
@@ -42,8 +58,9 @@ class SendAttemptInline(ReadOnly, admin.TabularInline):  # type: ignore[misc, ty
     model = SendAttempt
     fields = readonly_fields = (
         "generation", "number", "outcome", "code", "detail", "recipients", "task_id", "worker",
-        "started_at", "ended_at",
+        "started", "ended",
     )  # fmt: skip
+    started, ended = exactly("started_at"), exactly("ended_at")
     extra = 0
     ordering = ("generation", "number")
 
@@ -53,8 +70,17 @@ class LogicalEmailAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-
     """One page an email: what was intended, every attempt, every recipient."""
 
     list_display = (
-        "email_type", "label", "status", "attempts", "arrivals", "generation", "created_at", "sent_at",
+        "label", "email_type", "status", "attempts", "arrivals", "generation", "created", "sent",
     )  # fmt: skip
+    fieldsets = (
+        (None, {"fields": ("email_type", "label", "status", "error", "owner", "result")}),
+        ("Times", {"fields": ("created", "begun", "sent", "updated", "deadline_at")}),
+        ("Counts", {"fields": ("arrivals", "attempts", "generation")}),
+        ("Identity", {"fields": ("key", "fingerprint", "version", "participants")}),
+    )
+    created, begun, sent = exactly("created_at"), exactly("begun_at"), exactly("sent_at")
+    updated, deadline_at = exactly("updated_at"), exactly("deadline")
+    readonly_fields = ("key", "created", "begun", "sent", "updated", "deadline_at")
     list_filter = ("status", "email_type", "created_at")
     search_fields = ("key", "label", "owner", "deliveries__recipient", "send_attempts__message_id")
     search_help_text = "Key, key field, task id, masked recipient or Message-ID"
@@ -68,7 +94,8 @@ class LogicalEmailAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-
 class DeliveryAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-arg]
     """Recipients across emails."""
 
-    list_display = ("recipient", "status", "code", "detail", "email", "generation", "updated_at")
+    list_display = ("recipient", "status", "code", "detail", "email", "generation", "updated")
+    updated = exactly("updated_at")
     list_filter = ("status",)
     search_fields = ("recipient", "digest", "message_id", "email__key")
     list_select_related = ("email",)
@@ -82,8 +109,9 @@ class SendAttemptAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-a
 
     list_display = (
         "email", "generation", "number", "outcome", "code", "recipients", "task_id", "worker",
-        "started_at", "ended_at",
+        "started", "ended",
     )  # fmt: skip
+    started, ended = exactly("started_at"), exactly("ended_at")
     list_filter = ("outcome", "started_at")
     search_fields = ("task_id", "message_id", "email__key", "email__label")
     list_select_related = ("email",)

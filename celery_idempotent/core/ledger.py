@@ -386,6 +386,7 @@ def _taken(entry: Entry, claim_id: str, asker: Asker, policy: Policy) -> Entry:
         owner=asker.task_id,
         deadline=After(policy.send_timeout if policy.opaque else policy.lease),
         fingerprint=asker.fingerprint,
+        error="",
         attempts=entry.attempts + (1 if policy.opaque else 0),
         participants=_with(entry, asker.task_id) if policy.window is not None else entry.participants,
     )
