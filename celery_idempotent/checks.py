@@ -57,7 +57,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Ch
 
 def _unusable() -> list[CheckMessage]:
     found: list[CheckMessage] = []
-    for read in (lambda: conf.retention, lambda: conf.recipients, get_ledger):
+    for read in (lambda: conf.retention, lambda: conf.recipients, lambda: conf.redis_wait, get_ledger):
         try:
             read()
         except ImproperlyConfigured as error:

@@ -17,6 +17,7 @@ DEFAULTS: dict[str, Any] = {
     "MESSAGE_ID_DOMAIN": None,
     "RECIPIENTS": "masked",
     "RECIPIENT_SALT": None,
+    "REDIS_WAIT": None,
 }
 RECIPIENT_FORMS = ("masked", "plain", "digest")
 
@@ -37,7 +38,7 @@ class Conf:
 
     @property
     def ledger(self) -> str:
-        """``"auto"``, ``"database"``, ``"memory://"`` or the dotted path of a `Store` factory."""
+        """``"auto"``, ``"database"``, ``"memory://"``, a Redis URL, or the dotted path of a `Store` factory."""
         return str(self._get("LEDGER"))
 
     @property
@@ -57,6 +58,20 @@ class Conf:
         if not isinstance(value, timedelta) or value <= timedelta(0):
             raise ImproperlyConfigured("CELERY_IDEMPOTENT['RETENTION'] has to be a positive timedelta")
         return value
+
+    @property
+    def redis_wait(self) -> tuple[int, int] | None:
+        """(replicas, milliseconds): a write-ahead counts once so many replicas have it. None: at once."""
+        value = self._get("REDIS_WAIT")
+        if value is None:
+            return None
+        if not (isinstance(value, tuple | list) and len(value) == 2) or not all(
+            isinstance(part, int) and part > 0 for part in value
+        ):
+            raise ImproperlyConfigured(
+                "CELERY_IDEMPOTENT['REDIS_WAIT'] has to be (replicas, milliseconds), such as (1, 100), or None"
+            )
+        return value[0], value[1]
 
     @property
     def message_id_domain(self) -> str | None:

@@ -21,6 +21,8 @@ ON_MISMATCH = ("warn", "raise", "ignore")
 IN_DOUBT = ("hold", "resend")
 WINDOW_MODES = ("sliding", "fixed")
 LONGEST_TYPE = 200
+AUTORETRY = ("autoretry_for", "retry_kwargs", "retry_backoff", "retry_backoff_max", "retry_jitter")
+"""Options that Celery reads from a task without declaring them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +207,7 @@ def misspelt(task: Any, base: type) -> Iterator[tuple[str, str]]:
     options = base.__annotations__
     for name in vars(type(task)):
         close = difflib.get_close_matches(name, options, n=1, cutoff=0.8)
-        if close and not hasattr(base, name):
+        if close and not hasattr(base, name) and name not in AUTORETRY:
             yield name, close[0]
 
 

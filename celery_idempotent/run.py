@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from .core.entry import Delivery, Entry, Recipient
 from .core.errors import ClaimLost, IdempotencyError, KeyFieldError, LedgerUnavailable
@@ -32,14 +32,24 @@ def current_run() -> Run | None:
     return _current.get()
 
 
+class Keeper(Protocol):
+    """Keeps a copy of entries for people to look at, and never raises."""
+
+    def keep(self, entry: Entry) -> bool:
+        """Bring the copy of ``entry`` up to date."""
+
+
 class Run:
     """Holds the newest entry of a claim and writes to the ledger in its name."""
 
-    def __init__(self, ledger: Ledger, asker: Asker, policy: Policy, entry: Entry) -> None:
+    def __init__(
+        self, ledger: Ledger, asker: Asker, policy: Policy, entry: Entry, mirror: Keeper | None = None
+    ) -> None:
         self.ledger = ledger
         self.asker = asker
         self.policy = policy
         self.entry = entry
+        self._mirror = mirror
         self.stopped_by: Exception | None = None
         """Set when nothing more may be sent by this run, even if the body swallows the error."""
         self._seen: Counter[str] = Counter()
@@ -135,27 +145,29 @@ class Run:
     def complete(self, result: Any) -> None:
         """Record success and the result to replay; a result that the store refuses is left out."""
         try:
-            self._record(lambda: self.ledger.complete(self.entry, result))
+            self._end(lambda: self.ledger.complete(self.entry, result))
         except IdempotencyError:
             raise
         except Exception:
             logger.exception("%s: the result cannot be kept, so duplicates get None", self.asker.email_type)
-            self._record(lambda: self.ledger.complete(self.entry, None))
+            self._end(lambda: self.ledger.complete(self.entry, None))
 
     def release(self, error: str, retry_in: float | None = None) -> None:
         """Free the claim, keeping it for this task's own retry if one is due in ``retry_in`` seconds."""
-        self._record(
-            lambda: self.ledger.release(self.entry, self.policy, retry_in, error),
-            RELEASE_PATIENCE,
-        )
+        self._end(lambda: self.ledger.release(self.entry, self.policy, retry_in, error), RELEASE_PATIENCE)
 
     def fail(self, error: str) -> None:
         """Record that the task gave up."""
-        self._record(lambda: self.ledger.fail(self.entry, error), RELEASE_PATIENCE)
+        self._end(lambda: self.ledger.fail(self.entry, error), RELEASE_PATIENCE)
 
     def doubt(self, error: str) -> None:
         """Record that an opaque body ended with an unknown outcome."""
-        self._record(lambda: self.ledger.doubt(self.entry, error))
+        self._end(lambda: self.ledger.doubt(self.entry, error))
+
+    def _end(self, write: Callable[[], Entry], patience: float | None = None) -> None:
+        self._record(write, patience)
+        if self._mirror is not None:
+            self._mirror.keep(self.entry)
 
     def _record(self, write: Callable[[], Entry], patience: float | None = None) -> Exception | None:
         """Store what has happened, and return the error that struck meanwhile, such as a soft time limit.

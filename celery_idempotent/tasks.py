@@ -39,7 +39,7 @@ from .options import CallKeys, Identity, email_type, policy
 from .reporting import Report
 from .results import dump, load
 from .run import Run, current_run
-from .wiring import get_ledger
+from .wiring import get_ledger, get_mirror
 
 logger = logging.getLogger("celery_idempotent")
 
@@ -116,7 +116,7 @@ class IdempotentTask(DjangoTask):
 
         Raises `KeyFieldError`, `LedgerUnavailable`.
         """
-        stored = get_ledger().store.get(self.key_for(*args, **kwargs))
+        stored = get_ledger(self.app).store.get(self.key_for(*args, **kwargs))
         return stored.entry if stored else None
 
     def apply_async(
@@ -160,7 +160,7 @@ class IdempotentTask(DjangoTask):
     def _claim(self, task_id: str, args: Any, kwargs: Any) -> Run | Duplicate:
         asker = self._asker(task_id, args, kwargs)
         rules = policy(self, self._is_opaque())
-        ledger = get_ledger(eager=bool(self.request.is_eager))
+        ledger = get_ledger(self.app, eager=bool(self.request.is_eager))
         try:
             outcome = ledger.claim(asker, rules)
         except LedgerUnavailable as error:
@@ -168,11 +168,13 @@ class IdempotentTask(DjangoTask):
         match outcome:
             case Acquired(entry, mismatch):
                 self._warn_of_mismatch(entry, mismatch)
-                run = Run(ledger, asker, rules, entry)
+                run = Run(ledger, asker, rules, entry, get_mirror(self.app))
                 Report(self, run.asker, entry).claimed()
                 return run
             case Duplicate(entry, mismatch):
                 self._warn_of_mismatch(entry, mismatch)
+                if entry.owner == task_id and (mirror := get_mirror(self.app)):
+                    mirror.keep(entry)  # this run's predecessor may have died before it got there
                 Report(self, asker, entry).duplicate()
                 return outcome
             case _:

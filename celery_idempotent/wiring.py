@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
+from celery import Celery, current_app
+from celery.app.backends import by_url
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.utils.module_loading import import_string
@@ -13,25 +17,62 @@ from .conf import conf
 from .core.ledger import Ledger
 from .core.store import Store
 
+if TYPE_CHECKING:
+    from .stores.mirror import Mirror
+    from .stores.redis import RedisStore
+
 OWN_ALIAS = "celery_idempotent"
-_IN_DATABASE = ("auto", "database")
 
 
-def get_ledger(eager: bool = False) -> Ledger:
+def get_ledger(app: Celery | None = None, eager: bool = False) -> Ledger:
     """Return the ledger that the settings ask for; for an ``eager`` task, one that joins its caller.
 
-    Raises `ImproperlyConfigured` for a ``LEDGER`` that names nothing.
+    ``app`` is the Celery app whose result backend ``LEDGER="auto"`` follows; by default the current one. Raises
+    `ImproperlyConfigured` for a ``LEDGER`` that cannot be one.
     """
-    return _ledger(conf.ledger, joining=eager and conf.ledger in _IN_DATABASE)
+    name = ledger_name(app)
+    return _ledger(name, None if not is_redis(name) else app or current_app, eager and name == "database")
+
+
+def get_mirror(app: Celery | None = None) -> Mirror | None:
+    """Return the mirror in the database, where the ledger is in Redis."""
+    store = get_ledger(app).store
+    return _mirror(store) if is_redis(ledger_name(app)) else None
+
+
+def ledger_name(app: Celery | None = None) -> str:
+    """Return the setting ``LEDGER``, with ``"auto"`` resolved: Redis where Celery keeps its results there."""
+    name = conf.ledger
+    if name != "auto":
+        return name
+    backend = str((app or current_app).conf.result_backend or "")
+    return backend if is_redis(backend) else "database"
+
+
+def is_redis(name: str) -> bool:
+    """Tell whether ``name`` is a URL of Redis, in one of Celery's forms or of a cluster."""
+    scheme, separator, _ = name.partition("://")
+    return bool(separator) and scheme.split("+")[0] in ("redis", "rediss", "sentinel")
 
 
 @lru_cache(maxsize=8)
-def _ledger(name: str, joining: bool) -> Ledger:
-    return Ledger(_store(name, joining))
+def _ledger(name: str, app: Celery | None, joining: bool) -> Ledger:
+    return Ledger(_store(name, app, joining))
 
 
-def _store(name: str, joining: bool) -> Store:
-    if name in _IN_DATABASE:
+@lru_cache(maxsize=8)
+def _mirror(store: RedisStore) -> Mirror:
+    from .stores.mirror import Mirror
+
+    return Mirror(store, ledger_alias)
+
+
+def _store(name: str, app: Celery | None, joining: bool) -> Store:
+    if app is not None:
+        from .stores.redis import RedisStore
+
+        return RedisStore(lambda: _client(name, app), lambda: conf.retention, lambda: conf.redis_wait)
+    if name == "database":
         from .stores.database import DatabaseStore
 
         return DatabaseStore(ledger_alias, joining)
@@ -39,14 +80,41 @@ def _store(name: str, joining: bool) -> Store:
         from .stores.memory import MemoryStore
 
         return MemoryStore()
+    if "://" in name:
+        raise ImproperlyConfigured(
+            f"CELERY_IDEMPOTENT['LEDGER'] is {_without_password(name)!r}, which cannot keep a ledger: that "
+            "needs entries which every worker sees and which are changed by compare-and-swap. Use 'database', or "
+            "a redis://, rediss:// or sentinel:// URL"
+        )
     try:
         factory: Callable[[], Store] = import_string(name)
     except ImportError as error:
         raise ImproperlyConfigured(
-            f"CELERY_IDEMPOTENT['LEDGER'] is {name!r}; it can be 'auto', 'database', 'memory://' "
+            f"CELERY_IDEMPOTENT['LEDGER'] is {name!r}; it can be 'auto', 'database', 'memory://', a Redis URL "
             "or the dotted path of a callable that returns a Store"
         ) from error
     return factory()
+
+
+def _client(url: str, app: Celery) -> Any:
+    """Return a client for ``url`` with the connection settings of Celery's own Redis result backend."""
+    scheme, _, rest = url.partition("://")
+    if scheme in ("redis+cluster", "rediss+cluster"):
+        from redis.cluster import RedisCluster
+
+        return RedisCluster.from_url(f"{scheme.partition('+')[0]}://{rest}", **_timeouts(app))
+    backend, where = by_url(url, app.loader)
+    return backend(app=app, url=where).client
+
+
+def _timeouts(app: Celery) -> dict[str, float]:
+    names = ("socket_timeout", "socket_connect_timeout")
+    given = {name: app.conf.get(f"redis_{name}") for name in names}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"//[^@/]*@", "//***@", url)
 
 
 def add_own_connection() -> None:

@@ -37,7 +37,7 @@ def task(app: Celery, **options: Any) -> Any:
 
 def test_a_good_project_is_silent(app: Celery, settings: Any, tracked: None) -> None:
     """Nothing to say about the settings of these tests."""
-    task(app)
+    task(app, autoretry_for=(OSError,), retry_backoff=True, retry_kwargs={"countdown": 1}, retry_jitter=False)
     found = checks.check_settings(None) + checks.check_tasks(None) + checks.check_mail(None)
     assert ids(found) == []
 

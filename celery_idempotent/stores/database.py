@@ -72,7 +72,7 @@ class DatabaseStore(Store):
                 "second writer would wait for it forever. Nothing was sent. Send outside atomic() (for example "
                 "with delay_on_commit), or give the ledger a file of its own: CELERY_IDEMPOTENT['DATABASE']"
             )
-        with _translated(alias):
+        with translated(alias):
             if connections[alias].vendor == "postgresql":
                 yield alias  # one statement is a transaction of its own
             else:
@@ -104,14 +104,14 @@ class DatabaseStore(Store):
             if not rows.update(version=version + 1, **columns(alias, entry)):
                 return None
             row = _read(alias, entry.key)
-            _write_attempt(alias, row, attempt)
-            _write_deliveries(alias, row, deliveries)
+            write_attempt(alias, row, attempt)
+            write_deliveries(alias, row, deliveries)
             return _stored(alias, row, entry.deliveries)
 
     def get(self, key: str) -> Stored | None:
         """One SELECT, and one more where there are deliveries. Reading is harmless in any transaction."""
         alias = self._alias()
-        with _translated(alias):
+        with translated(alias):
             try:
                 row = _read(alias, key)
             except LogicalEmail.DoesNotExist:
@@ -145,7 +145,7 @@ class DatabaseStore(Store):
 
 
 @contextmanager
-def _translated(alias: str) -> Iterator[None]:
+def translated(alias: str) -> Iterator[None]:
     """Turn errors of the database into `LedgerUnavailable`."""
     try:
         yield
@@ -169,7 +169,7 @@ def _insert(alias: str, entry: Entry, attempt: Attempt | None) -> Stored | None:
     except IntegrityError:
         return None
     row = _read(alias, entry.key)
-    _write_attempt(alias, row, attempt)
+    write_attempt(alias, row, attempt)
     return _stored(alias, row, (), inserted=True)
 
 
@@ -195,7 +195,8 @@ def _stored(alias: str, row: LogicalEmail, deliveries: Sequence[Delivery], inser
     return Stored(entry_of(alias, vars(row), deliveries), now, inserted)
 
 
-def _write_attempt(alias: str, row: LogicalEmail, attempt: Attempt | None) -> None:
+def write_attempt(alias: str, row: LogicalEmail, attempt: Attempt | None) -> None:
+    """Write the row of ``attempt``, or its end where it has begun."""
     if attempt is None:
         return
     rows = SendAttempt.objects.using(alias)
@@ -220,7 +221,8 @@ def _write_attempt(alias: str, row: LogicalEmail, attempt: Attempt | None) -> No
     )
 
 
-def _write_deliveries(alias: str, row: LogicalEmail, deliveries: Sequence[Delivery]) -> None:
+def write_deliveries(alias: str, row: LogicalEmail, deliveries: Sequence[Delivery]) -> None:
+    """Write a row for each delivery of the generation of ``row``, or what has changed of it."""
     rows = [
         DeliveryRow(
             email_id=row.pk, generation=row.generation, updated_at=StoreNow(), **delivery_columns(delivery)

@@ -13,6 +13,7 @@ DEBUG = os.environ.get("SHOP_DEBUG", "1") == "1"
 ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 ROOT_URLCONF = "shop.urls"
 USE_TZ = True
+TIME_ZONE = "UTC"
 STATIC_URL = "static/"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
@@ -25,6 +26,7 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "django_celery_results",
     "celery_idempotent",
+    "shop",
 ]
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -102,6 +104,11 @@ CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_ENABLE_REMOTE_CONTROL = not CELERY_BROKER_URL.startswith("filesystem")
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_LOST_WAIT = 0.5
+# A round that nobody took before the next one is not wanted any more.
+WELCOME = {"task": "shop.tasks.welcome_new_customers", "schedule": 10.0, "options": {"expires": 10.0}}
+CELERY_BEAT_SCHEDULE = {"welcome": WELCOME}
+CELERY_BEAT_SCHEDULE_FILENAME = str(DIRECTORY / "beat-schedule")
+CELERY_BEAT_SYNC_EVERY = 1  # the file's age says whether beat is alive
 if CELERY_BROKER_URL.startswith("filesystem"):
     folders = {name: DIRECTORY / "broker" / name for name in ("queue", "taken", "control")}
     for folder in folders.values():

@@ -1,0 +1,194 @@
+"""An entry as one line of text, for stores that keep it as a whole.
+
+``<format> <version> <arrivals> <created> <body>``: the head belongs to the store, which counts and stamps it;
+the body is JSON. Times are microseconds since the epoch. A time that the store has to fill in stands in the
+body as its seconds between two characters U+0001, which JSON itself never holds: it escapes control characters.
+Fields at their default are left out, and hex digests are kept as base64, a third shorter: a finished entry
+is kept for months.
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+import re
+import secrets
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from .entry import After, Attempt, Delivery, Entry, Moment, Recipient
+from .errors import EntryUnreadable
+from .status import DeliveryStatus, Status
+
+FORMAT = 1
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
+_PLAIN = {
+    "t": "email_type",
+    "o": "owner",
+    "c": "claim_id",
+    "g": "generation",
+    "l": "label",
+    "a": "attempts",
+    "r": "result",
+    "e": "error",
+}
+_TIMES = {"d": "deadline", "b": "begun_at", "w": "sent_at"}
+_DEFAULTS: dict[str, Any] = {"generation": 1, "attempts": 0, "result": None}
+
+
+def encode(entry: Entry) -> str:
+    """Return the body of ``entry``."""
+    mark = secrets.token_hex(8)  # random, so that no text of a project can look like a time to be filled in
+    body: dict[str, Any] = {"s": entry.status.value}
+    for short, name in _PLAIN.items():
+        value = getattr(entry, name)
+        if value != _DEFAULTS.get(name, ""):
+            body[short] = value
+    for short, name in _TIMES.items():
+        if (moment := getattr(entry, name)) is not None:
+            body[short] = _time(moment, mark)
+    if entry.fingerprint:
+        body["f"] = _packed(entry.fingerprint)
+    if entry.participants:
+        body["p"] = entry.participants
+    ids = list(dict.fromkeys(d.message_id for d in entry.deliveries))
+    if entry.deliveries:
+        body["m"] = ids
+        body["D"] = [_trimmed(_delivery(d, ids)) for d in entry.deliveries]
+    if entry.history:
+        body["H"] = [_trimmed(_attempt(a, entry, ids, mark)) for a in entry.history]
+    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
+    return re.sub(f'"{mark}([-0-9.]+)"', "\x01\\1\x01", text)
+
+
+def decode(key: str, value: bytes | str) -> Entry:
+    """Return the entry of ``key`` from a whole line. Raises `EntryUnreadable`, naming the key."""
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    try:
+        form, version, arrivals, created, body = text.split(" ", 4)
+        if form != str(FORMAT):
+            raise EntryUnreadable(
+                f"{key}: the store holds an entry of format {form[:20]!r}; this version reads {FORMAT}. "
+                "Was it written by a newer version of celery_idempotent? Nothing was sent or changed"
+            )
+        return _entry(key, int(version), int(arrivals), int(created), json.loads(body))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise EntryUnreadable(
+            f"{key}: what the store holds is no entry ({type(error).__name__}: {error}). "
+            "Nothing was sent or changed"
+        ) from None
+
+
+def _entry(key: str, version: int, arrivals: int, created: int, body: dict[str, Any]) -> Entry:
+    values: dict[str, Any] = {name: body.get(s, _DEFAULTS.get(name, "")) for s, name in _PLAIN.items()}
+    values |= {name: _moment(body[short]) if short in body else None for short, name in _TIMES.items()}
+    ids = body.get("m", [])
+    return Entry(
+        key=key,
+        status=Status(body["s"]),
+        version=version,
+        arrivals=arrivals,
+        created_at=_moment(created),
+        fingerprint=_unpacked(body.get("f", "")),
+        participants=tuple(body.get("p", ())),
+        deliveries=tuple(_delivery_of(row, ids) for row in body.get("D", ())),
+        history=tuple(_attempt_of(row, values["owner"], ids) for row in body.get("H", ())),
+        **values,
+    )
+
+
+def _delivery(d: Delivery, ids: Sequence[str]) -> list[Any]:
+    who = d.recipient
+    place = ids.index(d.message_id)
+    return [_packed(who.digest), who.shown, d.status.value, d.part, place, d.code, d.detail]
+
+
+def _delivery_of(row: list[Any], ids: Sequence[str]) -> Delivery:
+    digest, shown, status, part, place, code, detail = [*row, *_D_DEFAULTS[len(row) :]]
+    return Delivery(part, Recipient(_unpacked(digest), shown), DeliveryStatus(status), ids[place], code, detail)
+
+
+_D_DEFAULTS: list[Any] = ["", "", "", "", 0, None, ""]
+
+
+def _attempt(a: Attempt, entry: Entry, ids: Sequence[str], mark: str) -> list[Any]:
+    task_id = "" if a.task_id == entry.owner else a.task_id
+    place = ids.index(a.message_id) if a.message_id in ids else a.message_id
+    ended = None if a.ended_at is None else _time(a.ended_at, mark)
+    return [
+        a.number,
+        _time(a.started_at, mark),
+        ended,
+        a.outcome.value,
+        a.generation,
+        a.part,
+        a.worker,
+        a.recipients,
+        place,
+        a.code,
+        a.detail,
+        task_id,
+    ]
+
+
+def _attempt_of(row: list[Any], owner: str, ids: Sequence[str]) -> Attempt:
+    number, started, ended, outcome, generation, part, worker, people, place, code, detail, task_id = [
+        *row,
+        *_H_DEFAULTS[len(row) :],
+    ]
+    return Attempt(
+        number=number,
+        generation=generation,
+        part=part,
+        task_id=task_id or owner,
+        worker=worker,
+        message_id=place if isinstance(place, str) else ids[place],
+        recipients=people,
+        started_at=_moment(started),
+        ended_at=None if ended is None else _moment(ended),
+        outcome=DeliveryStatus(outcome),
+        code=code,
+        detail=detail,
+    )
+
+
+_H_DEFAULTS: list[Any] = [0, 0, None, "", 1, "", "", 0, 0, None, "", ""]
+
+
+def _trimmed(row: list[Any]) -> list[Any]:
+    """Return ``row`` without the defaults at its end."""
+    defaults = _D_DEFAULTS if len(row) == len(_D_DEFAULTS) else _H_DEFAULTS
+    end = len(row)
+    while end and row[end - 1] == defaults[end - 1] and type(row[end - 1]) is type(defaults[end - 1]):
+        end -= 1
+    return row[:end]
+
+
+def _time(moment: Moment, mark: str) -> int | str:
+    if isinstance(moment, After):
+        return f"{mark}{moment.seconds:.6f}"
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def _moment(microseconds: int) -> datetime:
+    return _EPOCH + microseconds * _MICROSECOND
+
+
+def _packed(digest: str) -> str:
+    """Return a hex digest as base64; anything else behind a ``=``, which base64 cannot begin with."""
+    try:
+        raw = binascii.unhexlify(digest)
+    except ValueError:
+        return "=" + digest
+    if raw.hex() != digest:
+        return "=" + digest
+    return urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def _unpacked(text: str) -> str:
+    if text.startswith("="):
+        return text[1:]
+    return urlsafe_b64decode(text + "=" * (-len(text) % 4)).hex()
