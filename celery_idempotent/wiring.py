@@ -83,8 +83,8 @@ def _store(name: str, app: Celery | None, joining: bool) -> Store:
     if "://" in name:
         raise ImproperlyConfigured(
             f"CELERY_IDEMPOTENT['LEDGER'] is {_without_password(name)!r}, which cannot keep a ledger: that "
-            "needs entries which every worker sees and which are changed by compare-and-swap. Use 'database', or "
-            "a redis://, rediss:// or sentinel:// URL"
+            "needs entries which every worker sees and which are changed by compare-and-swap. Use 'database', "
+            "or a redis://, rediss:// or sentinel:// URL"
         )
     try:
         factory: Callable[[], Store] = import_string(name)

@@ -46,7 +46,8 @@ def test_the_page_of_an_email_has_its_attempts_and_recipients(admin_client: Any,
     """One page answers the customer's question."""
     url = reverse("admin:celery_idempotent_logicalemail_change", args=[email.pk])
     page = admin_client.get(url).content.decode()
-    for text in ("order_id=7", "a***@example.com", "b***@example.com", "greylisted", "task-1", "worker@host", email.key):
+    people = ("a***@example.com", "b***@example.com")
+    for text in ("order_id=7", *people, "greylisted", "task-1", "worker@host", email.key):
         assert text in page
 
 

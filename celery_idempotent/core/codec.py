@@ -1,10 +1,11 @@
 """An entry as one line of text, for stores that keep it as a whole.
 
 ``<format> <version> <arrivals> <created> <body>``: the head belongs to the store, which counts and stamps it;
-the body is JSON. Times are microseconds since the epoch. A time that the store has to fill in stands in the
-body as its seconds between two characters U+0001, which JSON itself never holds: it escapes control characters.
-Fields at their default are left out, and hex digests are kept as base64, a third shorter: a finished entry
-is kept for months.
+the body is JSON. A time that the store has to fill in stands in the body as its seconds between two characters
+U+0001, which JSON itself never holds: it escapes control characters.
+
+A finished entry is kept for months, so it is kept small: fields at their default are left out, hex digests are
+base64, and times are microseconds since the entry was created (those that the store fills in: since the epoch).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import re
 import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -25,6 +27,7 @@ from .status import DeliveryStatus, Status
 FORMAT = 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
+_FAR = timedelta(days=10_000)
 _PLAIN = {
     "t": "email_type",
     "o": "owner",
@@ -49,7 +52,7 @@ def encode(entry: Entry) -> str:
             body[short] = value
     for short, name in _TIMES.items():
         if (moment := getattr(entry, name)) is not None:
-            body[short] = _time(moment, mark)
+            body[short] = _time(moment, mark, entry.created_at)
     if entry.fingerprint:
         body["f"] = _packed(entry.fingerprint)
     if entry.participants:
@@ -83,21 +86,22 @@ def decode(key: str, value: bytes | str) -> Entry:
 
 
 def _entry(key: str, version: int, arrivals: int, created: int, body: dict[str, Any]) -> Entry:
+    begun = _moment(created)
     values: dict[str, Any] = {name: body.get(s, _DEFAULTS.get(name, "")) for s, name in _PLAIN.items()}
-    values |= {name: _moment(body[short]) if short in body else None for short, name in _TIMES.items()}
+    values |= {name: _moment(body[s], begun) if s in body else None for s, name in _TIMES.items()}
     ids = body.get("m", [])
-    return Entry(
+    entry = Entry(
         key=key,
         status=Status(body["s"]),
         version=version,
         arrivals=arrivals,
-        created_at=_moment(created),
+        created_at=begun,
         fingerprint=_unpacked(body.get("f", "")),
         participants=tuple(body.get("p", ())),
         deliveries=tuple(_delivery_of(row, ids) for row in body.get("D", ())),
-        history=tuple(_attempt_of(row, values["owner"], ids) for row in body.get("H", ())),
         **values,
     )
+    return replace(entry, history=tuple(_attempt_of(row, entry, ids) for row in body.get("H", ())))
 
 
 def _delivery(d: Delivery, ids: Sequence[str]) -> list[Any]:
@@ -117,45 +121,42 @@ _D_DEFAULTS: list[Any] = ["", "", "", "", 0, None, ""]
 def _attempt(a: Attempt, entry: Entry, ids: Sequence[str], mark: str) -> list[Any]:
     task_id = "" if a.task_id == entry.owner else a.task_id
     place = ids.index(a.message_id) if a.message_id in ids else a.message_id
-    ended = None if a.ended_at is None else _time(a.ended_at, mark)
-    return [
-        a.number,
-        _time(a.started_at, mark),
-        ended,
-        a.outcome.value,
-        a.generation,
-        a.part,
-        a.worker,
-        a.recipients,
-        place,
-        a.code,
-        a.detail,
-        task_id,
-    ]
+    ended = None if a.ended_at is None else _time(a.ended_at, mark, entry.created_at)
+    started = _time(a.started_at, mark, entry.created_at)
+    said = (_AS_DELIVERED, "") if (a.code, a.detail) == _said(a.part, entry.deliveries) else (a.code, a.detail)
+    who = [a.generation, a.part, a.worker, a.recipients]
+    return [a.number, started, ended, a.outcome.value, *who, place, *said, task_id]
 
 
-def _attempt_of(row: list[Any], owner: str, ids: Sequence[str]) -> Attempt:
-    number, started, ended, outcome, generation, part, worker, people, place, code, detail, task_id = [
-        *row,
-        *_H_DEFAULTS[len(row) :],
-    ]
+def _attempt_of(row: list[Any], entry: Entry, ids: Sequence[str]) -> Attempt:
+    row = [*row, *_H_DEFAULTS[len(row) :]]
+    number, started, ended, outcome, generation, part, worker, people, place, code, detail, task_id = row
+    if code == _AS_DELIVERED:
+        code, detail = _said(part, entry.deliveries)
+    message_id = place if isinstance(place, str) else ids[place] if ids else ""
     return Attempt(
         number=number,
         generation=generation,
         part=part,
-        task_id=task_id or owner,
+        task_id=task_id or entry.owner,
         worker=worker,
-        message_id=place if isinstance(place, str) else ids[place],
+        message_id=message_id,
         recipients=people,
-        started_at=_moment(started),
-        ended_at=None if ended is None else _moment(ended),
+        started_at=_moment(started, entry.created_at),
+        ended_at=None if ended is None else _moment(ended, entry.created_at),
         outcome=DeliveryStatus(outcome),
         code=code,
         detail=detail,
     )
 
 
-_H_DEFAULTS: list[Any] = [0, 0, None, "", 1, "", "", 0, 0, None, "", ""]
+def _said(part: str, deliveries: Sequence[Delivery]) -> tuple[int | None, str]:
+    """Return what the server said of the first recipient of ``part``: mostly that of the attempt, too."""
+    return next(((d.code, d.detail) for d in deliveries if d.part == part), (None, ""))
+
+
+_AS_DELIVERED = -1
+_H_DEFAULTS: list[Any] = [0, 0, None, "", 1, "", "", 0, 0, _AS_DELIVERED, "", ""]
 
 
 def _trimmed(row: list[Any]) -> list[Any]:
@@ -167,14 +168,18 @@ def _trimmed(row: list[Any]) -> list[Any]:
     return row[:end]
 
 
-def _time(moment: Moment, mark: str) -> int | str:
+def _time(moment: Moment, mark: str, base: Moment | None) -> int | str:
     if isinstance(moment, After):
         return f"{mark}{moment.seconds:.6f}"
+    if isinstance(base, datetime) and abs(moment - base) < _FAR:
+        return (moment - base) // _MICROSECOND
     return (moment - _EPOCH) // _MICROSECOND
 
 
-def _moment(microseconds: int) -> datetime:
-    return _EPOCH + microseconds * _MICROSECOND
+def _moment(microseconds: int, base: Any = _EPOCH) -> datetime:
+    """Return a time: since ``base`` where it is less than `_FAR`, which no time since the epoch is."""
+    span = microseconds * _MICROSECOND
+    return (base if abs(span) < _FAR else _EPOCH) + span
 
 
 def _packed(digest: str) -> str:

@@ -71,12 +71,12 @@ class RedisStore(Store):
     ) -> Stored | None:
         """One script: one round trip; with ``wait``, the write-ahead brings a `WAIT` along."""
         now, value = self._write("swap", entry, version)
-        return Stored(decode(entry.key, value), _moment(now)) if value else None
+        return None if value is None else Stored(decode(entry.key, value), _moment(now))
 
     def get(self, key: str) -> Stored | None:
         """One script: one round trip."""
         now, value = self._run("get", key, [_place(key)])
-        return Stored(decode(key, value), _moment(now)) if value else None
+        return None if value is None else Stored(decode(key, value), _moment(now))
 
     def due(self, limit: int = 100) -> Sequence[Entry]:
         """One script for each shard, then one for each entry found."""
@@ -239,7 +239,7 @@ def _translated(key: str) -> Iterator[None]:
                 f"{key}: the Redis key {_place(key)!r} holds something else than an entry of this version. "
                 "Nothing was sent or changed; does another program use this database?"
             ) from None
-        raise LedgerUnavailable(f"the ledger in Redis refuses: {text}") from error
+        raise LedgerUnavailable(f"the ledger in Redis refuses: {type(error).__name__}: {text}") from error
     except exceptions.RedisError as error:
         raise LedgerUnavailable(
             f"the ledger in Redis does not answer: {type(error).__name__}: {error}"

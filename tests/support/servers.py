@@ -144,24 +144,41 @@ class Server:
 
 
 class Redis(Server):
-    """Redis without persistence."""
+    """Redis, by default without persistence. More ``arguments`` are those of redis-server."""
+
+    def __init__(self, *arguments: str) -> None:
+        super().__init__()
+        self.arguments = arguments
 
     def command(self) -> list[str]:
-        return [
-            find("redis-server"),
-            "--port",
-            str(self.port),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--dir",
-            ".",
-        ]
+        place = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", "."]
+        return [find("redis-server"), *place, "--repl-diskless-sync-delay", "0", *self.arguments]
 
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
+
+
+class Sentinel(Server):
+    """Watches one Redis under the name ``shop``, and elects a replica after half a second without it."""
+
+    def __init__(self, primary: Redis) -> None:
+        super().__init__()
+        self._primary = primary
+
+    def prepare(self) -> None:
+        with open(f"{self.directory}/sentinel.conf", "w", encoding="utf-8") as file:
+            file.write(
+                f"port {self.port}\nbind 127.0.0.1\nsentinel monitor shop 127.0.0.1 {self._primary.port} 1\n"
+                "sentinel down-after-milliseconds shop 500\nsentinel failover-timeout shop 2000\n"
+            )
+
+    def command(self) -> list[str]:
+        return [find("redis-server"), f"{self.directory}/sentinel.conf", "--sentinel"]
+
+    @property
+    def url(self) -> str:
+        return f"sentinel://127.0.0.1:{self.port}/0"
 
 
 class Postgres(Server):

@@ -1,0 +1,106 @@
+"""An entry as text: whatever is in it comes back, and nothing in it can pass for a time to be filled in."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from celery_idempotent.core.codec import FORMAT, decode, encode
+from celery_idempotent.core.entry import After, Attempt, Delivery, Entry, Recipient, with_times
+from celery_idempotent.core.errors import EntryUnreadable
+from celery_idempotent.core.status import DeliveryStatus, Status
+
+NOW = datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=timezone.utc)
+
+texts = st.text(max_size=20)
+digests = st.binary(min_size=32, max_size=32).map(bytes.hex) | texts
+codes = st.none() | st.integers(200, 599)
+statuses = st.sampled_from(DeliveryStatus)
+times = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(timezone.utc)) | st.integers(
+    -10_000_000, 10_000_000
+).map(lambda us: NOW + timedelta(microseconds=us))
+moments = times | st.integers(-100, 10**6).map(After)
+results = st.recursive(
+    st.none() | st.booleans() | st.integers() | texts,
+    lambda inner: st.lists(inner) | st.dictionaries(texts, inner),
+)
+deliveries = st.builds(Delivery, texts, st.builds(Recipient, digests, texts), statuses, texts, codes, texts)
+attempts = st.builds(
+    Attempt,
+    number=st.integers(1, 99),
+    generation=st.integers(1, 9),
+    part=texts,
+    task_id=texts.filter(bool),
+    worker=texts,
+    message_id=texts,
+    recipients=st.integers(0, 10_000),
+    started_at=moments,
+    ended_at=st.none() | moments,
+    outcome=statuses,
+    code=codes,
+    detail=texts,
+)
+entries = st.builds(
+    Entry,
+    key=texts,
+    email_type=texts,
+    status=st.sampled_from(Status),
+    owner=texts.filter(bool),
+    claim_id=texts,
+    generation=st.integers(1, 99),
+    deadline=st.none() | moments,
+    label=texts,
+    fingerprint=digests,
+    attempts=st.integers(0, 99),
+    result=results,
+    error=texts,
+    participants=st.lists(texts).map(tuple),
+    begun_at=st.none() | moments,
+    sent_at=st.none() | moments,
+    created_at=st.just(NOW),
+    deliveries=st.lists(deliveries, max_size=3).map(tuple),
+    history=st.lists(attempts, max_size=3).map(tuple),
+)
+
+
+def stored(entry: Entry, version: int = 1) -> str:
+    """Do what a store does: fill the times in, and put the head before it."""
+    us = (NOW - datetime(1970, 1, 1, tzinfo=timezone.utc)) // timedelta(microseconds=1)
+    body = re.sub("\x01([-0-9.]+)\x01", lambda m: str(us + round(float(m[1]) * 1_000_000)), encode(entry))
+    return f"{FORMAT} {version} {entry.arrivals} {us} {body}"
+
+
+@given(entries)
+def test_what_goes_in_comes_out(entry: Entry) -> None:
+    """With the times filled in, and every text as it was."""
+    assert decode(entry.key, stored(entry, entry.version).encode()) == with_times(entry, NOW)
+
+
+@given(texts)
+def test_no_text_is_taken_for_a_time(text: str) -> None:
+    """Not even one that looks like the placeholder."""
+    entry = Entry("k", text, Status.SENT, "t", result=[f"\x01{text}\x01", "\x0160.0\x01"])
+    assert "\x01" not in encode(entry)
+
+
+@given(st.text(), st.integers())
+def test_noise_is_unreadable_and_names_the_key(noise: str, version: int) -> None:
+    """One kind of error, whatever is found."""
+    for value in (noise, f"1 {version} 1 1 {noise}", f"2 {noise}"):
+        with pytest.raises(EntryUnreadable, match=r"^the-key: "):
+            decode("the-key", value)
+
+
+@pytest.mark.parametrize("known", ['1 3 2 1795521600123456 {"s":"sent","t":"m","o":"t","r":[1],"b":0,"w":5}'])
+def test_the_format_is_pinned(known: str) -> None:
+    """A change here comes with a new number: workers of two versions share one Redis during a deployment."""
+    entry: Any = decode("k", known)
+    assert (entry.version, entry.arrivals, entry.result, entry.begun_at) == (3, 2, [1], NOW)
+    assert entry.sent_at == NOW + timedelta(microseconds=5)
+    assert stored(replace(entry, version=3), 3) == known
