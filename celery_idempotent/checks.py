@@ -13,6 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
 from .conf import DEFAULTS, conf
+from .core.errors import LedgerUnavailable
 from .mailers import SMTP, Mailer, mailers
 from .options import misspelt, problems
 from .wiring import get_ledger
@@ -150,3 +151,15 @@ def _around_the_ledger(mailer: Mailer, names: Sequence[str]) -> list[CheckMessag
             id="celery_idempotent.W020",
         )
     ]
+
+
+@register("celery_idempotent", deploy=True)
+def check_store(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
+    """W030 a store that is unfit, W031 one that does not answer. Asks it, so only with ``check --deploy``."""
+    try:
+        problems = get_ledger().store.problems()
+    except ImproperlyConfigured:
+        return []  # E002 says so
+    except LedgerUnavailable as error:
+        return [Warning(f"the ledger could not be asked: {error}", id="celery_idempotent.W031")]
+    return [Warning(problem, id="celery_idempotent.W030") for problem in problems]

@@ -180,6 +180,8 @@ def problems(task: Any) -> Iterator[tuple[str, str]]:
     yield from _unusable_window(task)
     if len(email_type(task)) > LONGEST_TYPE:
         yield "email_type", f"is longer than {LONGEST_TYPE} characters"
+    if not isinstance(task.dedupe_on_publish, bool):
+        yield "dedupe_on_publish", f"is {task.dedupe_on_publish!r}; it has to be True or False"
     for name in ("in_doubt_for", "dont_autoretry_for"):
         value = getattr(task, name)
         if not isinstance(value, tuple) or not all(

@@ -1,17 +1,25 @@
-"""Celery's worker signals: what has to be in place before the first task runs."""
+"""Celery's worker signals: what a worker should know about its ledger before the first task."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
-from celery.signals import worker_process_init
-from django.db import connections
+from celery.signals import worker_ready
+from django.core.exceptions import ImproperlyConfigured
 
-from .wiring import OWN_ALIAS
+from .core.errors import LedgerUnavailable
+from .wiring import get_ledger
+
+logger = logging.getLogger("celery_idempotent")
 
 
-@worker_process_init.connect(weak=False)
-def forget_inherited_connection(**_: Any) -> None:
-    """Drop the ledger's connection in a forked pool process: the socket belongs to the parent."""
-    if OWN_ALIAS in connections.settings:
-        connections[OWN_ALIAS].connection = None
+@worker_ready.connect(weak=False)
+def examine_ledger(sender: Any, **_: Any) -> None:
+    """Log what makes the ledger unfit, and go on: it may be mended while tasks wait."""
+    try:
+        problems = get_ledger(sender.app).store.problems()
+    except (LedgerUnavailable, ImproperlyConfigured) as error:
+        problems = [f"{error}. Tasks wait until it does"]
+    for problem in problems:
+        logger.error("the ledger: %s", problem)

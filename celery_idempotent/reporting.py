@@ -39,6 +39,11 @@ class Report:
         self._event("task-email-duplicate")
         self._signal(signals.duplicate_suppressed, first_task_id=self.entry.owner)
 
+    def not_published(self) -> None:
+        """A duplicate was answered where it was published. The task's request, if any, is another run's."""
+        self._log("duplicate, not published", logging.INFO)
+        self._signal(signals.duplicate_suppressed, first_task_id=self.entry.owner)
+
     def held(self) -> None:
         """A claim found an entry in doubt and was refused."""
         self._tell("held in doubt", logging.WARNING)
@@ -62,6 +67,13 @@ class Report:
             self._signal(signals.email_released, exception=error)
 
     def _tell(self, outcome: str, level: int) -> None:
+        self._log(outcome, level)
+        # django-celery-results stores `request.meta`; its own keys (status, result, …) are not to be touched.
+        note = {"key": self.entry.key, "outcome": outcome, "first_task_id": self.entry.owner}
+        request = self.task.request
+        request.update(meta={**(getattr(request, "meta", None) or {}), "celery_idempotent": note})
+
+    def _log(self, outcome: str, level: int) -> None:
         entry = self.entry
         logger.log(
             level,
@@ -75,10 +87,6 @@ class Report:
             entry.generation,
             entry.attempts,
         )
-        # django-celery-results stores `request.meta`; its own keys (status, result, …) are not to be touched.
-        note = {"key": entry.key, "outcome": outcome, "first_task_id": entry.owner}
-        request = self.task.request
-        request.update(meta={**(getattr(request, "meta", None) or {}), "celery_idempotent": note})
 
     def _signal(self, signal: Signal, **extra: Any) -> None:
         signal.send_robust(sender=self.task, entry=self.entry, task_id=self.asker.task_id, **extra)

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, ClassVar, NoReturn
 
 from celery import uuid
+from celery.backends.base import DisabledBackend
 from celery.contrib.django.task import DjangoTask
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from django.db import transaction
@@ -45,6 +46,8 @@ logger = logging.getLogger("celery_idempotent")
 
 HEADER = "celery_idempotent"
 """Message header that carries the key, so that retries and redeliveries keep it."""
+_CANVAS = ("link", "link_error", "chain", "chord", "group_id")
+"""Options of a message that others wait for: it has to reach a worker, which replays."""
 _STATE = "_celery_idempotent_state"
 _LONGEST_BACKOFF = 300.0
 _LONGEST_WAIT = 900.0
@@ -86,6 +89,8 @@ class IdempotentTask(DjangoTask):
     """Which parameters count as content. Default: all that are not key fields."""
     in_doubt_for: ClassVar[tuple[type[Exception], ...]] = ()
     """Exceptions of an opaque body after which the outcome is unknown."""
+    dedupe_on_publish: ClassVar[bool] = False
+    """Answer a key that is sent already with the first task's result, without publishing a message."""
     dont_autoretry_for: ClassVar[tuple[type[Exception], ...]] = (
         ClaimLost,
         DeliveryInDoubt,
@@ -128,7 +133,13 @@ class IdempotentTask(DjangoTask):
         """
         headers = dict(options.pop("headers", None) or {})
         task_id = task_id or uuid()
-        note = self._own_note(headers, task_id) or _as_note(self._identify(args, kwargs), task_id)
+        note = self._own_note(headers, task_id)
+        if note is None:
+            note = _as_note(self._identify(args, kwargs), task_id)
+            if self.dedupe_on_publish and not more and not any(options.get(name) for name in _CANVAS):
+                first = self._done_before(note)
+                if first is not None:
+                    return first
         headers[HEADER] = note
         options["argsrepr"] = _argsrepr(note)
         options["kwargsrepr"] = _kwargsrepr(note)
@@ -142,6 +153,25 @@ class IdempotentTask(DjangoTask):
         """Publish after the current transaction commits. Raises `KeyFieldError` now, not then."""
         self._identify(args, kwargs)
         transaction.on_commit(lambda: self.apply_async(args, kwargs, **options))
+
+    def _done_before(self, note: dict[str, Any]) -> Any:
+        """Return the result of the task that did this, or None where publishing is the way to an answer.
+
+        Results expire long before the ledger forgets; the worker replays from the ledger then.
+        """
+        asker = self._asker_of(note)
+        try:
+            entry = get_ledger(self.app).done(asker, policy(self, self._is_opaque()))
+        except LedgerUnavailable as error:
+            logger.warning("%s: published without a look at the ledger: %s", asker.email_type, error)
+            return None
+        if entry is None:
+            return None
+        first = self.AsyncResult(entry.owner)
+        if not isinstance(self.backend, DisabledBackend) and not first.ready():
+            return None
+        Report(self, asker, entry).not_published()
+        return first
 
     def _own_note(self, headers: Any, task_id: str) -> dict[str, Any] | None:
         """Return the note in ``headers`` if it was written for this very task: headers get copied around."""
@@ -212,10 +242,13 @@ class IdempotentTask(DjangoTask):
             note = _as_note(self._identify(args, kwargs), task_id)
             # Published around this class: results and events to come still get the key fields alone.
             self.request.update(argsrepr=_argsrepr(note), kwargsrepr=_kwargsrepr(note))
+        return self._asker_of(note)
+
+    def _asker_of(self, note: dict[str, Any]) -> Asker:
         return Asker(
             key=note["key"],
             email_type=email_type(self),
-            task_id=task_id,
+            task_id=note["id"],
             worker=str(self.request.hostname or ""),
             label=note["label"],
             fingerprint=note["fingerprint"],

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import redis as client
 from celery import Celery
 
-from celery_idempotent import IdempotentEmailTask, checks
+from celery_idempotent import IdempotentEmailTask, checks, receivers
+from tests.support.servers import Redis
 
 
 @pytest.fixture
@@ -110,6 +113,12 @@ def test_w012_a_misspelt_option(app: Celery, wrong: dict[str, Any], meant: str) 
         ({"RECIPIENTS": "all"}, ["E002"]),
         ({"RETENTION": 90}, ["E002"]),
         ({"LEDGER": "nowhere.Store"}, ["E002"]),
+        ({"LEDGER": "rpc://"}, ["E002"]),
+        ({"LEDGER": "cache+memory://"}, ["E002"]),
+        ({"LEDGER": "db+sqlite:///results.sqlite"}, ["E002"]),
+        ({"REDIS_WAIT": 1}, ["E002"]),
+        ({"REDIS_WAIT": (1, 0)}, ["E002"]),
+        ({"REDIS_WAIT": (1, 100)}, []),
         ({"DATABASE": "archive"}, ["E003"]),
         ("database", ["E002"]),
     ],
@@ -118,6 +127,37 @@ def test_wrong_settings(settings: Any, given: Any, found: list[str]) -> None:
     """E001 unknown name, E002 unusable value, E003 unknown database."""
     settings.CELERY_IDEMPOTENT = given
     assert ids(checks.check_settings(None)) == found
+
+
+def test_a_password_in_the_ledgers_url_is_not_shown(settings: Any) -> None:
+    """Checks are printed into logs."""
+    settings.CELERY_IDEMPOTENT = {"LEDGER": "mongodb://me:secret@host/0"}
+    (found,) = checks.check_settings(None)
+    assert "secret" not in found.msg
+    assert "mongodb://***@host/0" in found.msg
+
+
+def test_w030_a_redis_that_evicts_and_w031_one_that_is_gone(settings: Any, redis: Redis) -> None:
+    """Asked with ``check --deploy`` only; a Redis in order is silent."""
+    settings.CELERY_IDEMPOTENT = {"LEDGER": redis.url}
+    assert ids(checks.check_store(None)) == []
+    with client.Redis.from_url(redis.url) as connected:
+        connected.config_set("maxmemory-policy", "volatile-lru")
+        try:
+            assert ids(checks.check_store(None)) == ["W030"]
+        finally:
+            connected.config_set("maxmemory-policy", "noeviction")
+    settings.CELERY_IDEMPOTENT = {"LEDGER": "redis://127.0.0.1:1/0"}
+    assert ids(checks.check_store(None)) == ["W031"]
+    settings.CELERY_IDEMPOTENT = {"LEDGER": "database"}
+    assert ids(checks.check_store(None)) == []
+
+
+def test_a_worker_says_at_its_start_what_is_wrong_with_the_ledger(settings: Any, caplog: Any) -> None:
+    """And starts all the same."""
+    settings.CELERY_IDEMPOTENT = {"LEDGER": "redis://127.0.0.1:1/0"}
+    receivers.examine_ledger(SimpleNamespace(app=Celery("starting", set_as_current=False)))
+    assert "the ledger in Redis does not answer" in caplog.text
 
 
 def test_w020_email_tasks_without_the_backend(app: Celery, settings: Any) -> None:

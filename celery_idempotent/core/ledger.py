@@ -143,6 +143,18 @@ class Ledger:
             found = self.store.get(asker.key) or self._insert(claim_id, asker, policy)
         return Busy(found.entry, BUSY_SECONDS)
 
+    def done(self, asker: Asker, policy: Policy) -> Entry | None:
+        """Return the entry if a claim by ``asker`` would be a duplicate of what is done; one read, no write.
+
+        Raises `LedgerUnavailable`.
+        """
+        found = self.store.get(asker.key)
+        if found is None or found.entry.status is not Status.SENT:
+            return None
+        if policy.raise_on_mismatch and _mismatch(found.entry, asker):
+            return None
+        return None if _starts_new_generation(found.entry, found.now, asker, policy) else found.entry
+
     def _insert(self, claim_id: str, asker: Asker, policy: Policy) -> Stored:
         fresh = _taken(_blank(asker), claim_id, asker, policy)
         attempt = _opaque_attempt(fresh, asker, policy)

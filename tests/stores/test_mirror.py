@@ -1,0 +1,147 @@
+"""The mirror: the tables show what a ledger in Redis knows, and nobody waits for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import redis as client
+from celery import Celery
+from django.core.mail import EmailMessage
+from django.db import connections
+
+from celery_idempotent import IdempotentEmailTask, Status, wiring
+from celery_idempotent.core.errors import LedgerUnavailable
+from celery_idempotent.models import Delivery, LogicalEmail, SendAttempt
+from celery_idempotent.stores.mirror import Mirror
+from tests.support.mailserver import ScriptedSMTP
+from tests.support.servers import Redis
+
+app = Celery("mirrored", broker="memory://", backend="cache+memory://", set_as_current=False)
+
+
+@app.task(
+    bind=True,
+    base=IdempotentEmailTask,
+    key_fields=("n",),
+    name="mirrored",
+    autoretry_for=(OSError,),
+    retry_kwargs={"countdown": 0},
+)
+def mirrored(self: Any, n: int) -> str:
+    EmailMessage("Hi", "text", to=["ann@example.com"]).send()
+    return "sent"
+
+
+@pytest.fixture
+def mirror(redis: Redis, settings: Any, tracked: None, db: None) -> Mirror:
+    """A ledger in Redis and its mirror in the test's database."""
+    settings.CELERY_IDEMPOTENT |= {"LEDGER": redis.url}
+    with client.Redis.from_url(redis.url) as connected:
+        connected.flushall()
+    for cache in (wiring._ledger, wiring._mirror):
+        cache.cache_clear()
+    mirror = wiring.get_mirror(app)
+    assert mirror is not None
+    return mirror
+
+
+@pytest.fixture
+def server(mirror: Mirror, settings: Any) -> Iterator[ScriptedSMTP]:
+    """A mail server."""
+    with ScriptedSMTP() as server:
+        settings.EMAIL_PORT = server.port
+        yield server
+
+
+def same_as_ledger(mirror: Mirror) -> None:
+    """Compare every row with the entry that decides."""
+    entry = mirrored.entry_for(1)
+    row = LogicalEmail.objects.get()
+    for name in ("key", "version", "owner", "generation", "attempts", "result", "error", "sent_at", "begun_at"):
+        assert getattr(row, name) == getattr(entry, name), name
+    assert row.status == entry.status
+    assert [(d.recipient, d.status, d.message_id, d.code) for d in Delivery.objects.order_by("pk")] == [
+        (d.recipient.shown, d.status.value, d.message_id, d.code) for d in entry.deliveries
+    ]
+    assert [
+        (a.number, a.outcome, a.started_at, a.ended_at) for a in SendAttempt.objects.order_by("number")
+    ] == [(a.number, a.outcome.value, a.started_at, a.ended_at) for a in entry.history]
+
+
+def test_each_end_of_a_run_is_mirrored(mirror: Mirror, server: ScriptedSMTP) -> None:
+    """Refused and released, then sent: recipients and attempts as well."""
+    server.script["rcpt"] = ["450 later", "250 ok"]
+    assert mirrored.apply((1,)).get() == "sent"
+    same_as_ledger(mirror)
+    assert SendAttempt.objects.count() == 2
+    assert mirrored.apply((1,)).get() == "sent"
+    assert LogicalEmail.objects.get().status == Status.SENT
+
+
+def test_an_older_state_never_covers_a_newer_one(mirror: Mirror, server: ScriptedSMTP) -> None:
+    """Runs end in one order and reach the database in another."""
+    mirrored.apply((1,))
+    entry = mirrored.entry_for(1)
+    assert mirror.keep(replace(entry, version=entry.version - 1, status=Status.RELEASED))
+    same_as_ledger(mirror)
+
+
+def test_a_database_that_is_down_holds_nothing_up(
+    mirror: Mirror, server: ScriptedSMTP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mail goes out; what the mirror lacks is noted, not tried with every email, and caught up."""
+    tried = []
+
+    def down(entry: Any) -> None:
+        tried.append(entry.key)
+        raise LedgerUnavailable("the database is down")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(mirror, "_write", down)
+        assert [mirrored.apply((n,)).get() for n in (1, 2)] == ["sent", "sent"]
+        assert mirrored.entry_for(1).status is Status.SENT
+        assert len(tried) == 1
+        with pytest.raises(LedgerUnavailable):
+            mirror.catch_up()
+    assert not LogicalEmail.objects.exists()
+    assert mirror.catch_up() == 2
+    assert mirror.catch_up() == 0
+    assert LogicalEmail.objects.filter(status="sent").count() == 2
+    mirrored.apply((3,))
+    assert LogicalEmail.objects.count() == 3, "and from then on it is kept again"
+
+
+def test_a_redelivery_mirrors_what_its_killed_predecessor_could_not(
+    mirror: Mirror, server: ScriptedSMTP
+) -> None:
+    """Killed after completion and before the mirror: the same task id comes again."""
+    first = mirrored.apply((1,))
+    LogicalEmail.objects.all().delete()
+    mirrored.apply((1,), task_id="another")
+    assert not LogicalEmail.objects.exists()
+    assert mirrored.apply((1,), task_id=first.id).get() == "sent"
+    same_as_ledger(mirror)
+
+
+def test_a_real_outage_of_the_database(redis: Redis, mirror: Mirror, settings: Any) -> None:
+    """A database that nobody serves: `keep` says so, and raises nothing."""
+    place = {
+        "ENGINE": "django.db.backends.postgresql",
+        "HOST": "127.0.0.1",
+        "PORT": 1,
+        "NAME": "x",
+        "USER": "x",
+    }
+    connections.settings["nowhere"] = {**connections.settings["default"], **place, "OPTIONS": {}, "TEST": {}}
+    from celery_idempotent.core.entry import with_times
+    from celery_idempotent.testing import make_entry
+
+    try:
+        entry = with_times(make_entry(), mirror.store.now())
+        assert not Mirror(mirror.store, lambda: "nowhere").keep(entry)
+    finally:
+        del connections.settings["nowhere"]
+    assert mirror.store.owed_mirrors() == [entry.key]
