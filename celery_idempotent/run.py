@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 from .core.entry import Delivery, Entry, Recipient
 from .core.errors import ClaimLost, IdempotencyError, KeyFieldError, LedgerUnavailable
 from .core.keys import digest
-from .core.ledger import Asker, Ledger, Policy, Reply, Target
+from .core.ledger import Acquired, Asker, Ledger, Policy, Reply, Target
 from .core.status import DeliveryStatus
 
 logger = logging.getLogger("celery_idempotent")
@@ -30,6 +30,10 @@ _current: ContextVar[Run | None] = ContextVar("celery_idempotent_run", default=N
 def current_run() -> Run | None:
     """Return the run whose body is executing in this context, or None."""
     return _current.get()
+
+
+class TakenBack(Exception):
+    """Raised when a run took its claim back from its own redelivery, which has sent something meanwhile."""
 
 
 class Keeper(Protocol):
@@ -105,12 +109,35 @@ class Run:
         """Write ahead. Raises `ClaimLost` or `LedgerUnavailable`: nothing may be sent then."""
         with self._stopping():
             try:
-                self.entry = self.ledger.begin(self.entry, targets, message_id, self.asker, self.policy)
-            except ClaimLost:
+                self._begin(targets, message_id)
+            except (ClaimLost, TakenBack):
                 raise
             except Exception:
                 self._withdraw(targets, message_id)
                 raise
+
+    def _begin(self, targets: Sequence[Target], message_id: str) -> None:
+        try:
+            self.entry = self.ledger.begin(self.entry, targets, message_id, self.asker, self.policy)
+        except ClaimLost as lost:
+            before = self.entry
+            self._take_back(lost)
+            if self.entry.deliveries != before.deliveries:
+                raise TakenBack from lost
+            self.entry = self.ledger.begin(self.entry, targets, message_id, self.asker, self.policy)
+
+    def _take_back(self, lost: ClaimLost) -> None:
+        """Claim again after this task's own redelivery has taken over; raise ``lost`` where that is not so.
+
+        Whoever is ready to send goes first. If the older run gave way, a body that takes longer than the
+        broker keeps a message unacknowledged would be redelivered and given up for ever.
+        """
+        if lost.owner != self.asker.task_id:
+            raise lost
+        outcome = self.ledger.claim(self.asker, self.policy)
+        if not isinstance(outcome, Acquired):
+            raise lost
+        self.entry = outcome.entry
 
     def _withdraw(self, targets: Sequence[Target], message_id: str) -> None:
         """Take a write-ahead back whose confirmation did not arrive: stored or not, nothing goes out now."""
@@ -136,6 +163,8 @@ class Run:
     def _stopping(self) -> Iterator[None]:
         try:
             yield
+        except TakenBack:
+            raise
         except Exception as error:
             self.stopped_by = error
             raise
@@ -145,6 +174,9 @@ class Run:
     def complete(self, result: Any) -> None:
         """Record success and the result to replay; a result that the store refuses is left out."""
         try:
+            self._end(lambda: self.ledger.complete(self.entry, result))
+        except ClaimLost as lost:
+            self._take_back(lost)
             self._end(lambda: self.ledger.complete(self.entry, result))
         except IdempotencyError:
             raise

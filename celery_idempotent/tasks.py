@@ -34,7 +34,7 @@ from .core.errors import (
     UnsafeTransaction,
 )
 from .core.ledger import Acquired, Asker, Busy, Duplicate, Held, Mismatch, Outcome, Verifier
-from .core.status import DeliveryStatus
+from .core.status import DeliveryStatus, Status
 from .mailers import backend_in_place
 from .options import CallKeys, Identity, email_type, policy
 from .reporting import Report
@@ -302,7 +302,7 @@ class IdempotentTask(DjangoTask):
             self._let_go(run, signal)
             raise
         except Exception as error:
-            self._failed(run, error)
+            return self._failed(run, error)
         except BaseException as error:
             # The process is being taken down: what was under way is known or stays to its deadline.
             logger.warning("%s: interrupted by %r", run.asker.email_type, error)
@@ -311,11 +311,11 @@ class IdempotentTask(DjangoTask):
 
     def _succeeded(self, run: Run, result: Any) -> Any:
         if run.stopped_by is not None:
-            self._failed(run, run.stopped_by)  # the body swallowed it: nobody would send that mail
+            return self._failed(run, run.stopped_by)  # the body swallowed it: nobody would send that mail
         try:
             run.complete(dump(result, run.asker.email_type))
         except (ClaimLost, LedgerUnavailable) as error:
-            self._stop(run, error)
+            return self._stop(run, error)
         if not run.policy.opaque:
             self._warn_of_unsent(run)
         Report(self, run.asker, run.entry).sent()
@@ -344,31 +344,37 @@ class IdempotentTask(DjangoTask):
         else:
             Report(self, run.asker, run.entry).ended(cause)
 
-    def _failed(self, run: Run, error: Exception) -> NoReturn:
+    def _failed(self, run: Run, error: Exception) -> Any:
         stop = error if isinstance(error, ClaimLost | LedgerUnavailable) else run.stopped_by
         if isinstance(stop, ClaimLost | LedgerUnavailable):
-            self._stop(run, stop)
+            return self._stop(run, stop)
         try:
             if run.policy.opaque and isinstance(error, self._doubtful()):
                 run.doubt(type(error).__name__)
             else:
                 run.fail(type(error).__name__)
         except ClaimLost as lost:
-            self._stop(run, lost)
+            return self._stop(run, lost)
         except LedgerUnavailable:
             logger.exception("%s: the failure could not be recorded", run.asker.email_type)
         else:
             Report(self, run.asker, run.entry).ended(error)
         raise error
 
-    def _stop(self, run: Run, error: IdempotencyError) -> NoReturn:
-        """End a run that may not go on: nothing of its outcome is its own to report."""
+    def _stop(self, run: Run, error: IdempotencyError) -> Any:
+        """End a run that may not go on: nothing of its outcome is its own to report.
+
+        If its own redelivery was first, this returns that one's result, or leaves the task to it.
+        """
         if not isinstance(error, ClaimLost):
             self._come_back(self._backoff(), error)
         Report(self, run.asker, run.entry).lost(error.owner)
-        if error.owner == run.asker.task_id and not self._is_local():
-            raise Ignore("a redelivery of this very task has taken over") from error
-        self._come_back(run.policy.lease, error)
+        if error.owner != run.asker.task_id or self._is_local():
+            self._come_back(run.policy.lease, error)
+        stored = run.ledger.store.get(run.asker.key)
+        if stored is not None and stored.entry.status is Status.SENT:
+            return load(stored.entry.result)
+        raise Ignore("a redelivery of this very task has taken over") from error
 
     def _doubtful(self) -> tuple[type[Exception], ...]:
         return (SoftTimeLimitExceeded, *self.in_doubt_for)

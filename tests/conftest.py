@@ -9,6 +9,7 @@ import django
 import pytest
 
 from celery_idempotent import wiring
+from tests.matrix import pytest_xdist_make_scheduler  # noqa: F401
 from tests.support.servers import MariaDB, Postgres, RabbitMQ, Redis
 from tests.support.shop import Shop, opened, sqlite
 

@@ -18,7 +18,7 @@ from ..core.entry import Delivery, Recipient
 from ..core.errors import DeliveryInDoubt, RecipientsDeferred, RecipientsRefused
 from ..core.ledger import Reply, Target
 from ..core.status import DeliveryStatus
-from ..run import Run
+from ..run import Run, TakenBack
 from .transports import transport_for
 
 
@@ -36,27 +36,35 @@ class HandOver:
         self.message_id = _given_message_id(message) or run.message_id(
             next(iter(self.addresses)), conf.message_id_domain or DNS_NAME.get_fqdn()
         )
-        known = run.known()
-        self._pending = {
-            address: target
-            for target, address in self.addresses.items()
-            if _may_be_offered(known.get((target[0], target[1].digest)))
-        }
+        self._pending: dict[str, Target] = {}
         self._open: list[str] = []
         self.released = False
 
     def deliver(self, backend: BaseEmailBackend) -> None:
         """Hand over what is owed. Raises what is not settled, and what the backend raises before it sends."""
-        if self._pending:
+        while self._owed():
             try:
                 with _stamped(self.message, self.run, self.message_id):
                     transport_for(backend).deliver(
                         self.message, list(self._pending), self, self.run.policy.send_timeout
                     )
+            except TakenBack:
+                continue  # look again who is still owed it
             except BaseException as error:
                 self._close(error)
                 raise
+            break
         _raise_unsettled(self.run, list(self.addresses))
+
+    def _owed(self) -> bool:
+        """Find out who has not been served yet, and tell whether there is anybody."""
+        known = self.run.known()
+        self._pending = {
+            address: target
+            for target, address in self.addresses.items()
+            if _may_be_offered(known.get((target[0], target[1].digest)))
+        }
+        return bool(self._pending)
 
     def write_ahead(self, served: Sequence[str]) -> None:
         """Write that ``served`` are about to get it. Raises `ClaimLost`, `LedgerUnavailable`: do not send."""

@@ -124,6 +124,35 @@ def verified(order: int, verdict: str) -> str:
     return "sent"
 
 
+@app.task(bind=True, key_fields=("order",), **COMMON)
+def dawdling(self, order: int, seconds: float) -> str:
+    """Renders for longer than the broker waits."""
+    note(f"dawdling {order}")
+    time.sleep(seconds)
+    EmailMessage("Late", f"Order {order}", to=["ann@example.com"]).send()
+    return "sent"
+
+
+@app.task(bind=True, key_fields=("order",), **COMMON)
+def replacing(self, order: int) -> None:
+    """Hands over to another task, which takes its id."""
+    note(f"replacing {order}")
+    raise self.replace(confirm.s(order))
+
+
+@app.task(key_fields=("order",), **COMMON)
+def failing(order: int) -> None:
+    """Sends, and then fails for good."""
+    send(order)
+    raise ValueError("after the send")
+
+
+@app.task
+def noted(*args: object) -> None:
+    """An errback, or a link: says that it was called."""
+    note("noted")
+
+
 @app.task
 def collect(values: object) -> object:
     """The next link of a chain, or the body of a chord."""

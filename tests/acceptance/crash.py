@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -26,6 +27,22 @@ def at(point: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def meet(claimed: Any) -> None:
+    """Where the test has made a folder ``barrier``: wait there until two tasks claim the same key at once."""
+    folder = os.path.join(os.environ.get("TEST_DIRECTORY", "/tmp"), "barrier")
+    if not os.path.isdir(folder):
+        return
+    place = os.path.join(folder, claimed.key[2:18])
+    os.makedirs(place, exist_ok=True)
+    mine = os.path.join(place, claimed.task_id)
+    if os.path.exists(mine):
+        return  # it has been here before and comes back
+    open(mine, "w").close()
+    end = time.monotonic() + 1
+    while len(os.listdir(place)) < 2 and time.monotonic() < end:
+        time.sleep(0.001)
+
+
 def around(owner: Any, name: str, before: str, after: str) -> None:
     """Die ``before`` or ``after`` a call of ``owner.name``."""
     original: Callable[..., Any] = getattr(owner, name)
@@ -42,6 +59,8 @@ def around(owner: Any, name: str, before: str, after: str) -> None:
 
 def install() -> None:
     """Put the points in place."""
+    claim = Ledger.claim
+    Ledger.claim = lambda self, asker, policy: meet(asker) or claim(self, asker, policy)
     around(Ledger, "claim", "before-claim", "after-claim")
     around(run.Run, "begin", "after-354", "after-write-ahead")
     around(run.Run, "settle", "after-250", "after-record")

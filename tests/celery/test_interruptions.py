@@ -11,7 +11,10 @@ from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
 from django.core.mail import EmailMessage
 
-from celery_idempotent import IdempotentEmailTask, IdempotentTask, LedgerUnavailable, Status
+from celery_idempotent import ClaimLost, IdempotentEmailTask, IdempotentTask, LedgerUnavailable, Status
+from celery_idempotent.conf import conf
+from celery_idempotent.core.addresses import recipient
+from celery_idempotent.core.ledger import Acquired, Asker, Policy, Reply
 from celery_idempotent.core.status import DeliveryStatus
 from tests.support.mailserver import ScriptedSMTP
 
@@ -125,3 +128,51 @@ def test_a_run_that_lost_its_claim_takes_nothing_back(
     assert interrupted.apply((1,)).state == "FAILURE"
     assert interrupted.entry_for(1).owner == "other"
     assert not server.accepted
+
+
+def redelivered(ledger: Any, until: str) -> Any:
+    """Take the claim over as the task's own redelivery would, and go on ``until`` some point."""
+    identity = interrupted._identify((1,), {})
+    asker = Asker(identity.key, "interrupted", "one", "", identity.label, identity.fingerprint)
+    outcome = ledger.claim(asker, Policy())
+    assert isinstance(outcome, Acquired)
+    entry = outcome.entry
+    if until != "claimed":
+        who = recipient("ann@example.com", conf.recipient_salt, conf.recipients)
+        entry = ledger.begin(entry, [("0", who)], "<m@other>", asker, Policy())
+        replies = {("0", who): Reply(DeliveryStatus.ACCEPTED, 250)}
+        entry = ledger.settle(entry, replies, "<m@other>", asker, Policy())
+    if until == "sent":
+        entry = ledger.complete(entry, "sent by the other")
+    return entry
+
+
+@pytest.mark.parametrize(
+    ("until", "value", "copies"),
+    [("claimed", "sent", 1), ("accepted", "sent", 0), ("sent", "sent by the other", 0)],
+)
+def test_a_run_and_its_own_redelivery_at_once(
+    memory_ledger: Any,
+    server: ScriptedSMTP,
+    monkeypatch: pytest.MonkeyPatch,
+    until: str,
+    value: str,
+    copies: int,
+) -> None:
+    """P1, P4: who is ready to send goes first; who comes later finds it done. Nobody gives up for ever."""
+    begin, others = memory_ledger.begin, []
+
+    def overtaken(*args: Any) -> Any:
+        if not others:
+            others.append(None)
+            others[0] = redelivered(memory_ledger, until)
+        return begin(*args)
+
+    monkeypatch.setattr(memory_ledger, "begin", overtaken)
+    monkeypatch.setattr(IdempotentTask, "_is_local", lambda self: False)
+    assert interrupted.apply((1,), task_id="one").get() == value
+    assert len(server.accepted) == copies
+    assert interrupted.entry_for(1).status is Status.SENT
+    if until != "sent":
+        with pytest.raises(ClaimLost):
+            memory_ledger.complete(replace(others[0], status=Status.CLAIMED), "late")

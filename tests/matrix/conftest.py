@@ -1,0 +1,475 @@
+"""The matrix: every broker, with every ledger, under every pool, on pytest-celery's clusters over processes.
+
+A combination (two workers, a broker, a result backend, a ledger, a mail server and a console) starts once, and
+every test that asks for ``bed`` runs on it before the next combination starts. PostgreSQL, MariaDB and RabbitMQ
+take longest to start, so all combinations of a test process share one of each; RabbitMQ's queues have the
+combination's name, and a shared database is emptied.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count, product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psycopg
+import pymysql
+import pytest
+from celery import _state
+from kombu import Connection
+from pytest_celery import (
+    CeleryBackendCluster,
+    CeleryBrokerCluster,
+    CeleryTestSetup,
+    CeleryWorkerCluster,
+    # Fixtures by name: as a plugin, pytest-celery would bring its Docker images along and hide the fixture
+    # `celery_worker` of celery.contrib.pytest from every other folder.
+    celery_backend_cluster_config,
+    celery_broker_cluster_config,
+    celery_setup,
+    celery_setup_app,
+    celery_setup_cls,
+    celery_setup_name,
+    celery_worker_cluster_config,
+)
+
+from tests.matrix import BROKERS, LEDGERS, POOLS
+from tests.support.mailserver import DEFAULTS, ScriptedSMTP
+from tests.support.nodes import (
+    Console,
+    DurableRedis,
+    FilePart,
+    LocalBackend,
+    LocalBroker,
+    LocalContainer,
+    LocalNode,
+    LocalWorker,
+    ServerPart,
+    WorkerContainer,
+    left_running,
+)
+from tests.support.shop import Shop, sqlite
+from tests.support.worker import environment, wait_for
+
+__all__ = [
+    "celery_backend_cluster_config",
+    "celery_broker_cluster_config",
+    "celery_setup",
+    "celery_setup_app",
+    "celery_setup_cls",
+    "celery_setup_name",
+    "celery_worker_cluster_config",
+]
+
+VISIBILITY_TIMEOUT = 5
+"""Seconds after which Redis delivers an unacknowledged message again, unless a test says otherwise."""
+SQLITE_TIMEOUT = 3
+"""Seconds after which a write that another one blocks is given up."""
+TRANSPORT: dict[str, dict[str, Any]] = {
+    "redis": {
+        "visibility_timeout": VISIBILITY_TIMEOUT,
+        # Kombu looks for unacknowledged messages every interval x throttle seconds: 10 x 10 by default.
+        "unacked_restore_interval": 1,
+        "unacked_restore_throttle": 1,
+    },
+    # Without confirmation a killed broker may forget what it was just given.
+    "rabbitmq": {"confirm_publish": True},
+}
+
+
+class Combination(NamedTuple):
+    """One place of the matrix."""
+
+    broker: str
+    ledger: str
+    pool: str
+
+    def __str__(self) -> str:
+        return "-".join(self)
+
+
+MATRIX = [Combination(*place) for place in product(BROKERS, LEDGERS, POOLS)]
+
+
+# -- how the matrix is collected -----------------------------------------------------------------------------
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the mark that narrows the matrix."""
+    config.addinivalue_line(
+        "markers", "only(brokers=..., ledgers=..., pools=...): run in these places of the matrix alone"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give each test of the bed its places. Where it is not to run it is not collected: nothing is skipped."""
+    if "combination" not in metafunc.fixturenames:
+        return
+    chosen = MATRIX
+    for mark in metafunc.definition.iter_markers("only"):
+        unknown = set(mark.kwargs) - {"brokers", "ledgers", "pools"}
+        assert not unknown, f"only() does not know {unknown}"
+        for name, allowed in mark.kwargs.items():
+            chosen = [place for place in chosen if getattr(place, name[:-1]) in allowed]
+    metafunc.parametrize("combination", chosen, indirect=True, ids=str, scope="session")
+
+
+# -- servers -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file, to be copied."""
+    directory = tmp_path_factory.mktemp("template")
+    migrate(directory, sqlite(directory))
+    return directory / "shop.sqlite3"
+
+
+@pytest.fixture(scope="session")
+def postgres_database(postgres: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The matrix's own database, migrated."""
+    place = postgres.database
+    address = f"host={place['HOST']} port={place['PORT']} user={place['USER']} dbname={place['NAME']}"
+    with psycopg.connect(address, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE matrix")
+    migrate(tmp_path_factory.mktemp("postgres"), database := {**place, "NAME": "matrix"})
+    return database
+
+
+@pytest.fixture(scope="session")
+def mariadb_database(mariadb: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The matrix's own database, migrated."""
+    place = mariadb.database
+    connection = pymysql.connect(host=place["HOST"], port=place["PORT"], user=place["USER"])
+    with connection, connection.cursor() as cursor:
+        cursor.execute("CREATE DATABASE matrix")
+    migrate(tmp_path_factory.mktemp("mariadb"), database := {**place, "NAME": "matrix"})
+    return database
+
+
+def migrate(directory: Path, database: dict[str, Any]) -> None:
+    """Migrate ``database`` in a process of the project."""
+    shop = Shop(directory, None, environment(directory, "memory://", database, 1))  # type: ignore[arg-type]
+    (directory / "worker.log").touch()
+    shop.ask("from django.core.management import call_command; call_command('migrate', verbosity=0)")
+
+
+# -- one combination, from the servers up to the workers ------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def combination(request: pytest.FixtureRequest) -> Combination:
+    """Where in the matrix we are."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def place(combination: Combination, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The combination's directory. When everything has ended, no process may be left that belongs to it."""
+    directory = tmp_path_factory.mktemp(str(combination))
+    yield directory
+    wait_for(lambda: not left_running(directory), 5, lambda: str(left_running(directory)))
+
+
+@pytest.fixture(scope="session")
+def celery_broker(combination: Combination, request: pytest.FixtureRequest) -> Iterator[LocalBroker]:
+    """Redis to itself, or the shared RabbitMQ."""
+    if combination.broker == "redis":
+        with DurableRedis() as server:
+            broker = LocalBroker(container("broker", server, server.url))
+            yield broker
+            broker.teardown()
+        return
+    server = request.getfixturevalue("rabbitmq")
+    broker = LocalBroker(container("broker", server, server.url, shared=True))
+    yield broker
+    broker.teardown()
+    with Connection(server.url) as connection:
+        connection.default_channel.queue_delete(str(combination))
+
+
+@pytest.fixture(scope="session")
+def celery_broker_cluster(celery_broker: LocalBroker) -> CeleryBrokerCluster:
+    """One broker."""
+    return CeleryBrokerCluster(celery_broker)
+
+
+@pytest.fixture(scope="session")
+def celery_backend(combination: Combination) -> Iterator[LocalBackend]:
+    """A Redis for Celery's own results, beside the ledger: an outage of the ledger is then that alone."""
+    with DurableRedis() as server:
+        backend = LocalBackend(container("results", server, server.url))
+        yield backend
+        backend.teardown()
+
+
+@pytest.fixture(scope="session")
+def celery_backend_cluster(celery_backend: LocalBackend) -> CeleryBackendCluster:
+    """One result backend."""
+    return CeleryBackendCluster(celery_backend)
+
+
+class Ledger(LocalNode):
+    """Where the ledger is kept, with what the project has to know to use it."""
+
+    def __init__(self, container: LocalContainer, database: dict[str, Any], name: str = "database") -> None:
+        super().__init__(container)
+        self.database = database
+        """Django's."""
+        self.setting = name
+        """``CELERY_IDEMPOTENT["LEDGER"]``."""
+
+
+@pytest.fixture(scope="session")
+def ledger(
+    combination: Combination, place: Path, template: Path, request: pytest.FixtureRequest
+) -> Iterator[Ledger]:
+    """The ledger's node. With the Redis ledger, Django's own database is an SQLite file."""
+    if combination.ledger in ("postgres", "mariadb"):
+        server = request.getfixturevalue(combination.ledger)
+        database = request.getfixturevalue(f"{combination.ledger}_database")
+        node = Ledger(LocalContainer(ServerPart("ledger", server, shared=True)), database)
+        yield node
+        node.teardown()
+        return
+    directory = place / "ledger"
+    directory.mkdir()
+    file = Path(shutil.copy(template, directory))
+    database = sqlite(directory)
+    database["OPTIONS"]["timeout"] = SQLITE_TIMEOUT
+    if combination.ledger == "sqlite":
+        node = Ledger(LocalContainer(FilePart("ledger", file)), database)
+        yield node
+        node.teardown()
+        return
+    with DurableRedis() as server:
+        node = Ledger(container("ledger", server, server.url), database, server.url)
+        yield node
+        node.teardown()
+
+
+def container(name: str, server: Any, url: str, shared: bool = False) -> LocalContainer:
+    """Return the container of a server, with the configuration that pytest-celery asks of one."""
+    facts = {"url": url, "host_url": url, "hostname": "127.0.0.1", "port": server.port, "vhost": "/"}
+    return LocalContainer(ServerPart(name, server, shared), **facts)
+
+
+@pytest.fixture(scope="session")
+def mail_server() -> Iterator[ScriptedSMTP]:
+    """Takes the mail of every combination, one after the other."""
+    with ScriptedSMTP() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def project(
+    combination: Combination,
+    place: Path,
+    celery_broker: LocalBroker,
+    celery_backend: LocalBackend,
+    ledger: Ledger,
+    mail_server: ScriptedSMTP,
+) -> dict[str, str]:
+    """The environment of the project's processes."""
+    broker, results = celery_broker.config()["url"], celery_backend.config()["url"]
+    config: dict[str, Any] = {
+        "task_default_queue": str(combination),  # its own, because RabbitMQ is shared
+        "worker_enable_remote_control": True,  # for `revoke`
+        # Looked at every second. An idle worker on RabbitMQ would need ten to notice that it is to end.
+        "broker_heartbeat": 60,
+        "broker_heartbeat_checkrate": 60,
+    }
+    if (combination.broker, combination.pool) == ("redis", "gevent"):
+        # Once full, it asks Redis again every two seconds only.
+        config["worker_prefetch_multiplier"] = 16
+    return {
+        **environment(place, broker, ledger.database, mail_server.port),
+        "TEST_RESULTS": results,
+        "TEST_IDEMPOTENT": json.dumps({"LEDGER": ledger.setting}),
+        "TEST_TRANSPORT": json.dumps(TRANSPORT[combination.broker]),
+        "TEST_CONFIG": json.dumps(config),
+    }
+
+
+@pytest.fixture(scope="session")
+def celery_worker_cluster(
+    combination: Combination, place: Path, project: dict[str, str]
+) -> Iterator[CeleryWorkerCluster]:
+    """Two workers of the combination's pool, with two bodies each at a time (solo: one). Not waited for."""
+    arguments = ["-P", combination.pool, "-c", "1" if combination.pool == "solo" else "2"]
+    names = ["worker1", "worker2"]
+    containers = [WorkerContainer(name, place, project, str(combination), *arguments) for name in names]
+    workers = [LocalWorker(container, None) for container in containers]
+    try:
+        for one in containers:
+            one.start()
+        yield CeleryWorkerCluster(*workers)
+    finally:
+        for worker in workers:
+            worker.teardown()
+
+
+@pytest.fixture(scope="session")
+def celery_worker(celery_worker_cluster: CeleryWorkerCluster) -> LocalWorker:
+    """The first of the workers."""
+    return celery_worker_cluster[0]
+
+
+@pytest.fixture(scope="session")
+def console(
+    place: Path, project: dict[str, str], mail_server: ScriptedSMTP, celery_worker_cluster: CeleryWorkerCluster
+) -> Iterator[Console]:
+    """A process of the project for the test's questions. Starts beside the workers and empties the ledger."""
+    console = Console(place, mail_server, project)
+    try:
+        console.ask(EMPTY)
+        yield console
+    finally:
+        console.stop()
+
+
+EMPTY = """
+from django.apps import apps
+from django.core.management.color import no_style
+from django.db import connection
+tables = [model._meta.db_table for model in apps.get_app_config("celery_idempotent").get_models()]
+connection.ops.execute_sql_flush(connection.ops.sql_flush(no_style(), tables, allow_cascade=True))
+"""
+
+
+@pytest.fixture
+def celery_setup_config(
+    celery_setup_cls: type[CeleryTestSetup],
+    celery_worker_cluster_config: dict[str, Any],
+    project: dict[str, str],
+) -> dict[str, Any]:
+    """The test's own app publishes where the workers look."""
+    config = celery_setup_cls.config(celery_worker_cluster_config=celery_worker_cluster_config)
+    transport = json.loads(project["TEST_TRANSPORT"])
+    return {**config, **json.loads(project["TEST_CONFIG"]), "broker_transport_options": transport}
+
+
+# -- what tests get -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Bed:
+    """A combination, in order: everything runs, no mail was taken, no notes were made."""
+
+    combination: Combination
+    directory: Path
+    setup: CeleryTestSetup
+    shop: Console
+    server: ScriptedSMTP
+    ledger: Ledger
+    project: dict[str, str]
+    numbers: Iterator[int] = field(repr=False)
+
+    @property
+    def pool(self) -> str:
+        """The pool's name."""
+        return self.combination.pool
+
+    @property
+    def broker(self) -> LocalBroker:
+        """The broker's node."""
+        return self.setup.broker
+
+    @property
+    def results(self) -> LocalBackend:
+        """The result backend's node."""
+        return self.setup.backend
+
+    @property
+    def workers(self) -> list[LocalWorker]:
+        """The two workers."""
+        return list(self.setup.worker_cluster)
+
+    def order(self) -> int:
+        """Return an order number that no test of this combination had."""
+        return next(self.numbers)
+
+    def configure(self, transport: dict[str, Any] | None = None, **config: Any) -> None:
+        """Restart workers and console with more transport options and settings, until the test's end."""
+        for name, more in (("TEST_TRANSPORT", transport or {}), ("TEST_CONFIG", config)):
+            self.project[name] = json.dumps({**json.loads(self.project[name]), **more})
+        self.renew()
+
+    def renew(self) -> None:
+        """End the workers and the console at once, and start others."""
+        self.shop.stop()
+        for worker in self.workers:
+            worker.stop()
+            worker.container.start()
+        self.shop.greet()
+        assert self.setup.worker_cluster.ready()
+
+    def clear(self) -> None:
+        """End the workers and forget all messages: the next test has nothing to do with them."""
+        self.shop.stop()
+        for worker in self.workers:
+            worker.stop()
+        self.broker.start()
+        self.broker.purge(str(self.combination))
+
+    def tidy(self) -> None:
+        """Start whatever a test left stopped, and forget what it did."""
+        for node in (self.broker, self.results, self.ledger, *self.workers):
+            if not node.running():
+                node.container.reload()
+                node.container.start()
+        for step in list(self.server._held):
+            self.server.release(step)
+        self.server.script = dict(DEFAULTS)
+        self.server.payload_limit = None
+        self.server.forget_calls()
+        for name in ("bodies", "crash", "fast"):
+            (self.directory / name).unlink(missing_ok=True)
+        self.shop.greet()
+        assert self.setup.ready()
+        self.server.accepted.clear()
+        self.server.partial.clear()
+
+
+@pytest.fixture(scope="session")
+def numbers(combination: Combination) -> Iterator[int]:
+    """The order numbers of a combination."""
+    return count(1)
+
+
+@pytest.fixture(autouse=True)
+def current_app() -> Iterator[None]:
+    """pytest-celery makes its app Celery's current one; the tests of other folders have another."""
+    before = _state._tls.current_app
+    yield
+    _state._set_current_app(before)
+
+
+@pytest.fixture
+def bed(
+    combination: Combination,
+    place: Path,
+    ledger: Ledger,
+    project: dict[str, str],
+    mail_server: ScriptedSMTP,
+    console: Console,
+    celery_setup: CeleryTestSetup,
+    numbers: Iterator[int],
+    request: pytest.FixtureRequest,
+) -> Iterator[Bed]:
+    """The combination, tidied up before each test, and begun anew after one that failed or configured it."""
+    bed = Bed(combination, place, celery_setup, console, mail_server, ledger, project, numbers)
+    given, failed = dict(project), request.session.testsfailed
+    bed.tidy()
+    yield bed
+    bed.broker.forget()
+    bed.results.forget()
+    celery_setup.app.close()
+    configured = project != given
+    project.update(given)
+    if configured or request.session.testsfailed > failed:
+        bed.clear()
