@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -175,7 +176,7 @@ def problems(task: Any) -> Iterator[tuple[str, str]]:
         yield from _unknown_parameters(task)
     for name in ("lease", "send_timeout"):
         value = getattr(task, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             yield name, f"is {value!r}; it has to be a positive number of seconds"
     yield from _unusable_window(task)
     if len(email_type(task)) > LONGEST_TYPE:

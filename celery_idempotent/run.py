@@ -57,7 +57,7 @@ class Run:
         self.stopped_by: Exception | None = None
         """Set when nothing more may be sent by this run, even if the body swallows the error."""
         self._seen: Counter[str] = Counter()
-        self._parts: dict[tuple[str, int], str] = {}
+        self._parts: dict[int, dict[str, str]] = {}
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -74,8 +74,8 @@ class Run:
         """Return what tells this message's deliveries apart within the body.
 
         Without a ``name``, a recipient's n-th message is its part n: bodies that run again in another order
-        find their deliveries all the same. ``content`` is the message's own: sent again before it was
-        accepted, it is the same message. Raises `KeyFieldError` for a name that no store can keep.
+        find their deliveries all the same. ``content`` is the message's own: sent again before everybody has
+        accepted it, it is the same message. Raises `KeyFieldError` for a name that no store can keep.
         """
         if name is not None:
             if not 0 < len(name) <= 100 or not name.isprintable():
@@ -83,18 +83,20 @@ class Run:
                     f"{self.asker.email_type}: idempotency_part has to be 1 to 100 printable characters"
                 )
             return [(name, who) for who in recipients]
-        known = self.known()
-        return [(self._part(who, content, known), who) for who in recipients]
+        parts = self._unfinished(content)
+        for who in recipients:
+            if who.digest not in parts:
+                parts[who.digest] = str(self._seen[who.digest])
+                self._seen[who.digest] += 1
+        self._parts[content] = parts
+        return [(parts[who.digest], who) for who in recipients]
 
-    def _part(self, who: Recipient, content: int, known: Mapping[tuple[str, str], Delivery]) -> str:
-        part = self._parts.get((who.digest, content))
-        if part is not None:
-            before = known.get((part, who.digest))
-            if before is None or before.status is not DeliveryStatus.ACCEPTED:
-                return part
-        part = self._parts[who.digest, content] = str(self._seen[who.digest])
-        self._seen[who.digest] += 1
-        return part
+    def _unfinished(self, content: int) -> dict[str, str]:
+        """Return part by recipient of a message that this body has sent already and not everybody accepted."""
+        parts, known = self._parts.get(content, {}), self.known()
+        rows = [known.get((part, digest)) for digest, part in parts.items()]
+        finished = all(row is not None and row.status is DeliveryStatus.ACCEPTED for row in rows)
+        return {} if finished else dict(parts)
 
     def message_id(self, target: Target, domain: str) -> str:
         """Return the Message-ID of the message whose first target this is: one for all attempts."""

@@ -33,7 +33,7 @@ from .core.errors import (
     RecipientsRefused,
     UnsafeTransaction,
 )
-from .core.ledger import Acquired, Asker, Busy, Duplicate, Held, Mismatch, Outcome, Verifier
+from .core.ledger import Acquired, Asker, Busy, Duplicate, Held, Mismatch, Outcome, Verifier, differs
 from .core.status import DeliveryStatus, Status
 from .mailers import backend_in_place
 from .options import CallKeys, Identity, email_type, policy
@@ -46,8 +46,8 @@ logger = logging.getLogger("celery_idempotent")
 
 HEADER = "celery_idempotent"
 """Message header that carries the key, so that retries and redeliveries keep it."""
-_CANVAS = ("link", "link_error", "chain", "chord", "group_id")
-"""Options of a message that others wait for: it has to reach a worker, which replays."""
+_CONTINUED = ("link", "link_error", "chain", "chord")
+"""Options of a message that something hangs on: it has to reach a worker, which replays and goes on."""
 _STATE = "_celery_idempotent_state"
 _LONGEST_BACKOFF = 300.0
 _LONGEST_WAIT = 900.0
@@ -132,11 +132,13 @@ class IdempotentTask(DjangoTask):
         ``argsrepr`` and ``kwargsrepr`` carry the key and the key fields alone, on retries too.
         """
         headers = dict(options.pop("headers", None) or {})
+        # Where the id is given somebody waits for it: a chain, a group, a retry, or the caller.
+        answerable = self.dedupe_on_publish and task_id is None and not more
         task_id = task_id or uuid()
         note = self._own_note(headers, task_id)
         if note is None:
             note = _as_note(self._identify(args, kwargs), task_id)
-            if self.dedupe_on_publish and not more and not any(options.get(name) for name in _CANVAS):
+            if answerable and not any(options.get(name) for name in _CONTINUED):
                 first = self._done_before(note)
                 if first is not None:
                     return first
@@ -168,10 +170,21 @@ class IdempotentTask(DjangoTask):
         if entry is None:
             return None
         first = self.AsyncResult(entry.owner)
-        if not isinstance(self.backend, DisabledBackend) and not first.ready():
+        if not self._is_readable(first):
             return None
+        self._warn_of_mismatch(entry, differs(entry, asker))
         Report(self, asker, entry).not_published()
         return first
+
+    def _is_readable(self, result: Any) -> bool:
+        """Tell whether who asks for ``result`` gets it, or would get nothing from any other either."""
+        if self.ignore_result or isinstance(self.backend, DisabledBackend):
+            return True
+        try:
+            return bool(result.ready())
+        except Exception as error:
+            logger.warning("%s: published, as the result backend does not answer: %s", self.name, error)
+            return False
 
     def _own_note(self, headers: Any, task_id: str) -> dict[str, Any] | None:
         """Return the note in ``headers`` if it was written for this very task: headers get copied around."""
@@ -201,10 +214,11 @@ class IdempotentTask(DjangoTask):
                 run = Run(ledger, asker, rules, entry, get_mirror(self.app))
                 Report(self, run.asker, entry).claimed()
                 return run
-            case Duplicate(entry, mismatch):
+            case Duplicate(entry, mismatch, settled):
                 self._warn_of_mismatch(entry, mismatch)
-                if entry.owner == task_id and (mirror := get_mirror(self.app)):
-                    mirror.keep(entry)  # this run's predecessor may have died before it got there
+                if mirror := get_mirror(self.app):
+                    # This run's predecessor may have died before it got there.
+                    mirror.keep(entry) if settled or entry.owner == task_id else mirror.count(entry)
                 Report(self, asker, entry).duplicate()
                 return outcome
             case _:
@@ -228,6 +242,8 @@ class IdempotentTask(DjangoTask):
                 )
                 report = Report(self, asker, entry)
                 report.ended(error) if found else report.held()
+                if mirror := get_mirror(self.app):
+                    mirror.keep(entry)
                 raise error
             case Mismatch(entry):
                 raise PayloadMismatch(
@@ -371,7 +387,10 @@ class IdempotentTask(DjangoTask):
         Report(self, run.asker, run.entry).lost(error.owner)
         if error.owner != run.asker.task_id or self._is_local():
             self._come_back(run.policy.lease, error)
-        stored = run.ledger.store.get(run.asker.key)
+        try:
+            stored = run.ledger.store.get(run.asker.key)
+        except LedgerUnavailable as unavailable:
+            self._come_back(self._backoff(), unavailable)
         if stored is not None and stored.entry.status is Status.SENT:
             return load(stored.entry.result)
         raise Ignore("a redelivery of this very task has taken over") from error

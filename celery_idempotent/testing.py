@@ -27,6 +27,7 @@ def make_entry(key: str = KEY, **changes: Any) -> Entry:
         email_type="confirmation",
         status=Status.CLAIMED,
         owner="task-1",
+        claim_id="claim-1",
         deadline=After(60),
         begun_at=After(),
         created_at=After(),
@@ -126,6 +127,31 @@ class StoreConformance:
         found = store.get(KEY)
         assert found is not None
         assert found.entry.deliveries == ()
+
+    def test_an_insert_returns_what_belongs_together(self, store: Store) -> None:
+        """While others write, the deliveries that come with an entry are not older than its version."""
+        entry = store.insert(make_entry(attempts=1)).entry
+        stop = threading.Event()
+
+        def write(entry: Entry) -> None:
+            try:
+                for version in range(1, 60):
+                    told = Delivery("0", ANN, DeliveryStatus.ACCEPTED, "<m@x>", 250, str(version + 1))
+                    entry = self._swap(store, replace(entry, deliveries=(told,)), (told,))
+            finally:
+                stop.set()
+
+        def read() -> list[tuple[int, int]]:
+            seen = []
+            while not stop.is_set():
+                found = store.insert(make_entry()).entry
+                seen += [(found.version, int(d.detail)) for d in found.deliveries]
+            return seen
+
+        work = [lambda: write(entry), read, read]
+        results = race(lambda n: work[n](), len(work))
+        pairs = [pair for seen in results[1:] for pair in seen]
+        assert [(version, told) for version, told in pairs if told < version] == []
 
     def _swap(self, store: Store, entry: Entry, rows: tuple[Delivery, ...]) -> Entry:
         stored = store.swap(entry, entry.version, None, rows)

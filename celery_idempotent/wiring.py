@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery, current_app
 from celery.app.backends import by_url
+from celery.exceptions import ImproperlyConfigured as CeleryImproperlyConfigured
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.utils.module_loading import import_string
@@ -31,7 +32,9 @@ def get_ledger(app: Celery | None = None, eager: bool = False) -> Ledger:
     `ImproperlyConfigured` for a ``LEDGER`` that cannot be one.
     """
     name = ledger_name(app)
-    return _ledger(name, None if not is_redis(name) else app or current_app, eager and name == "database")
+    if is_redis(name):
+        return _ledger(name, app or current_app._get_current_object(), False, conf.namespace)
+    return _ledger(name, None, eager and name == "database", "")
 
 
 def get_mirror(app: Celery | None = None) -> Mirror | None:
@@ -46,6 +49,8 @@ def ledger_name(app: Celery | None = None) -> str:
     if name != "auto":
         return name
     backend = str((app or current_app).conf.result_backend or "")
+    if backend in ("redis", "rediss", "sentinel"):
+        backend += "://"  # Celery takes the bare name as well
     return backend if is_redis(backend) else "database"
 
 
@@ -56,7 +61,7 @@ def is_redis(name: str) -> bool:
 
 
 @lru_cache(maxsize=8)
-def _ledger(name: str, app: Celery | None, joining: bool) -> Ledger:
+def _ledger(name: str, app: Celery | None, joining: bool, namespace: str) -> Ledger:
     return Ledger(_store(name, app, joining))
 
 
@@ -71,7 +76,9 @@ def _store(name: str, app: Celery | None, joining: bool) -> Store:
     if app is not None:
         from .stores.redis import RedisStore
 
-        return RedisStore(lambda: _client(name, app), lambda: conf.retention, lambda: conf.redis_wait)
+        options = app.conf.get("result_backend_transport_options") or {}
+        prefix = f"{options.get('global_keyprefix', '')}idem{conf.namespace and '-' + conf.namespace}"
+        return RedisStore(lambda: _client(name, app), lambda: conf.retention, lambda: conf.redis_wait, prefix)
     if name == "database":
         from .stores.database import DatabaseStore
 
@@ -97,12 +104,27 @@ def _store(name: str, app: Celery | None, joining: bool) -> Store:
 
 
 def _client(url: str, app: Celery) -> Any:
-    """Return a client for ``url`` with the connection settings of Celery's own Redis result backend."""
+    """Return a client for ``url`` with the connection settings of Celery's own Redis result backend.
+
+    Raises `ImproperlyConfigured` for a URL that Celery or redis-py cannot use.
+    """
+    try:
+        return _connected(url, app)
+    except (ValueError, TypeError, AttributeError, CeleryImproperlyConfigured) as error:
+        raise ImproperlyConfigured(
+            f"the ledger's Redis URL {_without_password(url)!r} cannot be used: {error}"
+        ) from error
+
+
+def _connected(url: str, app: Celery) -> Any:
     scheme, _, rest = url.partition("://")
     if scheme in ("redis+cluster", "rediss+cluster"):
         from redis.cluster import RedisCluster
 
         return RedisCluster.from_url(f"{scheme.partition('+')[0]}://{rest}", **_timeouts(app))
+    options = app.conf.get("result_backend_transport_options") or {}
+    if scheme == "sentinel" and not options.get("master_name"):
+        raise ValueError("result_backend_transport_options has no 'master_name'")
     backend, where = by_url(url, app.loader)
     return backend(app=app, url=where).client
 

@@ -1,8 +1,8 @@
 """An entry as one line of text, for stores that keep it as a whole.
 
-``<format> <version> <arrivals> <created> <body>``: the head belongs to the store, which counts and stamps it;
-the body is JSON. A time that the store has to fill in stands in the body as its seconds between two characters
-U+0001, which JSON itself never holds: it escapes control characters.
+``<format> <version> <arrivals> <created> <changed> <body>``: the head belongs to the store, which counts and
+stamps it; the body is JSON. A time that the store has to fill in stands in the body as its seconds between two
+characters U+0001, which JSON itself never holds: it escapes control characters.
 
 A finished entry is kept for months, so it is kept small: fields at their default are left out, hex digests are
 base64, and times are microseconds since the entry was created (those that the store fills in: since the epoch).
@@ -15,14 +15,14 @@ import json
 import re
 import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from .entry import After, Attempt, Delivery, Entry, Moment, Recipient
 from .errors import EntryUnreadable
-from .status import DeliveryStatus, Status
+from .status import IN_FLIGHT, DeliveryStatus, Status
 
 FORMAT = 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -57,12 +57,13 @@ def encode(entry: Entry) -> str:
         body["f"] = _packed(entry.fingerprint)
     if entry.participants:
         body["p"] = entry.participants
-    ids = list(dict.fromkeys(d.message_id for d in entry.deliveries))
+    ids = {message_id: n for n, message_id in enumerate(dict.fromkeys(d.message_id for d in entry.deliveries))}
+    said = _said(entry.deliveries)
     if entry.deliveries:
-        body["m"] = ids
-        body["D"] = [_trimmed(_delivery(d, ids)) for d in entry.deliveries]
+        body["m"] = list(ids)
+        body["D"] = [_trimmed(_delivery(d, ids), _DELIVERY) for d in entry.deliveries]
     if entry.history:
-        body["H"] = [_trimmed(_attempt(a, entry, ids, mark)) for a in entry.history]
+        body["H"] = [_trimmed(_attempt(a, entry, ids, said, mark), _ATTEMPT) for a in entry.history]
     text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
     return re.sub(f'"{mark}([-0-9.]+)"', "\x01\\1\x01", text)
 
@@ -71,14 +72,15 @@ def decode(key: str, value: bytes | str) -> Entry:
     """Return the entry of ``key`` from a whole line. Raises `EntryUnreadable`, naming the key."""
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
     try:
-        form, version, arrivals, created, body = text.split(" ", 4)
+        form = text.split(" ", 1)[0]
         if form != str(FORMAT):
             raise EntryUnreadable(
                 f"{key}: the store holds an entry of format {form[:20]!r}; this version reads {FORMAT}. "
                 "Was it written by a newer version of celery_idempotent? Nothing was sent or changed"
             )
+        _, version, arrivals, created, _, body = text.split(" ", 5)
         return _entry(key, int(version), int(arrivals), int(created), json.loads(body))
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, ValueError) as error:
         raise EntryUnreadable(
             f"{key}: what the store holds is no entry ({type(error).__name__}: {error}). "
             "Nothing was sent or changed"
@@ -87,6 +89,8 @@ def decode(key: str, value: bytes | str) -> Entry:
 
 def _entry(key: str, version: int, arrivals: int, created: int, body: dict[str, Any]) -> Entry:
     begun = _moment(created)
+    if not (body["o"] and body["c"] and (body["s"] not in IN_FLIGHT or "d" in body)):
+        raise ValueError("owner, claim or deadline is missing")
     values: dict[str, Any] = {name: body.get(s, _DEFAULTS.get(name, "")) for s, name in _PLAIN.items()}
     values |= {name: _moment(body[s], begun) if s in body else None for s, name in _TIMES.items()}
     ids = body.get("m", [])
@@ -101,38 +105,45 @@ def _entry(key: str, version: int, arrivals: int, created: int, body: dict[str, 
         deliveries=tuple(_delivery_of(row, ids) for row in body.get("D", ())),
         **values,
     )
-    return replace(entry, history=tuple(_attempt_of(row, entry, ids) for row in body.get("H", ())))
+    said = _said(entry.deliveries)
+    return replace(entry, history=tuple(_attempt_of(row, entry, ids, said) for row in body.get("H", ())))
 
 
-def _delivery(d: Delivery, ids: Sequence[str]) -> list[Any]:
-    who = d.recipient
-    place = ids.index(d.message_id)
+def _delivery(d: Delivery, ids: Mapping[str, int]) -> list[Any]:
+    who, place = d.recipient, ids[d.message_id]
     return [_packed(who.digest), who.shown, d.status.value, d.part, place, d.code, d.detail]
 
 
 def _delivery_of(row: list[Any], ids: Sequence[str]) -> Delivery:
-    digest, shown, status, part, place, code, detail = [*row, *_D_DEFAULTS[len(row) :]]
+    digest, shown, status, part, place, code, detail = [*row, *_DELIVERY[len(row) :]]
     return Delivery(part, Recipient(_unpacked(digest), shown), DeliveryStatus(status), ids[place], code, detail)
 
 
-_D_DEFAULTS: list[Any] = ["", "", "", "", 0, None, ""]
+_DELIVERY: list[Any] = ["", "", "", "", 0, None, ""]
+"""The defaults of a delivery's row."""
 
 
-def _attempt(a: Attempt, entry: Entry, ids: Sequence[str], mark: str) -> list[Any]:
+def _attempt(
+    a: Attempt, entry: Entry, ids: Mapping[str, int], said: Mapping[str, tuple[int | None, str]], mark: str
+) -> list[Any]:
     task_id = "" if a.task_id == entry.owner else a.task_id
-    place = ids.index(a.message_id) if a.message_id in ids else a.message_id
+    place = ids.get(a.message_id, a.message_id)
     ended = None if a.ended_at is None else _time(a.ended_at, mark, entry.created_at)
     started = _time(a.started_at, mark, entry.created_at)
-    said = (_AS_DELIVERED, "") if (a.code, a.detail) == _said(a.part, entry.deliveries) else (a.code, a.detail)
+    reply = (a.code, a.detail)
+    if reply == said.get(a.part):
+        reply = (_AS_DELIVERED, "")
     who = [a.generation, a.part, a.worker, a.recipients]
-    return [a.number, started, ended, a.outcome.value, *who, place, *said, task_id]
+    return [a.number, started, ended, a.outcome.value, *who, place, *reply, task_id]
 
 
-def _attempt_of(row: list[Any], entry: Entry, ids: Sequence[str]) -> Attempt:
-    row = [*row, *_H_DEFAULTS[len(row) :]]
+def _attempt_of(
+    row: list[Any], entry: Entry, ids: Sequence[str], said: Mapping[str, tuple[int | None, str]]
+) -> Attempt:
+    row = [*row, *_ATTEMPT[len(row) :]]
     number, started, ended, outcome, generation, part, worker, people, place, code, detail, task_id = row
     if code == _AS_DELIVERED:
-        code, detail = _said(part, entry.deliveries)
+        code, detail = said.get(part, (None, ""))
     message_id = place if isinstance(place, str) else ids[place] if ids else ""
     return Attempt(
         number=number,
@@ -150,18 +161,19 @@ def _attempt_of(row: list[Any], entry: Entry, ids: Sequence[str]) -> Attempt:
     )
 
 
-def _said(part: str, deliveries: Sequence[Delivery]) -> tuple[int | None, str]:
-    """Return what the server said of the first recipient of ``part``: mostly that of the attempt, too."""
-    return next(((d.code, d.detail) for d in deliveries if d.part == part), (None, ""))
+def _said(deliveries: Sequence[Delivery]) -> dict[str, tuple[int | None, str]]:
+    """Return by part what the server said of its first recipient: mostly that of the attempt, too."""
+    return {d.part: (d.code, d.detail) for d in reversed(deliveries)}
 
 
-_AS_DELIVERED = -1
-_H_DEFAULTS: list[Any] = [0, 0, None, "", 1, "", "", 0, 0, _AS_DELIVERED, "", ""]
+_AS_DELIVERED = 0
+"""In place of a reply code: the same code and text as the part's first recipient. No server replies 0."""
+_ATTEMPT: list[Any] = [0, 0, None, "", 1, "", "", 0, 0, _AS_DELIVERED, "", ""]
+"""The defaults of an attempt's row."""
 
 
-def _trimmed(row: list[Any]) -> list[Any]:
+def _trimmed(row: list[Any], defaults: list[Any]) -> list[Any]:
     """Return ``row`` without the defaults at its end."""
-    defaults = _D_DEFAULTS if len(row) == len(_D_DEFAULTS) else _H_DEFAULTS
     end = len(row)
     while end and row[end - 1] == defaults[end - 1] and type(row[end - 1]) is type(defaults[end - 1]):
         end -= 1

@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Any
 
 from .entry import After, Attempt, Delivery, Entry, Recipient
-from .errors import ClaimLost
+from .errors import ClaimLost, LedgerUnavailable
 from .status import TRANSITIONS, DeliveryStatus, Status
 from .store import Store, Stored
 
@@ -81,6 +81,8 @@ class Duplicate:
 
     entry: Entry
     mismatch: bool = False
+    settled: bool = False
+    """True if it was this claim that found out, by a verifier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,23 @@ class Ledger:
         Raises `LedgerUnavailable`.
         """
         claim_id = secrets.token_urlsafe(8)
+        try:
+            return self._claim(claim_id, asker, policy)
+        except LedgerUnavailable:
+            if policy.opaque:
+                self._unclaim(claim_id, asker)
+            raise
+
+    def _unclaim(self, claim_id: str, asker: Asker) -> None:
+        """Take back an opaque claim that may have been stored: its body has not begun, so there is no doubt."""
+        try:
+            found = self.store.get(asker.key)
+            if found is not None and found.entry.claim_id == claim_id:
+                self.release(found.entry, Policy(), None, "LedgerUnavailable")
+        except (LedgerUnavailable, ClaimLost) as error:
+            logger.warning("%s: the claim may stand until its deadline: %s", asker.email_type, error)
+
+    def _claim(self, claim_id: str, asker: Asker, policy: Policy) -> Outcome:
         found = self._insert(claim_id, asker, policy)
         for _ in range(MAX_ROUNDS):
             if found.entry.claim_id == claim_id:
@@ -151,7 +170,7 @@ class Ledger:
         found = self.store.get(asker.key)
         if found is None or found.entry.status is not Status.SENT:
             return None
-        if policy.raise_on_mismatch and _mismatch(found.entry, asker):
+        if policy.raise_on_mismatch and differs(found.entry, asker):
             return None
         return None if _starts_new_generation(found.entry, found.now, asker, policy) else found.entry
 
@@ -163,7 +182,7 @@ class Ledger:
     def _decide(self, found: Stored, claim_id: str, asker: Asker, policy: Policy) -> Outcome | None:
         """Apply the table of what a claim finds; None when the entry changed meanwhile."""
         entry, now = found.entry, found.now
-        mismatch = _mismatch(entry, asker)
+        mismatch = differs(entry, asker)
         if _starts_new_generation(entry, now, asker, policy):
             return self._acquire(entry, claim_id, asker, policy, becoming=_next_generation(entry))
         if mismatch and policy.raise_on_mismatch:
@@ -214,7 +233,7 @@ class Ledger:
         if verdict is Verdict.SENT and policy.opaque:
             sent = replace(entry, status=Status.SENT, deadline=None, sent_at=After())
             stored = self._swap(sent, entry)
-            return Duplicate(stored, mismatch) if stored else None
+            return Duplicate(stored, mismatch, settled=True) if stored else None
         status = DeliveryStatus.ACCEPTED if verdict is Verdict.SENT else DeliveryStatus.DEFERRED
         return self._acquire(entry, claim_id, asker, policy, mismatch, becoming=_resolved(entry, status))
 
@@ -256,10 +275,9 @@ class Ledger:
         Raises `ClaimLost` if another run took over, `LedgerUnavailable`.
         """
         current = self.store.get(entry.key)
-        if current is not None and current.entry.version == entry.version:
-            return entry
         if current is None or current.entry.claim_id != entry.claim_id:
             raise _lost(entry, current.entry if current else None)
+        # Written even where it was not stored: it may still be on its way, and is refused then.
         unsent = Reply(DeliveryStatus.DEFERRED, None, "interrupted before the payload")
         return self.settle(current.entry, dict.fromkeys(targets, unsent), message_id, asker, policy)
 
@@ -345,11 +363,16 @@ class Ledger:
             return swapped
         stored = self.store.get(entry.key)
         current = stored.entry if stored else None
+        if current is None and _has_left(changed):
+            # The store has forgotten an entry (a failover, a restored backup), but this process has not.
+            return self.store.insert(replace(changed, version=entry.version + 1), attempt).entry
         if current is not None and current.claim_id == entry.claim_id:
             if _is_same_write(current, changed):
                 return current  # an earlier try of this very write, whose confirmation was lost
-            if current.status is Status.IN_DOUBT and entry.status is Status.SENDING:
-                # Somebody saw the deadline pass, but nobody has acted on it: the outcome is known after all.
+            # Somebody saw the deadline pass, but nobody has acted on it: the outcome is known after all.
+            late = current.status is Status.IN_DOUBT and entry.status is Status.SENDING
+            went_back = current.version < entry.version
+            if late or went_back:
                 return self._must_swap(replace(changed, version=current.version), current, attempt)
         raise _lost(entry, current)
 
@@ -361,6 +384,12 @@ def _is_same_write(stored: Entry, wanted: Entry) -> bool:
     )
 
 
+def _has_left(entry: Entry) -> bool:
+    """Tell whether a mail server has, or may have, something of ``entry``."""
+    left = (DeliveryStatus.ACCEPTED, DeliveryStatus.IN_DOUBT)
+    return any(delivery.status in left for delivery in entry.deliveries)
+
+
 def _lost(entry: Entry, current: Entry | None) -> ClaimLost:
     """Return the error of a run whose ``entry`` is outdated; it names the owner of a newer claim, if any."""
     newer = current is not None and current.claim_id != entry.claim_id
@@ -368,7 +397,7 @@ def _lost(entry: Entry, current: Entry | None) -> ClaimLost:
     return ClaimLost(f"{entry.email_type}: the claim on {entry.key} is no longer this run's", owner)
 
 
-def _mismatch(entry: Entry, asker: Asker) -> bool:
+def differs(entry: Entry, asker: Asker) -> bool:
     """Tell whether ``asker`` wants other content than what was sent or is about to be."""
     if entry.status in (Status.FAILED, Status.RELEASED) and not any(
         d.status is DeliveryStatus.ACCEPTED for d in entry.deliveries

@@ -13,7 +13,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 from django.core.mail.utils import DNS_NAME
 
 from ..conf import conf
-from ..core.addresses import mask_all, recipient
+from ..core.addresses import mask_all, printable, recipient
 from ..core.entry import Delivery, Recipient
 from ..core.errors import DeliveryInDoubt, RecipientsDeferred, RecipientsRefused
 from ..core.ledger import Reply, Target
@@ -38,6 +38,7 @@ class HandOver:
         )
         self._pending: dict[str, Target] = {}
         self._open: list[str] = []
+        self._replies: Mapping[str, Reply] = {}
         self.released = False
 
     def deliver(self, backend: BaseEmailBackend) -> None:
@@ -73,13 +74,18 @@ class HandOver:
 
     def record(self, replies: Mapping[str, Reply]) -> None:
         """Write what became of the message for each address."""
-        self._open = []
+        self._replies = replies  # before anything else: a soft time limit can strike anywhere
         settled = {self._pending[address]: _scrubbed(reply) for address, reply in replies.items()}
         self.run.settle(settled, self.message_id)
+        self._open = []
 
     def _close(self, error: BaseException) -> None:
         """Record what an interruption, such as a soft time limit, leaves behind."""
         if not self._open:
+            return
+        if self._replies:
+            if self.run.stopped_by is None:
+                self.record(self._replies)
             return
         status = DeliveryStatus.IN_DOUBT if self.released else DeliveryStatus.DEFERRED
         self.record(dict.fromkeys(self._open, Reply(status, None, f"interrupted: {type(error).__name__}")))
@@ -87,7 +93,8 @@ class HandOver:
 
 def _scrubbed(reply: Reply) -> Reply:
     """Return ``reply`` without the addresses that servers like to quote."""
-    return reply if conf.recipients == "plain" else replace(reply, detail=mask_all(reply.detail))
+    detail = reply.detail if conf.recipients == "plain" else mask_all(reply.detail)
+    return replace(reply, detail=printable(detail))
 
 
 def _by_target(run: Run, message: EmailMessage) -> dict[Target, str]:
@@ -115,7 +122,7 @@ def _given_message_id(message: EmailMessage) -> str | None:
     """Return the Message-ID that the project has set itself; whether it stays the same is then its business."""
     for name, value in message.extra_headers.items():
         if name.lower() == "message-id":
-            return str(value)
+            return str(value)[:255]
     return None
 
 

@@ -83,7 +83,9 @@ class DatabaseStore(Store):
         """One statement on PostgreSQL; elsewhere an INSERT, or an UPDATE that counts the arrival."""
         with self._connection() as alias:
             if connections[alias].vendor == "postgresql":
-                return postgresql.insert(alias, entry, attempt)
+                if stored := postgresql.insert(alias, entry, attempt) or self.get(entry.key):
+                    return stored
+                return self.insert(entry, attempt)
             for _ in range(_ROUNDS):
                 if stored := _insert(alias, entry, attempt) or _count_arrival(alias, entry.key):
                     return stored

@@ -90,6 +90,13 @@ class MemoryStore(Store):
                 del self._entries[key], self._changed[key]
             return len(keys)
 
+    def problems(self) -> Sequence[str]:
+        """Say what everybody has to know who runs workers with it."""
+        return [
+            "LEDGER is memory://, which each process has to itself: duplicates in another process are sent. "
+            "It is for tests"
+        ]
+
     def now(self) -> datetime:
         """Return the clock."""
         return self._clock()

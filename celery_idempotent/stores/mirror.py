@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable
 
 from django.db import transaction
+from django.db.models import Q
 
 from ..core.entry import Attempt, Entry
-from ..core.errors import LedgerUnavailable
+from ..core.errors import EntryUnreadable, LedgerUnavailable
 from ..models import LogicalEmail
 from .database import translated, write_attempt, write_deliveries
 from .redis import RedisStore
@@ -27,55 +28,90 @@ class Mirror:
         self.store = store
         self._alias = alias
         self._not_before = 0.0
+        self._behind = False
 
     def keep(self, entry: Entry) -> bool:
         """Bring the rows of ``entry`` up to date, or note that they are owed. Never raises."""
-        try:
-            if time.monotonic() < self._not_before:
-                raise LedgerUnavailable("the mirror's database did not answer a moment ago")
-            self._write(entry)
-        except Exception as error:
-            if not isinstance(error, LedgerUnavailable):
-                logger.exception("%s: the mirror could not be written", entry.key)
-            elif time.monotonic() >= self._not_before:
-                logger.warning("%s: the mirror is behind: %s", entry.key, error)
-                self._not_before = time.monotonic() + PAUSE
-            self._owe(entry)
+        if not self._try(entry.key, lambda: self._write(entry)):
+            self._behind = True
+            self._owe(entry.key)
             return False
+        if self._behind:
+            self._behind = self._try(entry.key, self.catch_up) and bool(self.store.owed_mirrors(1))
         return True
 
-    def catch_up(self, limit: int = 100) -> int:
+    def count(self, entry: Entry) -> None:
+        """Bring the number of arrivals up to date. Never raises."""
+
+        def write() -> None:
+            alias = self._alias()
+            with translated(alias):
+                rows = LogicalEmail.objects.using(alias).filter(key=entry.key, arrivals__lt=entry.arrivals)
+                rows.update(arrivals=entry.arrivals)
+
+        self._try(entry.key, write)
+
+    def catch_up(self, limit: int = 20) -> int:
         """Write up to ``limit`` entries that are owed; return how many were. Raises `LedgerUnavailable`."""
         done = 0
         for key in self.store.owed_mirrors(limit):
-            stored = self.store.get(key)
-            if stored is not None:
-                self._write(stored.entry)
-            self.store.mirrored(key)
-            done += 1
+            self.store.mirrored(key)  # first: what is owed from here on is owed anew
+            try:
+                stored = self.store.get(key)
+                if stored is not None:
+                    self._write(stored.entry)
+                done += 1
+            except EntryUnreadable as error:
+                logger.error("not in the mirror: %s", error)
+            except Exception:
+                self._owe(key)
+                raise
         self._not_before = 0.0
         return done
 
-    def _owe(self, entry: Entry) -> None:
+    def _try(self, key: str, write: Callable[[], object]) -> bool:
+        """Call ``write`` unless the database did not answer a moment ago, and tell whether it went well."""
+        if time.monotonic() < self._not_before:
+            return False
         try:
-            self.store.owe_mirror(entry.key)
+            write()
         except LedgerUnavailable as error:
-            logger.error("%s: not in the mirror, and that could not be noted: %s", entry.key, error)
+            self._not_before = time.monotonic() + PAUSE
+            logger.warning("%s: the mirror is behind: %s", key, error)
+        except Exception:
+            logger.exception("%s: the mirror could not be written", key)
+        else:
+            return True
+        return False
+
+    def _owe(self, key: str) -> None:
+        try:
+            self.store.owe_mirror(key)
+        except LedgerUnavailable as error:
+            logger.error("%s: not in the mirror, and that could not be noted: %s", key, error)
 
     def _write(self, entry: Entry) -> None:
         """Write the rows in one transaction, unless they are newer already."""
         alias = self._alias()
         with translated(alias), transaction.atomic(using=alias):
+            created = written(alias, entry.created_at)
             values = {
                 **columns(alias, entry),
                 "arrivals": entry.arrivals,
-                "created_at": written(alias, entry.created_at),
+                "created_at": created,
                 "version": entry.version,
             }
             rows = LogicalEmail.objects.using(alias)
-            row, created = rows.get_or_create(key=entry.key, defaults=values)
-            if not created and not rows.filter(pk=row.pk, version__lt=entry.version).update(**values):
-                return
+            row, is_new = rows.get_or_create(key=entry.key, defaults=values)
+            if not is_new:
+                # An entry that expired in Redis and began anew counts its versions from the start.
+                again = rows.filter(pk=row.pk, created_at__lt=created).update(**values)
+                newer = Q(created_at=created, version__lt=entry.version)
+                if not again and not rows.filter(newer, pk=row.pk).update(**values):
+                    return
+                if again:
+                    row.deliveries.using(alias).all().delete()  # type: ignore[attr-defined]
+                    row.send_attempts.using(alias).all().delete()  # type: ignore[attr-defined]
             row.generation = entry.generation
             for attempt in entry.history:
                 self._write_attempt(alias, row, attempt)

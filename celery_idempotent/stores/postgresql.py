@@ -26,8 +26,12 @@ _DELIVERED = ("part", "digest", "recipient", "status", "message_id", "code", "de
 _ENDED = ("ended_at", "outcome", "code", "detail")
 
 
-def insert(alias: str, entry: Entry, attempt: Attempt | None) -> Stored:
-    """`Store.insert` in one statement."""
+def insert(alias: str, entry: Entry, attempt: Attempt | None) -> Stored | None:
+    """`Store.insert` in one statement; None where the entry has to be read again.
+
+    ``ON CONFLICT DO UPDATE`` returns the row as it is now, but the deliveries are those of the statement's
+    snapshot: they belong together only if the snapshot has the same version.
+    """
     names, marks, values = _entry_columns(alias, entry)
     begun, more = _attempt_query(alias, attempt, "WHERE e.inserted")
     query = f"""
@@ -37,12 +41,15 @@ def insert(alias: str, entry: Entry, attempt: Attempt | None) -> Stored:
             ON CONFLICT (key) DO UPDATE SET arrivals = {_EMAIL}.arrivals + 1
             RETURNING *, (xmax = 0) AS inserted
         ) {begun}
-        SELECT e.*, {_NOW} AS store_now, (
+        SELECT e.*, {_NOW} AS store_now,
+            (SELECT s.version FROM {_EMAIL} s WHERE s.id = e.id) AS seen, (
             SELECT json_agg(d ORDER BY d.id) FROM {_DELIVERY} d
             WHERE d.email_id = e.id AND d.generation = e.generation AND e.attempts > 0
         )::text AS deliveries FROM e"""
     row = _one(alias, query, [entry.key, entry.version, *values, *more])
     assert row is not None
+    if not row["inserted"] and row["seen"] != row["version"]:
+        return None
     deliveries = [delivery_of(d) for d in json.loads(row["deliveries"] or "[]")]
     return _stored(alias, row, deliveries, inserted=row["inserted"])
 

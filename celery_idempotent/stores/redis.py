@@ -7,6 +7,8 @@ Cluster runs the scripts too.
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
@@ -24,11 +26,12 @@ from ..core.errors import EntryUnreadable, LedgerUnavailable
 from ..core.status import IN_FLIGHT, Status
 from ..core.store import Store, Stored
 
-PREFIX = "idem"
 SHARDS = 256
-_UNMIRRORED = f"{PREFIX}:unmirrored"
 _FINISHED = frozenset({Status.SENT, Status.FAILED, Status.CANCELLED})
 _MICROSECOND = 1e-6
+
+
+logger = logging.getLogger("celery_idempotent")
 
 
 class RedisStore(Store):
@@ -36,7 +39,7 @@ class RedisStore(Store):
 
     ``retention`` is how long a finished entry lives; what is in flight, released or in doubt has no end. With
     ``wait``, (replicas, milliseconds), a write-ahead counts only once so many replicas have it, so that a
-    failover cannot forget it (`WAIT`).
+    failover cannot forget it (`WAIT`). ``prefix`` leads every key; braces have a meaning in it.
     """
 
     def __init__(
@@ -44,11 +47,13 @@ class RedisStore(Store):
         client: Callable[[], Any],
         retention: Callable[[], timedelta],
         wait: Callable[[], tuple[int, int] | None] = lambda: None,
+        prefix: str = "idem",
     ) -> None:
         self._make_client = client
         self._client: Any = None
         self._retention = retention
         self._wait = wait
+        self.prefix = re.sub(r"[{}*?\[\]\\]", "_", prefix)
 
     @property
     def client(self) -> Any:
@@ -75,44 +80,56 @@ class RedisStore(Store):
 
     def get(self, key: str) -> Stored | None:
         """One script: one round trip."""
-        now, value = self._run("get", key, [_place(key)])
+        now, value = self._run("get", key, [self.place(key)])
         return None if value is None else Stored(decode(key, value), _moment(now))
 
     def due(self, limit: int = 100) -> Sequence[Entry]:
-        """One script for each shard, then one for each entry found."""
+        """One script for each shard, then one for each entry; members without an entry are removed."""
         late: list[tuple[float, str]] = []
         for shard in range(SHARDS):
-            found = self._run("due", "due", [_deadlines(shard)], limit)
-            late += [(float(score), key.decode()) for key, score in zip(found[::2], found[1::2], strict=True)]
-        entries = []
-        for _, place in sorted(late)[:limit]:
-            stored = self.get(_key(place))
+            found = self._run("due", "due", [self._deadlines(shard)], limit)
+            late += [(float(score), _text(key)) for key, score in zip(found[::2], found[1::2], strict=True)]
+        entries: list[Entry] = []
+        for _, place in sorted(late):
+            if len(entries) == limit:
+                break
+            key = place.removeprefix(self.prefix).split(":", 2)[2]
+            try:
+                stored = self.get(key)
+            except EntryUnreadable as error:
+                logger.error("%s", error)
+                continue
             if stored is not None and stored.entry.status in IN_FLIGHT:
                 entries.append(stored.entry)
+            elif stored is None:
+                with self._translated(key):
+                    self.client.zrem(self._deadlines(_shard(key)), place)
         return entries
 
     def purge(self, older_than: float, limit: int = 1000) -> int:
         """Scan; needed only to remove what the retention would still keep, as Redis removes the rest itself."""
         removed = 0
-        with _translated("purge"):
-            for place in self.client.scan_iter(match=f"{PREFIX}:{{*}}:*", count=1000):
+        with self._translated("purge"):
+            for place in self.client.scan_iter(match=f"{self.prefix}:{{*}}:*", count=1000):
                 if removed >= limit:
                     break
-                kept = int(self._retention().total_seconds() * 1000)
-                removed += self._run("purge", "purge", [place], kept, int(older_than * 1000))
+                removed += self._run("purge", "purge", [place], int(older_than * 1_000_000))
         return removed
 
     def now(self) -> datetime:
         """One command: the server's clock."""
-        with _translated("now"):
+        with self._translated("now"):
             time = self.client.time()
         seconds, microseconds = next(iter(time.values())) if isinstance(time, dict) else time
         return _moment(seconds * 1_000_000 + microseconds)
 
     def problems(self) -> Sequence[str]:
         """Look at eviction and replication. Raises `LedgerUnavailable`."""
-        with _translated("problems"):
-            info = self.client.info()
+        with self._translated("problems"):
+            try:
+                info = self.client.info()
+            except exceptions.NoPermissionError:
+                return ["its Redis user may not run INFO, so that nobody can see whether it evicts keys"]
         nodes = info.values() if "redis_version" not in info else [info]
         found = []
         for node in nodes:
@@ -133,23 +150,59 @@ class RedisStore(Store):
 
     def owe_mirror(self, key: str) -> None:
         """Note that the mirror could not be brought up to date for ``key``."""
-        with _translated(key):
-            self.client.sadd(_UNMIRRORED, key)
+        with self._translated(key):
+            self.client.sadd(self._unmirrored, key)
 
     def owed_mirrors(self, limit: int = 100) -> list[str]:
         """Return up to ``limit`` keys that were noted."""
-        with _translated("mirror"):
-            return [key.decode() for key in self.client.srandmember(_UNMIRRORED, limit)]
+        with self._translated("mirror"):
+            return [_text(key) for key in self.client.srandmember(self._unmirrored, limit)]
 
     def mirrored(self, key: str) -> None:
         """Forget the note for ``key``."""
-        with _translated(key):
-            self.client.srem(_UNMIRRORED, key)
+        with self._translated(key):
+            self.client.srem(self._unmirrored, key)
+
+    # -- keys and errors ---------------------------------------------------------------------------------
+
+    def place(self, key: str) -> str:
+        """Return the name in Redis of the entry of ``key``."""
+        return f"{self.prefix}:{{{_shard(key):02x}}}:{key}"
+
+    def _deadlines(self, shard: int) -> str:
+        return f"{self.prefix}:due:{{{shard:02x}}}"
+
+    @property
+    def _unmirrored(self) -> str:
+        return f"{self.prefix}:unmirrored"
+
+    @contextmanager
+    def _translated(self, key: str) -> Iterator[None]:
+        """Turn errors of Redis into `LedgerUnavailable`, and about what is stored into `EntryUnreadable`."""
+        try:
+            yield
+        except exceptions.ReadOnlyError as error:
+            # After a failover behind a name or a proxy, the pool still holds connections to the old primary.
+            if (pool := getattr(self.client, "connection_pool", None)) is not None:
+                pool.disconnect()
+            raise LedgerUnavailable(f"the ledger in Redis refuses: {type(error).__name__}: {error}") from error
+        except exceptions.ResponseError as error:
+            text = str(error)
+            if "WRONGTYPE" in text or "UNREADABLE" in text:
+                raise EntryUnreadable(
+                    f"{key}: the Redis key {self.place(key)!r} holds something else than an entry of this "
+                    "version. Nothing was sent or changed; does another program use this database?"
+                ) from None
+            raise LedgerUnavailable(f"the ledger in Redis refuses: {type(error).__name__}: {text}") from error
+        except exceptions.RedisError as error:
+            raise LedgerUnavailable(
+                f"the ledger in Redis does not answer: {type(error).__name__}: {error}"
+            ) from error
 
     # -- scripts -----------------------------------------------------------------------------------------
 
     def _write(self, script: str, entry: Entry, version: int) -> Any:
-        keys = [_place(entry.key), _deadlines(_shard(entry.key))]
+        keys = [self.place(entry.key), self._deadlines(_shard(entry.key))]
         arguments = [version, encode(entry), _deadline(entry), self._lifetime(entry)]
         wait = self._wait() if entry.status is Status.SENDING else None
         if wait is None:
@@ -162,7 +215,7 @@ class RedisStore(Store):
     def _run(self, name: str, key: str, places: Sequence[Any], *arguments: Any) -> Any:
         """Run a script by its digest, and by its text where the server's script cache has lost it."""
         text, digest = _script(name)
-        with _translated(key):
+        with self._translated(key):
             try:
                 return self.client.evalsha(digest, len(places), *places, *arguments)
             except exceptions.NoScriptError:
@@ -174,12 +227,13 @@ class RedisStore(Store):
         """Run a script and `WAIT`, which counts for the connection that wrote, in one round trip."""
         text, _ = _script(name)
         replicas, milliseconds = wait
-        with _translated(key):
+        with self._translated(key):
             pipeline = self._node(places[0]).pipeline(transaction=False)
             pipeline.eval(text, len(places), *places, *arguments)
             pipeline.execute_command("WAIT", replicas, milliseconds)
             result, reached = pipeline.execute()
-        if reached < replicas:
+        written = bool(result[0]) if name == "insert" else result[1] is not None
+        if written and reached < replicas:
             raise LedgerUnavailable(
                 f"{key}: {reached} of {replicas} replicas have the write-ahead after {milliseconds} ms"
             )
@@ -202,18 +256,6 @@ def _shard(key: str) -> int:
     return crc32(key.encode()) % SHARDS
 
 
-def _place(key: str) -> str:
-    return f"{PREFIX}:{{{_shard(key):02x}}}:{key}"
-
-
-def _key(place: str) -> str:
-    return place.split(":", 2)[2]
-
-
-def _deadlines(shard: int) -> str:
-    return f"{PREFIX}:due:{{{shard:02x}}}"
-
-
 def _deadline(entry: Entry) -> str:
     """Return the deadline for the sorted set, in the form of the body; nothing where none is running."""
     if entry.status not in IN_FLIGHT or entry.deadline is None:
@@ -227,20 +269,6 @@ def _moment(microseconds: int) -> datetime:
     return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=microseconds)
 
 
-@contextmanager
-def _translated(key: str) -> Iterator[None]:
-    """Turn errors of Redis into `LedgerUnavailable`, and those about what is stored into `EntryUnreadable`."""
-    try:
-        yield
-    except exceptions.ResponseError as error:
-        text = str(error)
-        if "WRONGTYPE" in text or "UNREADABLE" in text:
-            raise EntryUnreadable(
-                f"{key}: the Redis key {_place(key)!r} holds something else than an entry of this version. "
-                "Nothing was sent or changed; does another program use this database?"
-            ) from None
-        raise LedgerUnavailable(f"the ledger in Redis refuses: {type(error).__name__}: {text}") from error
-    except exceptions.RedisError as error:
-        raise LedgerUnavailable(
-            f"the ledger in Redis does not answer: {type(error).__name__}: {error}"
-        ) from error
+def _text(value: bytes | str) -> str:
+    """Return a reply as text, whether or not the client decodes."""
+    return value.decode() if isinstance(value, bytes) else value

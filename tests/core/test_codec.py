@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from celery_idempotent.core.codec import FORMAT, decode, encode
 from celery_idempotent.core.entry import After, Attempt, Delivery, Entry, Recipient, with_times
 from celery_idempotent.core.errors import EntryUnreadable
-from celery_idempotent.core.status import DeliveryStatus, Status
+from celery_idempotent.core.status import IN_FLIGHT, DeliveryStatus, Status
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=timezone.utc)
 
@@ -52,7 +52,7 @@ entries = st.builds(
     email_type=texts,
     status=st.sampled_from(Status),
     owner=texts.filter(bool),
-    claim_id=texts,
+    claim_id=texts.filter(bool),
     generation=st.integers(1, 99),
     deadline=st.none() | moments,
     label=texts,
@@ -73,7 +73,12 @@ def stored(entry: Entry, version: int = 1) -> str:
     """Do what a store does: fill the times in, and put the head before it."""
     us = (NOW - datetime(1970, 1, 1, tzinfo=timezone.utc)) // timedelta(microseconds=1)
     body = re.sub("\x01([-0-9.]+)\x01", lambda m: str(us + round(float(m[1]) * 1_000_000)), encode(entry))
-    return f"{FORMAT} {version} {entry.arrivals} {us} {body}"
+    return f"{FORMAT} {version} {entry.arrivals} {us} 0 {body}"
+
+
+entries = entries.map(
+    lambda entry: replace(entry, deadline=entry.deadline or After(1)) if entry.status in IN_FLIGHT else entry
+)
 
 
 @given(entries)
@@ -85,19 +90,21 @@ def test_what_goes_in_comes_out(entry: Entry) -> None:
 @given(texts)
 def test_no_text_is_taken_for_a_time(text: str) -> None:
     """Not even one that looks like the placeholder."""
-    entry = Entry("k", text, Status.SENT, "t", result=[f"\x01{text}\x01", "\x0160.0\x01"])
+    entry = Entry("k", text, Status.SENT, "t", "c", result=[f"\x01{text}\x01", "\x0160.0\x01"])
     assert "\x01" not in encode(entry)
 
 
 @given(st.text(), st.integers())
 def test_noise_is_unreadable_and_names_the_key(noise: str, version: int) -> None:
     """One kind of error, whatever is found."""
-    for value in (noise, f"1 {version} 1 1 {noise}", f"2 {noise}"):
+    for value in (noise, f"1 {version} 1 1 0 {noise}", f"2 {noise}"):
         with pytest.raises(EntryUnreadable, match=r"^the-key: "):
             decode("the-key", value)
 
 
-@pytest.mark.parametrize("known", ['1 3 2 1795521600123456 {"s":"sent","t":"m","o":"t","r":[1],"b":0,"w":5}'])
+@pytest.mark.parametrize(
+    "known", ['1 3 2 1795521600123456 0 {"s":"sent","t":"m","o":"t","c":"x","r":[1],"b":0,"w":5}']
+)
 def test_the_format_is_pinned(known: str) -> None:
     """A change here comes with a new number: workers of two versions share one Redis during a deployment."""
     entry: Any = decode("k", known)

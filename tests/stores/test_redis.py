@@ -22,12 +22,13 @@ from celery_idempotent.core.entry import Recipient
 from celery_idempotent.core.errors import EntryUnreadable, LedgerUnavailable
 from celery_idempotent.core.ledger import Acquired, Asker, Busy, Duplicate, Ledger, Policy, Reply
 from celery_idempotent.core.status import DeliveryStatus, Status
-from celery_idempotent.stores.redis import RedisStore, _place
+from celery_idempotent.stores.redis import RedisStore
 from celery_idempotent.testing import KEY, StoreConformance, make_entry
 from tests.support.servers import Redis, Sentinel, find, free_port
 from tests.support.worker import wait_for
 
 DAY = timedelta(days=1)
+PLACE = RedisStore(lambda: None, lambda: DAY).place
 ASKER = Asker(KEY, "order-confirmation", "b7cf6d3e-9d0e-4c64-8ac5-59ee02b3d1f9", "celery@shop-1", "order_id=7")
 POLICY = Policy()
 TARGET = ("0", Recipient("d1" * 32, "a***@example.com"))
@@ -115,7 +116,7 @@ def test_memory_of_a_finished_email(connected: Any, store: RedisStore) -> None:
 
 def test_only_what_is_finished_has_an_end(connected: Any, store: RedisStore) -> None:
     """The time to live comes with the value, and counts from the last write."""
-    ledger, place = Ledger(store), _place(KEY)
+    ledger, place = Ledger(store), PLACE(KEY)
     outcome = ledger.claim(ASKER, POLICY)
     assert connected.pttl(place) == -1
     entry = ledger.begin(outcome.entry, [TARGET], MESSAGE_ID, ASKER, POLICY)
@@ -123,9 +124,9 @@ def test_only_what_is_finished_has_an_end(connected: Any, store: RedisStore) -> 
     entry = ledger.settle(entry, {TARGET: Reply(DeliveryStatus.IN_DOUBT)}, MESSAGE_ID, ASKER, POLICY)
     assert (entry.status, connected.pttl(place)) == (Status.IN_DOUBT, -1)
     send(ledger, replace(ASKER, key="sent"))
-    assert 0 <= DAY.total_seconds() * 1000 - connected.pttl(_place("sent")) < 10_000
+    assert 0 <= DAY.total_seconds() * 1000 - connected.pttl(PLACE("sent")) < 10_000
     ledger.claim(replace(ASKER, key="sent", task_id="other"), POLICY)
-    assert connected.pttl(_place("sent")) > 0, "counting an arrival keeps it"
+    assert connected.pttl(PLACE("sent")) > 0, "counting an arrival keeps it"
 
 
 # -- what goes wrong -------------------------------------------------------------------------------------
@@ -133,21 +134,21 @@ def test_only_what_is_finished_has_an_end(connected: Any, store: RedisStore) -> 
 
 @pytest.mark.parametrize(
     "value",
-    ["", "hello", "2 1 1 1 {}", "1 1 1 1 {}", "1 1 1 1 [", '1 x 1 1 {"s":"sent"}', '1 1 1 1 {"s":"gone"}'],
+    ["", "hello", "2 1 1 1 0 {}", "1 1 1 1 0 {}", "1 1 1 1 0 [", '1 x 1 1 0 {"s":"sent"}'],
 )
 def test_what_is_no_entry_of_ours(connected: Any, store: RedisStore, value: str) -> None:
     """Another program's data, a torn value or a newer version's: named, not sent, not overwritten."""
-    connected.set(_place(KEY), value)
+    connected.set(PLACE(KEY), value)
     ledger = Ledger(store)
     for attempt in (lambda: ledger.claim(ASKER, POLICY), lambda: store.get(KEY)):
         with pytest.raises(EntryUnreadable, match=KEY):
             attempt()
-    assert connected.get(_place(KEY)).decode().split()[-1:] == value.split()[-1:]
+    assert connected.get(PLACE(KEY)).decode().split()[-1:] == value.split()[-1:]
 
 
 def test_another_type_under_our_key(connected: Any, store: RedisStore) -> None:
     """A list where an entry should be."""
-    connected.rpush(_place(KEY), "a")
+    connected.rpush(PLACE(KEY), "a")
     for attempt in (
         lambda: store.insert(make_entry()),
         lambda: store.swap(make_entry(), 1),
@@ -155,17 +156,17 @@ def test_another_type_under_our_key(connected: Any, store: RedisStore) -> None:
     ):
         with pytest.raises(EntryUnreadable, match="another program"):
             attempt()
-    assert connected.lrange(_place(KEY), 0, -1) == [b"a"]
+    assert connected.lrange(PLACE(KEY), 0, -1) == [b"a"]
 
 
 def test_a_newer_entry_is_not_overwritten_in_the_middle(connected: Any, store: RedisStore) -> None:
     """A newer version of this package took over while this one was at work."""
     ledger = Ledger(store)
     outcome = ledger.claim(ASKER, POLICY)
-    connected.set(_place(KEY), "2 newer")
+    connected.set(PLACE(KEY), "2 newer")
     with pytest.raises(EntryUnreadable):
         ledger.begin(outcome.entry, [TARGET], MESSAGE_ID, ASKER, POLICY)
-    assert connected.get(_place(KEY)) == b"2 newer"
+    assert connected.get(PLACE(KEY)) == b"2 newer"
 
 
 def test_a_lost_script_cache(connected: Any, store: RedisStore) -> None:
@@ -261,7 +262,7 @@ def test_a_write_ahead_that_no_replica_has_does_not_count() -> None:
             synced(replica)
             entry = ledger.begin(outcome.entry, [TARGET], MESSAGE_ID, ASKER, POLICY)
             with client.Redis.from_url(replica.url) as second:
-                assert b'"s":"sending"' in second.get(_place(KEY))
+                assert b'"s":"sending"' in second.get(PLACE(KEY))
         entry = ledger.settle(entry, ACCEPTED, MESSAGE_ID, ASKER, POLICY)
         wait = (1, 50)
         with pytest.raises(LedgerUnavailable, match="0 of 1 replicas"):
@@ -289,7 +290,7 @@ def test_a_url_with_a_database_number(redis: Redis, settings: Any) -> None:
     with client.Redis.from_url(url) as connected:
         connected.flushdb()
         send(ledger_at(url, settings))
-        assert connected.exists(_place(KEY))
+        assert connected.exists(PLACE(KEY))
     settings.CELERY_IDEMPOTENT = {"LEDGER": url}
     assert isinstance(wiring.get_ledger().claim(replace(ASKER, task_id="x"), POLICY), Duplicate)
 
@@ -330,7 +331,7 @@ def test_sentinel_finds_the_primary_after_a_failover(settings: Any) -> None:
             outcome = ledger.claim(ASKER, POLICY)
             send(ledger, replace(ASKER, key="sent"))
             with client.Redis.from_url(replica.url) as second:
-                wait_for(lambda: b'"s":"sent"' in (second.get(_place("sent")) or b""))
+                wait_for(lambda: b'"s":"sent"' in (second.get(PLACE("sent")) or b""))
             primary.stop()
             wait_for(lambda: watched.sentinel_masters()["shop"]["port"] == replica.port)
         entry = wait_for(lambda: patiently(ledger, outcome.entry))

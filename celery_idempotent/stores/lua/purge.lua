@@ -1,7 +1,12 @@
--- Remove an entry that has been unchanged for long enough. Only what is finished has a time to live.
--- KEYS: entry. ARGV: its time to live when it was written, the age it must have; both in milliseconds.
-local left = redis.call('PTTL', KEYS[1])
-if left >= 0 and ARGV[1] - left >= tonumber(ARGV[2]) then
+-- Remove an entry that is finished and has been unchanged for long enough.
+-- KEYS: entry. ARGV: the age in microseconds that it must have. Returns how many went.
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+if redis.call('PTTL', KEYS[1]) < 0 then -- only what is finished has an end
+  return 0
+end
+local created, changed = string.match(redis.call('GET', KEYS[1]) or '', '^1 %d+ %d+ (%d+) (%-?%d+) {')
+if created and now - created - changed >= tonumber(ARGV[1]) then
   return redis.call('DEL', KEYS[1])
 end
 return 0
