@@ -79,6 +79,33 @@ def test_what_waits_for_the_message_gets_it(published: Any) -> None:
     assert published() == 4
 
 
+def test_an_id_that_somebody_waits_for_is_not_answered_by_another(published: Any) -> None:
+    """A given task id, `replace`, a retry: the answer has to come under that id."""
+    done(asked, 1)
+    asked.apply_async((1,), task_id="mine")
+    assert published() == 1
+    frozen = asked.si(1)
+    frozen.freeze()
+    frozen.apply_async()
+    assert published() == 2
+
+
+def test_a_result_backend_that_is_down_or_disabled(published: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Down: published. No results at all: the first task's id is as good as any."""
+    done(asked, 1)
+
+    def down(*_: Any, **__: Any) -> Any:
+        raise ConnectionError("down")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(app.backend, "get_task_meta", down)
+        asked.delay(1)
+    assert published() == 1
+    monkeypatch.setattr(asked, "ignore_result", True)
+    asked.delay(1)
+    assert published() == 1
+
+
 def test_a_result_that_has_expired_is_replayed_by_a_worker(published: Any) -> None:
     """The ledger remembers for months, the result backend for a day: nobody may wait for ever."""
     first = asked.apply((1,))

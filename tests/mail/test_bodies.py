@@ -17,7 +17,13 @@ from django.core.mail import EmailMessage, get_connection, send_mail, send_mass_
 from django.core.mail.backends.smtp import EmailBackend as DjangoSMTP
 from django.utils.log import AdminEmailHandler
 
-from celery_idempotent import IdempotentEmailTask, KeyFieldError, RecipientsRefused, Status
+from celery_idempotent import (
+    IdempotentEmailTask,
+    KeyFieldError,
+    LedgerUnavailable,
+    RecipientsRefused,
+    Status,
+)
 from celery_idempotent.core.status import DeliveryStatus
 from celery_idempotent.mail.transports import SMTPTransport
 from celery_idempotent.run import Run
@@ -62,6 +68,26 @@ def test_a_body_that_tries_again_by_itself_sends_one_message(settings: Any) -> N
     with ScriptedSMTP(rcpt=["450 later", "250 ok"]) as server:
         assert run(server, settings, loop).state == "SUCCESS"
     assert len(server.accepted) == 1
+
+
+@pytest.mark.parametrize("refusal", ["450 later", "550 no"])
+def test_a_partly_accepted_message_that_the_body_sends_again(settings: Any, refusal: str) -> None:
+    """P1: who has it is not offered it again, whatever became of the others."""
+
+    @task(f"partly-{refusal[:3]}")
+    def partly(n: int) -> None:
+        for _ in range(2):
+            try:
+                message("ann@example.com", "bob@example.com").send()
+            except smtplib.SMTPException:
+                continue
+
+    bob = iter([refusal, "250 ok"])
+    with ScriptedSMTP(rcpt=lambda line: next(bob) if "bob" in line else "250 ok") as server:
+        assert run(server, settings, partly).state == "SUCCESS"
+    served = [address for received in server.accepted for address in received.recipients]
+    assert served.count("ann@example.com") == 1
+    assert served.count("bob@example.com") == (1 if refusal.startswith("4") else 0)
 
 
 def test_two_equal_messages_in_one_body_are_two(settings: Any) -> None:
@@ -159,7 +185,7 @@ def test_the_deadline_counts_from_before_the_write_ahead(settings: Any, monkeypa
         message().send()
 
     with ScriptedSMTP() as server:
-        run(server, settings, late)
+        assert isinstance(run(server, settings, late).result, LedgerUnavailable), "a worker would come back"
     assert not server.accepted
     assert late.entry_for(1).deliveries[0].status is DeliveryStatus.DEFERRED
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from celery_idempotent.core.errors import LedgerUnavailable
 from celery_idempotent.models import Delivery, LogicalEmail, SendAttempt
 from celery_idempotent.stores.mirror import Mirror
 from tests.support.mailserver import ScriptedSMTP
+from tests.support.seed import Seed
 from tests.support.servers import Redis
 
 app = Celery("mirrored", broker="memory://", backend="cache+memory://", set_as_current=False)
@@ -124,6 +126,51 @@ def test_a_redelivery_mirrors_what_its_killed_predecessor_could_not(
     assert not LogicalEmail.objects.exists()
     assert mirrored.apply((1,), task_id=first.id).get() == "sent"
     same_as_ledger(mirror)
+
+
+def test_an_email_that_expired_and_began_anew(mirror: Mirror, server: ScriptedSMTP) -> None:
+    """Its versions count from the start again; the row follows, and what belonged to the old one goes."""
+    server.script["rcpt"] = ["450 later", "250 ok"]
+    mirrored.apply((1,))
+    assert SendAttempt.objects.count() == 2
+    mirror.store.client.delete(mirror.store.place(mirrored.key_for(1)))
+    assert mirrored.apply((1,)).get() == "sent"
+    same_as_ledger(mirror)
+    assert SendAttempt.objects.count() == 1
+
+
+def test_what_a_claim_finds_in_doubt_is_mirrored(mirror: Mirror) -> None:
+    """The process that left it so is dead: operators see it all the same."""
+    seed = Seed(mirrored, 1, send_timeout=0.05)
+    seed.ledger = wiring.get_ledger(app)
+    seed.sending()
+    time.sleep(0.1)
+    assert mirrored.apply((1,)).state == "FAILURE"
+    assert LogicalEmail.objects.get().status == Status.IN_DOUBT
+    same_as_ledger(mirror)
+
+
+def test_arrivals_are_counted_in_the_mirror_too(mirror: Mirror, server: ScriptedSMTP) -> None:
+    """Reports are the same with either store."""
+    for _ in range(3):
+        mirrored.apply((1,))
+    assert LogicalEmail.objects.get().arrivals == mirrored.entry_for(1).arrivals == 3
+
+
+def test_a_mirror_that_was_behind_catches_up_by_itself(
+    mirror: Mirror, server: ScriptedSMTP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the first email after the database is back."""
+
+    def down(entry: Any) -> None:
+        raise LedgerUnavailable("the database is down")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(mirror, "_write", down)
+        mirrored.apply((1,))
+    mirror._not_before = 0.0
+    mirrored.apply((2,))
+    assert LogicalEmail.objects.count() == 2
 
 
 def test_a_real_outage_of_the_database(redis: Redis, mirror: Mirror, settings: Any) -> None:

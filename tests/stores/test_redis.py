@@ -17,8 +17,8 @@ import trustme
 from celery import Celery
 from redis.cluster import RedisCluster
 
-from celery_idempotent import wiring
-from celery_idempotent.core.entry import Recipient
+from celery_idempotent import checks, wiring
+from celery_idempotent.core.entry import After, Recipient
 from celery_idempotent.core.errors import EntryUnreadable, LedgerUnavailable
 from celery_idempotent.core.ledger import Acquired, Asker, Busy, Duplicate, Ledger, Policy, Reply
 from celery_idempotent.core.status import DeliveryStatus, Status
@@ -268,6 +268,99 @@ def test_a_write_ahead_that_no_replica_has_does_not_count() -> None:
         with pytest.raises(LedgerUnavailable, match="0 of 1 replicas"):
             ledger.begin(entry, [("1", TARGET[1])], MESSAGE_ID, ASKER, POLICY)
         assert ledger.withdraw(entry, [("1", TARGET[1])], MESSAGE_ID, ASKER, POLICY).status is Status.CLAIMED
+
+
+def test_purge_goes_by_the_age_and_not_by_the_retention(connected: Any) -> None:
+    """A longer RETENTION does not make what is seconds old look old; another program's keys stay."""
+    retention = DAY
+    store = RedisStore(lambda: connected, lambda: retention)
+    send(Ledger(store))
+    connected.set(PLACE("foreign"), "not ours", ex=1000)
+    retention = 90 * DAY
+    assert store.purge(older_than=3600) == 0
+    assert store.get(KEY) is not None
+    assert store.purge(older_than=0) == 1
+    assert connected.get(PLACE("foreign")) == b"not ours"
+
+
+def test_due_forgets_what_has_no_entry_any_more(connected: Any, store: RedisStore) -> None:
+    """And one entry that cannot be read does not hide the others."""
+    store.insert(make_entry("gone", deadline=After(-5)))
+    store.insert(make_entry("torn", deadline=After(-4)))
+    store.insert(make_entry("late", deadline=After(-3)))
+    connected.delete(PLACE("gone"))
+    connected.set(PLACE("torn"), "1 x")
+    assert [entry.key for entry in store.due(limit=1)] == ["late"]
+    assert not any(connected.zscore(key, PLACE("gone")) for key in connected.keys("idem:due:*"))
+
+
+@pytest.mark.parametrize("back", [0, 1, 2])
+def test_a_store_that_went_back_in_time(connected: Any, store: RedisStore, back: int) -> None:
+    """A failover or a backup has lost the last writes; the process that knows of the 250 has not."""
+    ledger, place = Ledger(store), PLACE(KEY)
+    states = [None]
+    entry = ledger.claim(ASKER, POLICY).entry
+    states.append(connected.get(place))
+    entry = ledger.begin(entry, [TARGET], MESSAGE_ID, ASKER, POLICY)
+    states.append(connected.get(place))
+    connected.set(place, states[back]) if states[back] else connected.delete(place)
+    entry = ledger.settle(entry, ACCEPTED, MESSAGE_ID, ASKER, POLICY)
+    entry = ledger.complete(entry, "done")
+    outcome = ledger.claim(replace(ASKER, task_id="other"), POLICY)
+    assert isinstance(outcome, Duplicate)
+    assert outcome.entry.deliveries[0].status is DeliveryStatus.ACCEPTED
+
+
+def test_an_opaque_claim_that_no_replica_has_leaves_no_doubt() -> None:
+    """Its body has not begun, so it is taken back and free for the next try."""
+    opaque = replace(POLICY, opaque=True)
+    with Redis() as primary, client.Redis.from_url(primary.url) as connected:
+        wait: tuple[int, int] | None = (1, 20)
+        ledger = Ledger(RedisStore(lambda: connected, lambda: DAY, lambda: wait))
+        with pytest.raises(LedgerUnavailable, match="0 of 1 replicas"):
+            ledger.claim(ASKER, opaque)
+        found = ledger.store.get(KEY)
+        assert found is not None
+        assert found.entry.status is Status.RELEASED
+        wait = None
+        outcome = ledger.claim(ASKER, opaque)
+        assert isinstance(outcome, Acquired)
+        ledger.complete(outcome.entry, "done")
+        wait = (1, 20)
+        assert isinstance(ledger.claim(replace(ASKER, task_id="other"), opaque), Duplicate)
+
+
+def test_projects_on_one_redis_are_kept_apart(redis: Redis, settings: Any) -> None:
+    """By Celery's own ``global_keyprefix``, and by NAMESPACE."""
+    prefixes = set()
+    for prefix, namespace in (("", ""), ("staging_", ""), ("", "shop")):
+        options = {"global_keyprefix": prefix} if prefix else {}
+        ledger = ledger_at(redis.url, settings, result_backend_transport_options=options)
+        settings.CELERY_IDEMPOTENT = {"LEDGER": "auto", "NAMESPACE": namespace}
+        app = Celery("apart", backend=redis.url, set_as_current=False)
+        app.conf.result_backend_transport_options = options
+        ledger = wiring.get_ledger(app)
+        prefixes.add(ledger.store.place(KEY))  # type: ignore[attr-defined]
+    assert len(prefixes) == 3
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("rediss://host:6379/0", "ssl_cert_reqs"),
+        ("redis://host:port/0", "cannot be used"),
+        ("redis://me:secret@host/notadb", "cannot be used"),
+        ("sentinel://host:26379/0", "master_name"),
+    ],
+)
+def test_a_url_that_cannot_be_used(settings: Any, url: str, text: str) -> None:
+    """Known to the system check, without asking a server, and without showing a password."""
+    settings.CELERY_IDEMPOTENT = {"LEDGER": url}
+    wiring._ledger.cache_clear()
+    (found,) = checks.check_settings(None)
+    assert found.id == "celery_idempotent.E002"
+    assert text in found.msg
+    assert "secret" not in found.msg
 
 
 # -- every way to reach a Redis --------------------------------------------------------------------------
