@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         RecipientsRefused,
         UnsafeTransaction,
     )
-    from .core.ledger import Verdict
+    from .core.outcomes import Verdict
     from .core.status import Status
     from .tasks import IdempotentEmailTask, IdempotentTask
 
@@ -46,7 +46,7 @@ _HOMES = {
     "IdempotentEmailTask": "tasks",
     "IdempotentTask": "tasks",
     "Status": "core.status",
-    "Verdict": "core.ledger",
+    "Verdict": "core.outcomes",
 }
 
 

@@ -15,7 +15,7 @@ from .conf import conf
 from .core.addresses import is_address, mask_all, normalise, printable
 from .core.errors import KeyFieldError
 from .core.keys import bucket_for, digest, make_key
-from .core.ledger import Policy
+from .core.outcomes import Policy
 
 ON_CONFLICT = ("retry", "skip", "raise")
 ON_MISMATCH = ("warn", "raise", "ignore")

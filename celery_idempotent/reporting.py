@@ -9,7 +9,7 @@ from django.dispatch import Signal
 
 from . import signals
 from .core.entry import Entry
-from .core.ledger import Asker
+from .core.outcomes import Asker
 from .core.status import Status
 
 logger = logging.getLogger("celery_idempotent")

@@ -13,7 +13,8 @@ from typing import Any, Protocol, TypeVar
 from .core.entry import Delivery, Entry, Recipient
 from .core.errors import ClaimLost, IdempotencyError, KeyFieldError, LedgerUnavailable
 from .core.keys import digest
-from .core.ledger import Acquired, Asker, Ledger, Policy, Reply, Target
+from .core.ledger import Ledger
+from .core.outcomes import Acquired, Asker, Policy, Reply, Target
 from .core.status import DeliveryStatus
 
 logger = logging.getLogger("celery_idempotent")

@@ -21,6 +21,7 @@ from celery.contrib.django.task import DjangoTask
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from django.db import transaction
 
+from .core.changes import differs
 from .core.entry import Entry
 from .core.errors import (
     ClaimLost,
@@ -33,7 +34,7 @@ from .core.errors import (
     RecipientsRefused,
     UnsafeTransaction,
 )
-from .core.ledger import Acquired, Asker, Busy, Duplicate, Held, Mismatch, Outcome, Verifier, differs
+from .core.outcomes import Acquired, Asker, Busy, Duplicate, Held, Mismatch, Outcome, Verifier
 from .core.status import DeliveryStatus, Status
 from .mailers import backend_in_place
 from .options import CallKeys, Identity, email_type, policy

@@ -8,7 +8,8 @@ import pytest
 from django.urls import reverse
 
 from celery_idempotent.core.entry import Recipient
-from celery_idempotent.core.ledger import Asker, Ledger, Policy, Reply
+from celery_idempotent.core.ledger import Ledger
+from celery_idempotent.core.outcomes import Asker, Policy, Reply
 from celery_idempotent.core.status import DeliveryStatus
 from celery_idempotent.models import Delivery, LogicalEmail, SendAttempt
 from celery_idempotent.stores.database import DatabaseStore

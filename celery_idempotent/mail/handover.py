@@ -17,7 +17,7 @@ from ..conf import conf
 from ..core.addresses import mask_all, printable, recipient
 from ..core.entry import Delivery, Recipient
 from ..core.errors import DeliveryInDoubt, LedgerUnavailable, RecipientsDeferred, RecipientsRefused
-from ..core.ledger import Reply, Target
+from ..core.outcomes import Reply, Target
 from ..core.status import DeliveryStatus
 from ..run import Run, TakenBack
 from .transports import transport_for

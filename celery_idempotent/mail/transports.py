@@ -14,7 +14,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 from django.core.mail.backends.smtp import EmailBackend as DjangoSMTP
 
 from ..core.addresses import mask_all, normalise, printable
-from ..core.ledger import Reply
+from ..core.outcomes import Reply
 from ..core.status import DeliveryStatus
 
 _NOT_CONNECTED = (ConnectionRefusedError, socket.gaierror)

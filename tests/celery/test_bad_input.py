@@ -23,7 +23,7 @@ from celery_idempotent import (
     RecipientsRefused,
     Status,
 )
-from celery_idempotent.core.ledger import Asker, Policy
+from celery_idempotent.core.outcomes import Asker, Policy
 from tests.support.mailserver import ScriptedSMTP
 
 app = Celery("bad-input", broker="memory://", backend="cache+memory://", set_as_current=False)

@@ -14,7 +14,7 @@ from django.core.mail import EmailMessage
 from celery_idempotent import ClaimLost, IdempotentEmailTask, IdempotentTask, LedgerUnavailable, Status
 from celery_idempotent.conf import conf
 from celery_idempotent.core.addresses import recipient
-from celery_idempotent.core.ledger import Acquired, Asker, Policy, Reply
+from celery_idempotent.core.outcomes import Acquired, Asker, Policy, Reply
 from celery_idempotent.core.status import DeliveryStatus
 from tests.support.mailserver import ScriptedSMTP
 

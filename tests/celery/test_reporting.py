@@ -33,7 +33,7 @@ def told(self: Any, n: int, how: str = "") -> str:
     if how == "doubt":
         raise TimeoutError
     if how == "lose":
-        from celery_idempotent.core.ledger import Asker, Policy
+        from celery_idempotent.core.outcomes import Asker, Policy
         from celery_idempotent.run import current_run
 
         run = current_run()

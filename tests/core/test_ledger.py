@@ -10,13 +10,13 @@ import pytest
 
 from celery_idempotent.core.entry import Recipient
 from celery_idempotent.core.errors import ClaimLost
-from celery_idempotent.core.ledger import (
+from celery_idempotent.core.ledger import Ledger
+from celery_idempotent.core.outcomes import (
     Acquired,
     Asker,
     Busy,
     Duplicate,
     Held,
-    Ledger,
     Mismatch,
     Policy,
     Reply,

@@ -14,7 +14,8 @@ from django.test.utils import CaptureQueriesContext
 from celery_idempotent import wiring
 from celery_idempotent.core.entry import After, Recipient
 from celery_idempotent.core.errors import LedgerUnavailable, UnsafeTransaction
-from celery_idempotent.core.ledger import Asker, Ledger, Policy, Reply
+from celery_idempotent.core.ledger import Ledger
+from celery_idempotent.core.outcomes import Asker, Policy, Reply
 from celery_idempotent.core.status import DeliveryStatus, Status
 from celery_idempotent.core.store import Store
 from celery_idempotent.models import LogicalEmail, SendAttempt

@@ -20,7 +20,8 @@ from redis.cluster import RedisCluster
 from celery_idempotent import checks, wiring
 from celery_idempotent.core.entry import After, Recipient
 from celery_idempotent.core.errors import EntryUnreadable, LedgerUnavailable
-from celery_idempotent.core.ledger import Acquired, Asker, Busy, Duplicate, Ledger, Policy, Reply
+from celery_idempotent.core.ledger import Ledger
+from celery_idempotent.core.outcomes import Acquired, Asker, Busy, Duplicate, Policy, Reply
 from celery_idempotent.core.status import DeliveryStatus, Status
 from celery_idempotent.stores.redis import RedisStore
 from celery_idempotent.testing import KEY, StoreConformance, make_entry

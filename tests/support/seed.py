@@ -8,7 +8,7 @@ from typing import Any
 from celery_idempotent.conf import conf
 from celery_idempotent.core.addresses import recipient
 from celery_idempotent.core.entry import Entry
-from celery_idempotent.core.ledger import Acquired, Asker, Policy, Reply
+from celery_idempotent.core.outcomes import Acquired, Asker, Policy, Reply
 from celery_idempotent.core.status import DeliveryStatus, Status
 from celery_idempotent.wiring import get_ledger
 

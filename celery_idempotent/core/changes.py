@@ -1,0 +1,200 @@
+"""What an entry becomes, and what can be told from one: pure functions that `ledger` decides with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from .entry import After, Attempt, Delivery, Entry
+from .outcomes import Asker, Policy
+from .status import DeliveryStatus, Status
+
+MAX_PARTICIPANTS = 256
+
+
+def is_same_write(stored: Entry, wanted: Entry) -> bool:
+    """Tell whether ``stored`` is what writing ``wanted`` makes: an earlier try, whose confirmation was lost."""
+    return stored.version == wanted.version + 1 and all(
+        getattr(stored, name) == getattr(wanted, name)
+        for name in ("status", "generation", "attempts", "deliveries", "result")
+    )
+
+
+def has_left(entry: Entry) -> bool:
+    """Tell whether a mail server has, or may have, something of ``entry``."""
+    left = (DeliveryStatus.ACCEPTED, DeliveryStatus.IN_DOUBT)
+    return any(delivery.status in left for delivery in entry.deliveries)
+
+
+def differs(entry: Entry, asker: Asker) -> bool:
+    """Tell whether ``asker`` wants other content than what was sent or is about to be."""
+    if entry.status in (Status.FAILED, Status.RELEASED) and not any(
+        d.status is DeliveryStatus.ACCEPTED for d in entry.deliveries
+    ):
+        return False  # nobody has got the old content, so the new one may be the mended one
+    known = entry.fingerprint and asker.fingerprint and entry.owner != asker.task_id
+    return bool(known and entry.fingerprint != asker.fingerprint)
+
+
+def blank(asker: Asker) -> Entry:
+    """Return an entry for what ``asker`` wants, before anybody has claimed it."""
+    return Entry(
+        key=asker.key,
+        email_type=asker.email_type,
+        status=Status.CLAIMED,
+        owner=asker.task_id,
+        label=asker.label,
+        begun_at=After(),
+        created_at=After(),
+    )
+
+
+def taken(entry: Entry, claim_id: str, asker: Asker, policy: Policy) -> Entry:
+    """Return ``entry`` as claimed by ``asker``; an opaque claim is its own write-ahead."""
+    return replace(
+        entry,
+        claim_id=claim_id,
+        status=Status.SENDING if policy.opaque else Status.CLAIMED,
+        owner=asker.task_id,
+        deadline=After(policy.send_timeout if policy.opaque else policy.lease),
+        fingerprint=asker.fingerprint,
+        error="",
+        attempts=entry.attempts + (1 if policy.opaque else 0),
+        participants=with_participant(entry, asker.task_id)
+        if policy.window is not None
+        else entry.participants,
+    )
+
+
+def next_generation(entry: Entry) -> Entry:
+    """Return ``entry`` at the start of another deliberate sending: nobody has got anything yet."""
+    return replace(
+        entry,
+        generation=entry.generation + 1,
+        attempts=0,
+        deliveries=(),
+        history=(),
+        result=None,
+        begun_at=After(),
+        sent_at=None,
+    )
+
+
+def starts_new_generation(entry: Entry, now: datetime, asker: Asker, policy: Policy) -> bool:
+    """Tell whether the window has passed, for a task that did not take part."""
+    if entry.status is not Status.SENT or policy.window is None or not isinstance(entry.sent_at, datetime):
+        return False
+    took_part = asker.task_id == entry.owner or asker.task_id in entry.participants
+    return not took_part and now >= entry.sent_at + timedelta(seconds=policy.window)
+
+
+def with_participant(entry: Entry, task_id: str) -> tuple[str, ...]:
+    """Return the participants with ``task_id``, the oldest left out where there are too many."""
+    if task_id in entry.participants:
+        return entry.participants
+    return (*entry.participants, task_id)[-MAX_PARTICIPANTS:]
+
+
+def running(entry: Entry, now: datetime) -> bool:
+    """Tell whether the deadline of ``entry`` is still to come."""
+    return isinstance(entry.deadline, datetime) and now < entry.deadline
+
+
+def remaining(entry: Entry, now: datetime) -> float:
+    """Return the seconds until the deadline of ``entry``."""
+    assert isinstance(entry.deadline, datetime)
+    return (entry.deadline - now).total_seconds()
+
+
+def doubtful(entry: Entry) -> Entry:
+    """Return ``entry`` in doubt, with what was being handed over."""
+    return replace(
+        entry,
+        status=Status.IN_DOUBT,
+        deadline=None,
+        deliveries=tuple(
+            replace(d, status=DeliveryStatus.IN_DOUBT) if d.status is DeliveryStatus.SENDING else d
+            for d in entry.deliveries
+        ),
+    )
+
+
+def resolved(entry: Entry, status: DeliveryStatus) -> Entry:
+    """Return ``entry`` with its doubtful deliveries settled as ``status``."""
+    return replace(
+        entry,
+        sent_at=After() if status is DeliveryStatus.ACCEPTED else entry.sent_at,
+        deliveries=tuple(
+            replace(d, status=status, detail="resolved from in doubt")
+            if d.status is DeliveryStatus.IN_DOUBT
+            else d
+            for d in entry.deliveries
+        ),
+    )
+
+
+def merged(entry: Entry, rows: Iterable[Delivery]) -> tuple[Delivery, ...]:
+    """Return the deliveries of ``entry`` with ``rows`` in place of those for the same part and recipient."""
+    known = {(d.part, d.recipient.digest): d for d in entry.deliveries}
+    return tuple((known | {(d.part, d.recipient.digest): d for d in rows}).values())
+
+
+def begun(entry: Entry, asker: Asker, rows: Sequence[Delivery] = ()) -> Attempt:
+    """Return the attempt that hands ``rows`` over."""
+    return Attempt(
+        number=entry.attempts,
+        generation=entry.generation,
+        part=rows[0].part if rows else "",
+        task_id=asker.task_id,
+        worker=asker.worker,
+        message_id=rows[0].message_id if rows else "",
+        recipients=len(rows),
+        started_at=After(),
+    )
+
+
+def with_attempt(entry: Entry, attempt: Attempt | None) -> tuple[Attempt, ...]:
+    """Return the history of ``entry`` with ``attempt``, or with its end where its start is known."""
+    if attempt is None:
+        return entry.history
+    known = {(a.generation, a.number): a for a in entry.history}
+    place = (attempt.generation, attempt.number)
+    if place in known:
+        attempt = replace(
+            known[place],
+            ended_at=attempt.ended_at,
+            outcome=attempt.outcome,
+            code=attempt.code,
+            detail=attempt.detail,
+        )
+    return tuple((known | {place: attempt}).values())
+
+
+def opaque_begun(entry: Entry, asker: Asker, policy: Policy) -> Attempt | None:
+    """Return the attempt that an opaque claim is, or None."""
+    return begun(entry, asker) if policy.opaque else None
+
+
+def ended(entry: Entry, outcome: DeliveryStatus) -> Attempt:
+    """Return the end of the newest attempt; who began it stays as it was written then."""
+    asker = Asker(entry.key, entry.email_type, entry.owner)
+    return replace(begun(entry, asker), ended_at=After(), outcome=outcome)
+
+
+_WORST_FIRST = (
+    DeliveryStatus.IN_DOUBT,
+    DeliveryStatus.ACCEPTED,
+    DeliveryStatus.DEFERRED,
+    DeliveryStatus.REFUSED,
+)
+
+
+def summary(rows: Sequence[Delivery]) -> dict[str, Any]:
+    """Return outcome, code and detail of an attempt from those of its recipients."""
+    for status in _WORST_FIRST:
+        for row in rows:
+            if row.status is status:
+                return {"outcome": status, "code": row.code, "detail": row.detail}
+    return {"outcome": DeliveryStatus.DEFERRED}
