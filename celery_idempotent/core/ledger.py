@@ -14,7 +14,7 @@ from typing import Any
 
 from . import changes
 from .entry import After, Attempt, Delivery, Entry
-from .errors import ClaimLost, LedgerUnavailable
+from .errors import ClaimLost, IdempotencyError
 from .outcomes import (
     Acquired,
     Asker,
@@ -54,7 +54,7 @@ class Ledger:
         claim_id = secrets.token_urlsafe(8)
         try:
             return self._claim(claim_id, asker, policy)
-        except LedgerUnavailable:
+        except Exception:  # a soft time limit can strike here as well
             if policy.opaque:
                 self._unclaim(claim_id, asker)
             raise
@@ -65,7 +65,7 @@ class Ledger:
             found = self.store.get(asker.key)
             if found is not None and found.entry.claim_id == claim_id:
                 self.release(found.entry, Policy(), None, "LedgerUnavailable")
-        except (LedgerUnavailable, ClaimLost) as error:
+        except IdempotencyError as error:
             logger.warning("%s: the claim may stand until its deadline: %s", asker.email_type, error)
 
     def _claim(self, claim_id: str, asker: Asker, policy: Policy) -> Outcome:

@@ -176,3 +176,21 @@ def test_a_run_and_its_own_redelivery_at_once(
     if until != "sent":
         with pytest.raises(ClaimLost):
             memory_ledger.complete(replace(others[0], status=Status.CLAIMED), "late")
+
+
+@pytest.mark.parametrize("error", [SoftTimeLimitExceeded(), LedgerUnavailable("cut off")])
+def test_an_opaque_claim_that_was_interrupted_leaves_no_doubt(
+    memory_ledger: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Stored, but the body has not begun: it is free again."""
+    insert = memory_ledger.store.insert
+
+    def struck(*args: Any) -> Any:
+        insert(*args)
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr(memory_ledger.store, "insert", struck)
+        assert interrupted_opaque.apply((1,)).state == "FAILURE"
+    assert interrupted_opaque.entry_for(1).status is Status.RELEASED
+    assert interrupted_opaque.apply((1,)).get() == "done"
