@@ -205,9 +205,9 @@ def _unusable_window(task: Any) -> Iterator[tuple[str, str]]:
 def misspelt(task: Any, base: type) -> Iterator[tuple[str, str]]:
     """Yield (attribute, option that was probably meant) for what a task declares and nothing reads.
 
-    ``base`` is the class that annotates the options.
+    ``base`` is the class that annotates the options, itself or by those it derives from.
     """
-    options = base.__annotations__
+    options = [name for cls in base.__mro__ for name in vars(cls).get("__annotations__", ())]
     for name in vars(type(task)):
         close = difflib.get_close_matches(name, options, n=1, cutoff=0.8)
         if close and not hasattr(base, name) and name not in AUTORETRY:
