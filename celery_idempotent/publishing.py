@@ -18,6 +18,7 @@ from .core.errors import (
     ClaimLost,
     DeliveryInDoubt,
     EntryUnreadable,
+    IdempotencyError,
     InProgress,
     LedgerUnavailable,
     PayloadMismatch,
@@ -115,7 +116,8 @@ class KeyedTask(DjangoTask):
         note = self._own_note(headers, task_id)
         if note is None:
             note = as_note(self._identify(args, kwargs), task_id)
-            if answerable and not any(options.get(name) for name in _CONTINUED):
+            later = self.window is not None and (options.get("eta") or options.get("countdown"))
+            if answerable and not later and not any(options.get(name) for name in _CONTINUED):
                 first = self._done_before(note)
                 if first is not None:
                     return first
@@ -141,7 +143,7 @@ class KeyedTask(DjangoTask):
         asker = self._asker_of(note)
         try:
             entry = get_ledger(self.app).done(asker, policy(self, self._is_opaque()))
-        except LedgerUnavailable as error:
+        except IdempotencyError as error:
             logger.warning("%s: published without a look at the ledger: %s", asker.email_type, error)
             return None
         if entry is None:
@@ -156,9 +158,10 @@ class KeyedTask(DjangoTask):
     def _is_readable(self, result: Any) -> bool:
         """Tell whether who asks for ``result`` gets it, or would get nothing from any other either."""
         if self.ignore_result or isinstance(self.backend, DisabledBackend):
+            result.ignored = bool(self.ignore_result)
             return True
         try:
-            return bool(result.ready())
+            return bool(result.successful())
         except Exception as error:
             logger.warning("%s: published, as the result backend does not answer: %s", self.name, error)
             return False

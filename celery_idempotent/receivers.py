@@ -19,7 +19,9 @@ def examine_ledger(sender: Any, **_: Any) -> None:
     """Log what makes the ledger unfit, and go on: it may be mended while tasks wait."""
     try:
         problems = get_ledger(sender.app).store.problems()
-    except (LedgerUnavailable, ImproperlyConfigured) as error:
-        problems = [f"{error}. Tasks wait until it does"]
+    except LedgerUnavailable as error:
+        problems = [f"{error}. Tasks wait until it answers"]
+    except ImproperlyConfigured as error:
+        problems = [f"{error}. Tasks fail until it is mended"]
     for problem in problems:
         logger.error("the ledger: %s", problem)

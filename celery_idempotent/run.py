@@ -111,8 +111,13 @@ class Run:
     def begin(self, targets: Sequence[Target], message_id: str) -> None:
         """Write ahead. Raises `ClaimLost` or `LedgerUnavailable`: nothing may be sent then."""
         with self._stopping():
+            began = time.monotonic()
             try:
                 self._begin(targets, message_id)
+                if time.monotonic() - began > self.policy.send_timeout:
+                    raise LedgerUnavailable(
+                        f"{self.asker.email_type}: the write-ahead took longer than send_timeout"
+                    )
             except (ClaimLost, TakenBack):
                 raise
             except Exception:
@@ -140,7 +145,11 @@ class Run:
         outcome = self.ledger.claim(self.asker, self.policy)
         if not isinstance(outcome, Acquired):
             raise lost
+        known, before = outcome.entry.deliveries, self.entry.deliveries
         self.entry = outcome.entry
+        places = {(d.part, d.recipient.digest) for d in known}
+        if forgotten := [d for d in before if (d.part, d.recipient.digest) not in places]:
+            self.entry = self.ledger.remember(self.entry, forgotten)
 
     def _withdraw(self, targets: Sequence[Target], message_id: str) -> None:
         """Take a write-ahead back whose confirmation did not arrive: stored or not, nothing goes out now."""
@@ -177,15 +186,16 @@ class Run:
     def complete(self, result: Any) -> None:
         """Record success and the result to replay; a result that the store refuses is left out."""
         try:
-            self._end(lambda: self.ledger.complete(self.entry, result))
+            self._record(lambda: self.ledger.complete(self.entry, result))
         except ClaimLost as lost:
             self._take_back(lost)
-            self._end(lambda: self.ledger.complete(self.entry, result))
+            self._record(lambda: self.ledger.complete(self.entry, result))
         except IdempotencyError:
             raise
         except Exception:
             logger.exception("%s: the result cannot be kept, so duplicates get None", self.asker.email_type)
-            self._end(lambda: self.ledger.complete(self.entry, None))
+            self._record(lambda: self.ledger.complete(self.entry, None))
+        self._copy()
 
     def release(self, error: str, retry_in: float | None = None) -> None:
         """Free the claim, keeping it for this task's own retry if one is due in ``retry_in`` seconds."""
@@ -201,8 +211,16 @@ class Run:
 
     def _end(self, write: Callable[[], Entry], patience: float | None = None) -> None:
         self._record(write, patience)
-        if self._mirror is not None:
+        self._copy()
+
+    def _copy(self) -> None:
+        """Bring the mirror up to date; what strikes there, such as a soft time limit, changes no outcome."""
+        if self._mirror is None:
+            return
+        try:
             self._mirror.keep(self.entry)
+        except Exception:
+            logger.exception("%s: interrupted while the mirror was written", self.asker.email_type)
 
     def _record(self, write: Callable[[], Entry], patience: float | None = None) -> Exception | None:
         """Store what has happened, and return the error that struck meanwhile, such as a soft time limit.

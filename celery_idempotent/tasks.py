@@ -153,6 +153,8 @@ class IdempotentTask(KeyedTask):
             with run.active():
                 result = body()
         except (Retry, Ignore, Reject) as signal:
+            if run.stopped_by is not None and isinstance(signal, Ignore):
+                return self._failed(run, run.stopped_by)  # swallowed, as below
             self._let_go(run, signal)
             raise
         except Exception as error:
@@ -189,11 +191,13 @@ class IdempotentTask(KeyedTask):
                 run.doubt(type(cause).__name__)
             elif isinstance(signal, Ignore) and (run.policy.opaque or run.entry.deliveries):
                 run.complete(None)  # replace(), or a body that wants no result: it has done its work
+                Report(self, run.asker, run.entry).sent()
+                return
             else:
                 run.release(type(cause).__name__, retry_in)
         except ClaimLost as lost:
             Report(self, run.asker, run.entry).lost(lost.owner)
-        except LedgerUnavailable:
+        except IdempotencyError:
             logger.exception("%s: the claim could not be released; its lease will", run.asker.email_type)
         else:
             Report(self, run.asker, run.entry).ended(cause)
@@ -209,7 +213,7 @@ class IdempotentTask(KeyedTask):
                 run.fail(type(error).__name__)
         except ClaimLost as lost:
             return self._stop(run, lost)
-        except LedgerUnavailable:
+        except IdempotencyError:
             logger.exception("%s: the failure could not be recorded", run.asker.email_type)
         else:
             Report(self, run.asker, run.entry).ended(error)

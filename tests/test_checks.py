@@ -137,7 +137,7 @@ def test_a_password_in_the_ledgers_url_is_not_shown(settings: Any) -> None:
     assert "mongodb://***@host/0" in found.msg
 
 
-def test_w030_a_redis_that_evicts_and_w031_one_that_is_gone(settings: Any, redis: Redis) -> None:
+def test_w030_a_redis_that_evicts_and_w031_one_that_is_gone(db: None, settings: Any, redis: Redis) -> None:
     """Asked with ``check --deploy`` only; a Redis in order is silent."""
     settings.CELERY_IDEMPOTENT = {"LEDGER": redis.url}
     assert ids(checks.check_store(None)) == []
@@ -149,6 +149,10 @@ def test_w030_a_redis_that_evicts_and_w031_one_that_is_gone(settings: Any, redis
             connected.config_set("maxmemory-policy", "noeviction")
     settings.CELERY_IDEMPOTENT = {"LEDGER": "redis://127.0.0.1:1/0"}
     assert ids(checks.check_store(None)) == ["W031"]
+    settings.CELERY_IDEMPOTENT = {"LEDGER": "redis+cluster://127.0.0.1:1"}
+    assert ids(checks.check_store(None)) == ["W031"]
+    settings.CELERY_IDEMPOTENT = {"LEDGER": "memory://"}
+    assert ids(checks.check_store(None)) == ["W030"]
     settings.CELERY_IDEMPOTENT = {"LEDGER": "database"}
     assert ids(checks.check_store(None)) == []
 

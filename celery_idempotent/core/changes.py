@@ -24,6 +24,8 @@ def is_same_write(stored: Entry, wanted: Entry) -> bool:
 
 def has_left(entry: Entry) -> bool:
     """Tell whether a mail server has, or may have, something of ``entry``."""
+    if entry.status in (Status.SENT, Status.IN_DOUBT):
+        return True  # also of an opaque body, which has no deliveries
     left = (DeliveryStatus.ACCEPTED, DeliveryStatus.IN_DOUBT)
     return any(delivery.status in left for delivery in entry.deliveries)
 

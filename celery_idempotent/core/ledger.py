@@ -195,6 +195,8 @@ class Ledger:
         """
         current = self.store.get(entry.key)
         if current is None or current.entry.claim_id != entry.claim_id:
+            if changes.has_left(entry):
+                return self.remember(entry, ())
             raise lost(entry, current.entry if current else None)
         # Written even where it was not stored: it may still be on its way, and is refused then.
         unsent = Reply(DeliveryStatus.DEFERRED, None, "interrupted before the payload")
@@ -263,7 +265,7 @@ class Ledger:
     def _end(self, entry: Entry, status: Status, deadline: After | None, error: str) -> Entry:
         if entry.status is Status.IN_DOUBT:
             return entry
-        if entry.status is Status.SENDING and entry.deliveries:  # cut off in a hand-over that was not settled
+        if any(d.status is DeliveryStatus.SENDING for d in entry.deliveries):  # cut off before it was settled
             return self.doubt(entry, error)
         attempt = changes.ended(entry, DeliveryStatus.DEFERRED) if entry.status is Status.SENDING else None
         return self._must_swap(replace(entry, status=status, deadline=deadline, error=error), entry, attempt)
@@ -284,22 +286,48 @@ class Ledger:
             return swapped
         stored = self.store.get(entry.key)
         current = stored.entry if stored else None
-        if current is None and changes.has_left(changed):
-            # The store has forgotten an entry (a failover, a restored backup), but this process has not.
-            return self.store.insert(replace(changed, version=entry.version + 1), attempt).entry
         if current is not None and current.claim_id == entry.claim_id:
             if changes.is_same_write(current, changed):
                 return current  # an earlier try of this very write, whose confirmation was lost
-            # Somebody saw the deadline pass, but nobody has acted on it: the outcome is known after all.
-            late = current.status is Status.IN_DOUBT and entry.status is Status.SENDING
-            went_back = current.version < entry.version
-            if late or went_back:
+            if current.status is Status.IN_DOUBT and entry.status is Status.SENDING:
+                # Somebody saw the deadline pass, but nobody has acted on it: the outcome is known after all.
                 return self._must_swap(replace(changed, version=current.version), current, attempt)
+        if changes.has_left(changed) and (current is None or current.version < entry.version):
+            return self._restored(changed, entry, current, attempt)
         raise lost(entry, current)
+
+    def _restored(self, changed: Entry, entry: Entry, current: Entry | None, attempt: Attempt | None) -> Entry:
+        """Write ``changed`` although the store has forgotten ``entry``, as after a failover or from a backup.
+
+        This process knows what has left it. First the claim is made anew, in what the store has now; whoever
+        has claimed since, and is in a hand-over, is left alone.
+        """
+        claim = replace(changed, status=Status.CLAIMED, deadline=After(60), history=())
+        if current is None:
+            base = self.store.insert(replace(claim, version=1, created_at=After(), deliveries=())).entry
+            if base.claim_id != entry.claim_id:
+                raise lost(entry, base)
+        elif current.status is Status.SENDING and current.claim_id != entry.claim_id:
+            raise lost(entry, current)
+        else:
+            since = replace(claim, created_at=current.created_at, history=current.history)
+            swapped = self._swap(
+                replace(since, deliveries=changes.merged(current, changed.deliveries)), current
+            )
+            if swapped is None:
+                raise lost(entry, current)
+            base = swapped
+        logger.error("%s: the store had forgotten %s, written anew", entry.email_type, entry.key)
+        rows = changes.merged(base, changed.deliveries)
+        return self._must_swap(replace(changed, created_at=base.created_at, deliveries=rows), base, attempt)
+
+    def remember(self, entry: Entry, rows: Iterable[Delivery]) -> Entry:
+        """Write ``rows`` into a claim: deliveries that this process knows of. Raises as `settle` does."""
+        return self._must_swap(replace(entry, deliveries=changes.merged(entry, rows)), entry)
 
 
 def lost(entry: Entry, current: Entry | None) -> ClaimLost:
     """Return the error of a run whose ``entry`` is outdated; it names the owner of a newer claim, if any."""
-    newer = current is not None and current.claim_id != entry.claim_id
+    newer = current is not None and current.claim_id != entry.claim_id and current.version > entry.version
     owner = current.owner if current is not None and newer else None
     return ClaimLost(f"{entry.email_type}: the claim on {entry.key} is no longer this run's", owner)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +15,7 @@ from django.core.mail.utils import DNS_NAME
 from ..conf import conf
 from ..core.addresses import mask_all, printable, recipient
 from ..core.entry import Delivery, Recipient
-from ..core.errors import DeliveryInDoubt, LedgerUnavailable, RecipientsDeferred, RecipientsRefused
+from ..core.errors import DeliveryInDoubt, RecipientsDeferred, RecipientsRefused
 from ..core.outcomes import Reply, Target
 from ..core.status import DeliveryStatus
 from ..run import Run, TakenBack
@@ -70,13 +69,8 @@ class HandOver:
 
     def write_ahead(self, served: Sequence[str]) -> None:
         """Write that ``served`` are about to get it. Raises `ClaimLost`, `LedgerUnavailable`: do not send."""
-        began = time.monotonic()
         self.run.begin([self._pending[address] for address in served], self.message_id)
         self._open = list(served)
-        if time.monotonic() - began > self.run.policy.send_timeout:
-            raise LedgerUnavailable(
-                f"{self.run.asker.email_type}: the write-ahead took longer than send_timeout"
-            )
 
     def record(self, replies: Mapping[str, Reply]) -> None:
         """Write what became of the message for each address."""

@@ -137,6 +137,11 @@ class DatabaseStore(Store):
             _, counts = rows.filter(pk__in=keys, status__in=_PURGEABLE).delete()
             return counts.get(LogicalEmail._meta.label, 0)
 
+    def problems(self) -> Sequence[str]:
+        """Look for the tables. Raises `LedgerUnavailable` where they are missing or nobody answers."""
+        self.get("")
+        return ()
+
     def now(self) -> datetime:
         """One SELECT of the database's clock."""
         with self._connection() as alias, connections[alias].cursor() as cursor:

@@ -28,7 +28,7 @@ class Mirror:
         self.store = store
         self._alias = alias
         self._not_before = 0.0
-        self._behind = False
+        self._behind = True  # another process may have noted something
 
     def keep(self, entry: Entry) -> bool:
         """Bring the rows of ``entry`` up to date, or note that they are owed. Never raises."""
@@ -37,8 +37,18 @@ class Mirror:
             self._owe(entry.key)
             return False
         if self._behind:
-            self._behind = self._try(entry.key, self.catch_up) and bool(self.store.owed_mirrors(1))
+            self._behind = self._is_behind(entry.key)
         return True
+
+    def _is_behind(self, key: str) -> bool:
+        """Write some of what is owed, and tell whether there may be more."""
+        done = 0
+
+        def write() -> None:
+            nonlocal done
+            done = self.catch_up()
+
+        return not self._try(key, write) or done > 0
 
     def count(self, entry: Entry) -> None:
         """Bring the number of arrivals up to date. Never raises."""
@@ -63,9 +73,11 @@ class Mirror:
                 done += 1
             except EntryUnreadable as error:
                 logger.error("not in the mirror: %s", error)
-            except Exception:
+            except LedgerUnavailable:
                 self._owe(key)
                 raise
+            except Exception:
+                logger.exception("%s: not in the mirror, and left out", key)
         self._not_before = 0.0
         return done
 

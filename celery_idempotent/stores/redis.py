@@ -101,9 +101,6 @@ class RedisStore(Store):
                 continue
             if stored is not None and stored.entry.status in IN_FLIGHT:
                 entries.append(stored.entry)
-            elif stored is None:
-                with self._translated(key):
-                    self.client.zrem(self._deadlines(_shard(key)), place)
         return entries
 
     def purge(self, older_than: float, limit: int = 1000) -> int:
@@ -194,7 +191,7 @@ class RedisStore(Store):
                     "version. Nothing was sent or changed; does another program use this database?"
                 ) from None
             raise LedgerUnavailable(f"the ledger in Redis refuses: {type(error).__name__}: {text}") from error
-        except exceptions.RedisError as error:
+        except (exceptions.RedisError, exceptions.RedisClusterException) as error:
             raise LedgerUnavailable(
                 f"the ledger in Redis does not answer: {type(error).__name__}: {error}"
             ) from error

@@ -63,6 +63,7 @@ def confirm(self, order: int, to: str = "ann@example.com") -> dict:
     max_retries=4,
     retry_backoff=True,
     retry_backoff_max=1,
+    retry_jitter=False,  # a retry without delay may end before Celery has noted that it was begun
     **COMMON,
 )
 def stubborn(self, order: int, fail_before: int = 0, fail_after: int = 0) -> int:

@@ -11,9 +11,10 @@ from celery import Celery
 from celery.exceptions import Ignore
 from kombu.utils import json
 
-from celery_idempotent import IdempotentEmailTask, IdempotentTask, KeyFieldError, Status
+from celery_idempotent import IdempotentEmailTask, IdempotentTask, KeyFieldError, LedgerUnavailable, Status
 from celery_idempotent.options import problems
 from celery_idempotent.results import dump
+from celery_idempotent.run import current_run
 
 app = Celery("calls", broker="memory://", backend="cache+memory://", set_as_current=False)
 
@@ -98,6 +99,22 @@ def test_an_email_body_that_gave_up_without_sending_can_be_asked_again(tracked: 
 
     ignored.delay(1)
     assert ignored.entry_for(1).status is Status.RELEASED
+
+
+def test_a_swallowed_stop_is_not_made_good_by_ignore(
+    tracked: None, monkeypatch: Any, memory_ledger: Any
+) -> None:
+    """A ledger that was down in the middle is not a body that has done its work."""
+
+    @app.task(base=IdempotentEmailTask, key_fields=("n",), name="swallowed-and-ignored")
+    def swallowed(n: int) -> None:
+        run = current_run()
+        assert run is not None
+        run.stopped_by = LedgerUnavailable("down")
+        raise Ignore
+
+    assert isinstance(swallowed.delay(1).result, LedgerUnavailable)
+    assert swallowed.entry_for(1).status is Status.CLAIMED
 
 
 class Kind(str, enum.Enum):

@@ -102,7 +102,22 @@ def test_a_result_backend_that_is_down_or_disabled(published: Any, monkeypatch: 
         asked.delay(1)
     assert published() == 1
     monkeypatch.setattr(asked, "ignore_result", True)
+    assert asked.delay(1).get() is None
+    assert published() == 1
+
+
+def test_a_first_result_that_failed_is_not_handed_out(published: Any) -> None:
+    """The email is sent, but the worker was lost before it could say so: a worker answers from the ledger."""
+    first = asked.apply((1,))
+    app.backend.store_result(first.id, ValueError("lost"), "FAILURE")
     asked.delay(1)
+    assert published() == 1
+
+
+def test_what_is_to_run_after_the_window_is_published(published: Any) -> None:
+    """Sent today, and asked for in two days: that is for the claim to decide, then."""
+    done(asked_again, 1)
+    asked_again.apply_async((1,), countdown=2 * 86400)
     assert published() == 1
 
 

@@ -173,6 +173,27 @@ def test_a_mirror_that_was_behind_catches_up_by_itself(
     assert LogicalEmail.objects.count() == 2
 
 
+def test_one_row_that_the_database_refuses_holds_up_no_others(
+    mirror: Mirror, server: ScriptedSMTP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is logged and left out; a process that starts later catches the rest up."""
+    for n in (1, 2, 3):
+        mirrored.apply((n,))
+        mirror.store.owe_mirror(mirrored.key_for(n))
+    LogicalEmail.objects.all().delete()
+    write, poison = mirror._write, mirrored.key_for(2)
+
+    def refused(entry: Any) -> None:
+        if entry.key == poison:
+            raise ValueError("refused")
+        write(entry)
+
+    monkeypatch.setattr(mirror, "_write", refused)
+    mirror._behind = True
+    mirrored.apply((4,))
+    assert LogicalEmail.objects.count() == 3
+
+
 def test_a_real_outage_of_the_database(redis: Redis, mirror: Mirror, settings: Any) -> None:
     """A database that nobody serves: `keep` says so, and raises nothing."""
     place = {

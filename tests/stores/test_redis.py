@@ -295,23 +295,6 @@ def test_due_forgets_what_has_no_entry_any_more(connected: Any, store: RedisStor
     assert not any(connected.zscore(key, PLACE("gone")) for key in connected.keys("idem:due:*"))
 
 
-@pytest.mark.parametrize("back", [0, 1, 2])
-def test_a_store_that_went_back_in_time(connected: Any, store: RedisStore, back: int) -> None:
-    """A failover or a backup has lost the last writes; the process that knows of the 250 has not."""
-    ledger, place = Ledger(store), PLACE(KEY)
-    states = [None]
-    entry = ledger.claim(ASKER, POLICY).entry
-    states.append(connected.get(place))
-    entry = ledger.begin(entry, [TARGET], MESSAGE_ID, ASKER, POLICY)
-    states.append(connected.get(place))
-    connected.set(place, states[back]) if states[back] else connected.delete(place)
-    entry = ledger.settle(entry, ACCEPTED, MESSAGE_ID, ASKER, POLICY)
-    entry = ledger.complete(entry, "done")
-    outcome = ledger.claim(replace(ASKER, task_id="other"), POLICY)
-    assert isinstance(outcome, Duplicate)
-    assert outcome.entry.deliveries[0].status is DeliveryStatus.ACCEPTED
-
-
 def test_an_opaque_claim_that_no_replica_has_leaves_no_doubt() -> None:
     """Its body has not begun, so it is taken back and free for the next try."""
     opaque = replace(POLICY, opaque=True)
@@ -392,8 +375,10 @@ def test_a_url_with_a_database_number(redis: Redis, settings: Any) -> None:
 def test_a_unix_socket(tmp_path: Path, settings: Any) -> None:
     """``redis+socket://``, as Celery has it."""
     socket = f"/tmp/idem-{free_port()}.sock"
-    with Redis("--unixsocket", socket):
+    with Redis("--unixsocket", socket) as server:
         send(ledger_at(f"redis+socket://{socket}?virtual_host=2", settings))
+        with client.Redis(port=server.port, db=2) as connected:
+            assert connected.exists(PLACE(KEY))
 
 
 def test_tls(tmp_path: Path, settings: Any) -> None:
