@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
-# Most of the matrix is waiting for workers and brokers: five processes keep two cores busy.
-PROCESSES ?= 5
+# Most of the matrix is waiting for workers and brokers: four processes keep two cores busy.
+PROCESSES ?= 4
 TESTS ?=
 
 .PHONY: help demo test lint clean

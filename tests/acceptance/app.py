@@ -38,7 +38,8 @@ app.conf.update(
 )
 app.conf.broker_transport_options = json.loads(os.environ.get("TEST_TRANSPORT", "{}"))
 app.conf.update(json.loads(os.environ.get("TEST_CONFIG", "{}")))
-COMMON = {"base": IdempotentEmailTask, "lease": 2, "send_timeout": 2}
+SEND_TIMEOUT = float(os.environ.get("TEST_SEND_TIMEOUT", "2"))
+COMMON = {"base": IdempotentEmailTask, "lease": 2, "send_timeout": SEND_TIMEOUT}
 
 
 def note(line: str) -> None:

@@ -293,6 +293,8 @@ def project(
     return {
         **environment(place, broker, ledger.database, mail_server.port),
         "TEST_RESULTS": results,
+        # Longer than a busy SQLite may block a write: a slow hand-over is not what the matrix is about.
+        "TEST_SEND_TIMEOUT": "8",
         "TEST_IDEMPOTENT": json.dumps({"LEDGER": ledger.setting}),
         "TEST_TRANSPORT": json.dumps(transport),
         "TEST_CONFIG": json.dumps(config),
