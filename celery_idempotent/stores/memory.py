@@ -100,9 +100,3 @@ class MemoryStore(Store):
     def now(self) -> datetime:
         """Return the clock."""
         return self._clock()
-
-    def clear(self) -> None:
-        """Forget everything."""
-        with self._lock:
-            self._entries.clear()
-            self._changed.clear()

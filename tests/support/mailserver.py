@@ -1,24 +1,17 @@
 """A scripted SMTP server: every step of RFC 5321 can be answered, delayed, held or cut.
 
-In a test, ``with ScriptedSMTP(dot=DROP_AFTER_ACCEPT) as server``; as a process of its own (it outlives workers
-that are killed), ``python -m tests.support.mailserver DIR``.
+In a test: ``with ScriptedSMTP(dot=DROP_AFTER_ACCEPT) as server``.
 """
 
 from __future__ import annotations
 
 import email
-import json
-import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 DROP = "DROP"
@@ -187,65 +180,3 @@ class ScriptedSMTP:
         if answer == DROP_AFTER_ACCEPT:
             return False
         return self._say(connection, answer)
-
-
-class SMTPProcess:
-    """The server as a process of its own: ``port``, and ``accepted()`` from the file that it appends to."""
-
-    def __init__(self, directory: Path, **script: Any) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self.file = directory / "accepted.jsonl"
-        command = [sys.executable, "-m", "tests.support.mailserver", str(self.file), json.dumps(script)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        self.port = int(self._process.stdout.readline())
-
-    def __enter__(self) -> SMTPProcess:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait(10)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-
-    def accepted(self) -> list[dict[str, Any]]:
-        """Return what was taken so far, oldest first."""
-        if not self.file.exists():
-            return []
-        return [json.loads(line) for line in self.file.read_text().splitlines()]
-
-
-def main(path: str, script: str = "{}") -> None:
-    """Serve until SIGTERM; print the port first."""
-    lock = threading.Lock()
-
-    def record(received: Received) -> None:
-        headers = received.headers
-        row = {
-            "message_id": received.message_id,
-            "recipients": received.recipients,
-            "subject": headers["Subject"],
-            "date": headers["Date"],
-            "at": received.at,
-        }
-        with lock, open(path, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row) + "\n")
-
-    options = json.loads(script)
-    deferring = int(options.pop("defer_every", 0))
-    calls = Counter[str]()
-
-    def rcpt(_: str) -> str:
-        calls["rcpt"] += 1
-        return "450 4.3.2 try later" if deferring and calls["rcpt"] % deferring == 0 else "250 ok"
-
-    with ScriptedSMTP(on_accept=record, **{"rcpt": rcpt, **options}) as server:
-        print(server.port, flush=True)
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-        while True:
-            signal.pause()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
