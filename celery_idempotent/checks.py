@@ -14,6 +14,7 @@ from django.db import connections
 
 from .conf import DEFAULTS, conf
 from .core.errors import LedgerUnavailable
+from .functions import Declared, known
 from .mailers import SMTP, Mailer, mailers
 from .options import misspelt, problems
 from .wiring import get_ledger
@@ -28,6 +29,11 @@ def tasks() -> Iterator[Any]:
     for task in current_app.tasks.values():
         if isinstance(task, IdempotentTask):
             yield task
+
+
+def functions() -> list[Declared]:
+    """Return the idempotent functions of other queues that have been imported."""
+    return sorted(known, key=lambda declared: declared.name)
 
 
 @register("celery_idempotent")
@@ -78,7 +84,7 @@ def _store() -> None:
 
 @register("celery_idempotent")
 def check_tasks(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
-    """E010 unusable task option, W011 a window longer than the retention, W012 a misspelt option."""
+    """E010 unusable task option, W012 a misspelt option."""
     from .tasks import IdempotentTask
 
     found: list[CheckMessage] = []
@@ -96,16 +102,40 @@ def check_tasks(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Check
             Error(f"task {task.name}: {option} {text}", obj=task.name, id="celery_idempotent.E010")
             for option, text in problems(task)
         ]
-        if isinstance(task.window, timedelta) and _retention() and task.window > conf.retention:
-            found.append(
-                Warning(
-                    f"task {task.name}: its window ({task.window}) is longer than the ledger remembers",
-                    hint=f"CELERY_IDEMPOTENT['RETENTION'] is {conf.retention}.",
-                    obj=task.name,
-                    id="celery_idempotent.W011",
-                )
-            )
     return found
+
+
+@register("celery_idempotent")
+def check_windows(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
+    """W011 a window longer than the retention, of a task or a function."""
+    if not _retention():
+        return []
+    return [
+        Warning(
+            f"{task.name}: its window ({task.window}) is longer than the ledger remembers",
+            hint=f"CELERY_IDEMPOTENT['RETENTION'] is {conf.retention}.",
+            obj=task.name,
+            id="celery_idempotent.W011",
+        )
+        for task in (*tasks(), *functions())
+        if isinstance(task.window, timedelta) and task.window > conf.retention
+    ]
+
+
+@register("celery_idempotent")
+def check_queues(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
+    """W013 a ledger that not every queue's workers will find."""
+    names = [declared.name for declared in functions()]
+    if not names or conf.ledger != "auto":
+        return []
+    return [
+        Warning(
+            f"{', '.join(names)} run in workers that may not know Celery's result backend, which "
+            "CELERY_IDEMPOTENT['LEDGER'] = 'auto' follows: they would look in another ledger",
+            hint="Name the ledger: 'database', or a redis:// URL.",
+            id="celery_idempotent.W013",
+        )
+    ]
 
 
 def _retention() -> bool:
@@ -118,6 +148,7 @@ def check_mail(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckM
     from .tasks import IdempotentEmailTask
 
     names = [task.name for task in tasks() if isinstance(task, IdempotentEmailTask)]
+    names += [declared.name for declared in functions() if declared.sends_mail]
     found: list[CheckMessage] = []
     for mailer in mailers():
         if mailer.wrapped is None:

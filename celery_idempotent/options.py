@@ -1,21 +1,25 @@
-"""What a task declares: its options, checked, and the key, fingerprint and label of one call."""
+"""What a task or function declares of its emails, checked."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from types import MethodType
-from typing import Any
+from typing import Any, ClassVar
 
-from .conf import conf
-from .core.addresses import is_address, mask_all, normalise, printable
-from .core.errors import KeyFieldError
-from .core.keys import bucket_for, digest, make_key
-from .core.outcomes import Policy
+from .core.errors import (
+    ClaimLost,
+    DeliveryInDoubt,
+    EntryUnreadable,
+    LedgerUnavailable,
+    PayloadMismatch,
+    RecipientsRefused,
+    UnsafeTransaction,
+)
+from .core.outcomes import Policy, Verifier
 
 ON_CONFLICT = ("retry", "skip", "raise")
 ON_MISMATCH = ("warn", "raise", "ignore")
@@ -26,111 +30,49 @@ AUTORETRY = ("autoretry_for", "retry_kwargs", "retry_backoff", "retry_backoff_ma
 """Options that Celery reads from a task without declaring them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What one call of a task is, to the ledger. Travels in the message's headers."""
+class Options:
+    """What can be declared of an email type, with its defaults: attributes of a task or of a function."""
 
-    key: str
-    fingerprint: str
-    label: str
-
-
-class CallKeys:
-    """Computes `Identity` from the bound arguments of a task's ``run``."""
-
-    def __init__(self, task: Any) -> None:
-        self.task = task
-        run = getattr(task, "_orig_run", task.run)
-        self.signature = inspect.signature(run)
-
-    def identify(self, args: Any, kwargs: Any) -> Identity:
-        """Return key, fingerprint and label of the call. Raises `KeyFieldError`, naming task and field."""
-        task = self.task
-        bound = self._bind(args or (), kwargs or {})
-        fields = self._fields(args or (), kwargs or {}, bound)
-        name = email_type(task)
-        if not 0 < len(name) <= LONGEST_TYPE:
-            raise KeyFieldError(f"{task.name}: email_type has {len(name)} characters; 1 to {LONGEST_TYPE} fit")
-        key = make_key(conf.namespace, name, fields, self._bucket(bound))
-        return Identity(key, self._fingerprint(bound), label(fields))
-
-    def _bind(self, args: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        try:
-            bound = self.signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise KeyFieldError(f"{self.task.name}: the call does not fit the task: {error}") from None
-        bound.apply_defaults()
-        arguments = dict(bound.arguments)
-        for name, parameter in self.signature.parameters.items():
-            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-                arguments.update(arguments.pop(name))
-        return arguments
-
-    def _fields(self, args: Any, kwargs: Any, bound: Mapping[str, Any]) -> dict[str, Any]:
-        task = self.task
-        key_function = plain(task, "key_function")
-        if key_function is not None:
-            value = key_function(*args, **kwargs)
-            if value is None or value == "":
-                raise KeyFieldError(f"{task.name}: key_function returned {value!r}; it has to name the event")
-            return {"key_function": _folded(value)}
-        if not task.key_fields:
-            raise KeyFieldError(
-                f"{task.name}: declare key_fields=(…) or key_function, so that two events can be told apart"
-            )
-        return {path: self._key_field(path, bound) for path in task.key_fields}
-
-    def _key_field(self, path: str, bound: Mapping[str, Any]) -> Any:
-        value = _folded(self._lookup(path, bound))
-        if value is None or value == "":
-            raise KeyFieldError(
-                f"{self.task.name}: key field {path!r} is {value!r}, which identifies nothing: all such calls "
-                "would be one email. Pass its value, or correct key_fields"
-            )
-        return value
-
-    def _lookup(self, path: str, bound: Mapping[str, Any]) -> Any:
-        names = list(_parts(path))
-        value: Any = bound
-        for name in names:
-            try:
-                value = value[name] if isinstance(value, Mapping) else getattr(value, name)
-            except (KeyError, AttributeError):
-                raise KeyFieldError(
-                    f"{self.task.name}: key field {path!r} is missing from the call: no {name!r} in "
-                    f"{type(value).__name__}. Pass it, or correct key_fields"
-                ) from None
-        return value
-
-    def _bucket(self, bound: Mapping[str, Any]) -> str | None:
-        task = self.task
-        if task.window is None or task.window_mode != "fixed":
-            return None
-        path = task.event_time_field
-        if not path:
-            raise KeyFieldError(f'{task.name}: window_mode="fixed" needs event_time_field')
-        when = self._lookup(path, bound)
-        if isinstance(when, str):
-            try:
-                when = datetime.fromisoformat(when)
-            except ValueError:
-                pass
-        if not isinstance(when, datetime):
-            raise KeyFieldError(f"{task.name}: event_time_field {path!r} has to be an aware datetime")
-        return bucket_for(when, task.window)
-
-    def _fingerprint(self, bound: Mapping[str, Any]) -> str:
-        task = self.task
-        if task.on_mismatch == "ignore":
-            return ""
-        if task.fingerprint_fields is not None:
-            fields = {path: self._lookup(path, bound) for path in task.fingerprint_fields}
-        else:
-            fields = {name: value for name, value in bound.items() if name not in task.key_fields}
-        try:
-            return digest(fields)
-        except KeyFieldError:
-            return ""  # arguments of any type are allowed outside the key; they just cannot be compared
+    key_fields: ClassVar[tuple[str, ...]] = ()
+    """Parameters of ``run`` that identify the event; dotted paths reach into mappings and attributes."""
+    key_function: ClassVar[Callable[..., Any] | None] = None
+    """Instead of ``key_fields``: called with the task's arguments, returns what identifies the event."""
+    email_type: ClassVar[str | None] = None
+    """Namespace of the keys. Default: the task's name; set it so that renaming the task keeps its keys."""
+    window: ClassVar[timedelta | None] = None
+    """A new send is allowed this long after the last acceptance. None: once, while the ledger remembers."""
+    window_mode: ClassVar[str] = "sliding"
+    """``"sliding"``, or ``"fixed"``: buckets of the event's own time, see ``event_time_field``."""
+    event_time_field: ClassVar[str | None] = None
+    """Parameter that holds the event's time (an aware datetime, or ISO 8601), for fixed windows."""
+    lease: ClassVar[float] = 60.0
+    """Seconds after which another task may take over a claim that shows no sign of life."""
+    send_timeout: ClassVar[float] = 60.0
+    """Seconds a hand-over may take; for opaque tasks, the whole body."""
+    in_doubt: ClassVar[str | Verifier] = "hold"
+    """After a lost reply: ``"hold"``, ``"resend"``, or a verifier ``callable(entry) -> Verdict``."""
+    on_conflict: ClassVar[str] = "retry"
+    """While another task works on the key: ``"retry"`` (spends no retries), ``"skip"`` or ``"raise"``."""
+    on_mismatch: ClassVar[str] = "warn"
+    """Same key, other arguments: ``"warn"``, ``"raise"`` or ``"ignore"``."""
+    fingerprint_fields: ClassVar[tuple[str, ...] | None] = None
+    """Which parameters count as content. Default: all that are not key fields."""
+    in_doubt_for: ClassVar[tuple[type[Exception], ...]] = ()
+    """Exceptions of an opaque body after which the outcome is unknown."""
+    dedupe_on_publish: ClassVar[bool] = False
+    """Answer a key that is sent already with the first task's result, without publishing a message."""
+    filled_in: ClassVar[int] = 0
+    """How many of the body's first parameters its queue fills in; they count for nothing."""
+    dont_autoretry_for: ClassVar[tuple[type[Exception], ...]] = (
+        ClaimLost,
+        DeliveryInDoubt,
+        EntryUnreadable,
+        LedgerUnavailable,
+        PayloadMismatch,
+        RecipientsRefused,
+        UnsafeTransaction,
+    )
+    """Never retried by the queue's own means: the ledger has its own way with each of them."""
 
 
 def plain(task: Any, option: str) -> Any:
@@ -140,6 +82,12 @@ def plain(task: Any, option: str) -> Any:
     """
     value = getattr(task, option)
     return value.__func__ if isinstance(value, MethodType) and value.__self__ is task else value
+
+
+def signature_of(task: Any) -> inspect.Signature:
+    """Return the signature of the task's body, without the parameters that its queue fills in."""
+    whole = inspect.signature(getattr(task, "_orig_run", task.run))
+    return whole.replace(parameters=list(whole.parameters.values())[task.filled_in :])
 
 
 def email_type(task: Any) -> str:
@@ -229,35 +177,13 @@ def _wrong_choices(task: Any) -> Iterator[tuple[str, str]]:
 
 
 def _unknown_parameters(task: Any) -> Iterator[tuple[str, str]]:
-    parameters = CallKeys(task).signature.parameters
+    parameters = signature_of(task).parameters
     catch_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     declared = {name: getattr(task, name) or () for name in ("key_fields", "fingerprint_fields")}
     declared["event_time_field"] = (task.event_time_field,) if task.event_time_field else ()
     for option, paths in declared.items():
         for path in paths:
-            first = next(_parts(path))
+            first = path.split(".")[0]
             if first not in parameters and not catch_all:
                 known = ", ".join(parameters) or "none"
                 yield option, f"names {path!r}, which is not a parameter of run (it has: {known})"
-
-
-def _parts(path: str) -> Iterator[str]:
-    return iter(path.split("."))
-
-
-def _folded(value: Any) -> Any:
-    """Return ``value`` with addresses in their one normal form, alone or in a list."""
-    if isinstance(value, str) and is_address(value):
-        return normalise(value)
-    if isinstance(value, list | tuple):
-        return [_folded(item) for item in value]
-    return value
-
-
-def label(fields: Mapping[str, Any]) -> str:
-    """Return ``fields`` for people to read, addresses masked."""
-    return ", ".join(f"{name}={_shown(value)}" for name, value in fields.items())
-
-
-def _shown(value: Any) -> str:
-    return printable(mask_all(str(value)))

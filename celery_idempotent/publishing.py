@@ -1,10 +1,8 @@
-"""How a task is declared and published: its options, its key, and the note about it in the headers."""
+"""How a task is published: the note about it in the headers, and what is answered without publishing."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from datetime import timedelta
 from typing import Any, ClassVar
 
 from celery import uuid
@@ -14,73 +12,22 @@ from django.db import transaction
 
 from .core.changes import differs
 from .core.entry import Entry
-from .core.errors import (
-    ClaimLost,
-    DeliveryInDoubt,
-    EntryUnreadable,
-    IdempotencyError,
-    InProgress,
-    LedgerUnavailable,
-    PayloadMismatch,
-    RecipientsRefused,
-    UnsafeTransaction,
-)
-from .core.outcomes import Asker, Verifier
-from .options import CallKeys, Identity, email_type, policy
+from .core.errors import DeliveryInDoubt, IdempotencyError, InProgress, PayloadMismatch, RecipientsRefused
+from .identity import HEADER, CallKeys, Identity, argsrepr, as_note, asker_of, kwargsrepr, own_note
+from .options import Options, policy
 from .reporting import Report
 from .wiring import get_ledger
 
 logger = logging.getLogger("celery_idempotent")
 
-HEADER = "celery_idempotent"
-"""Message header that carries the key, so that retries and redeliveries keep it."""
 _CONTINUED = ("link", "link_error", "chain", "chord")
 """Options of a message that something hangs on: it has to reach a worker, which replays and goes on."""
 
 
-class KeyedTask(DjangoTask):
+class KeyedTask(Options, DjangoTask):
     """A task whose calls have keys. What a worker does with them is `tasks.IdempotentTask`'s."""
 
     abstract = True
-
-    key_fields: ClassVar[tuple[str, ...]] = ()
-    """Parameters of ``run`` that identify the event; dotted paths reach into mappings and attributes."""
-    key_function: ClassVar[Callable[..., Any] | None] = None
-    """Instead of ``key_fields``: called with the task's arguments, returns what identifies the event."""
-    email_type: ClassVar[str | None] = None
-    """Namespace of the keys. Default: the task's name; set it so that renaming the task keeps its keys."""
-    window: ClassVar[timedelta | None] = None
-    """A new send is allowed this long after the last acceptance. None: once, while the ledger remembers."""
-    window_mode: ClassVar[str] = "sliding"
-    """``"sliding"``, or ``"fixed"``: buckets of the event's own time, see ``event_time_field``."""
-    event_time_field: ClassVar[str | None] = None
-    """Parameter that holds the event's time (an aware datetime, or ISO 8601), for fixed windows."""
-    lease: ClassVar[float] = 60.0
-    """Seconds after which another task may take over a claim that shows no sign of life."""
-    send_timeout: ClassVar[float] = 60.0
-    """Seconds a hand-over may take; for opaque tasks, the whole body."""
-    in_doubt: ClassVar[str | Verifier] = "hold"
-    """After a lost reply: ``"hold"``, ``"resend"``, or a verifier ``callable(entry) -> Verdict``."""
-    on_conflict: ClassVar[str] = "retry"
-    """While another task works on the key: ``"retry"`` (spends no retries), ``"skip"`` or ``"raise"``."""
-    on_mismatch: ClassVar[str] = "warn"
-    """Same key, other arguments: ``"warn"``, ``"raise"`` or ``"ignore"``."""
-    fingerprint_fields: ClassVar[tuple[str, ...] | None] = None
-    """Which parameters count as content. Default: all that are not key fields."""
-    in_doubt_for: ClassVar[tuple[type[Exception], ...]] = ()
-    """Exceptions of an opaque body after which the outcome is unknown."""
-    dedupe_on_publish: ClassVar[bool] = False
-    """Answer a key that is sent already with the first task's result, without publishing a message."""
-    dont_autoretry_for: ClassVar[tuple[type[Exception], ...]] = (
-        ClaimLost,
-        DeliveryInDoubt,
-        EntryUnreadable,
-        LedgerUnavailable,
-        PayloadMismatch,
-        RecipientsRefused,
-        UnsafeTransaction,
-    )
-    """Never retried by Celery: the base class has its own way with each of them."""
 
     throws: ClassVar[tuple[type[Exception], ...]] = (
         DeliveryInDoubt,
@@ -113,7 +60,7 @@ class KeyedTask(DjangoTask):
         # Where the id is given somebody waits for it: a chain, a group, a retry, or the caller.
         answerable = self.dedupe_on_publish and task_id is None and not more
         task_id = task_id or uuid()
-        note = self._own_note(headers, task_id)
+        note = own_note(headers, task_id)
         if note is None:
             note = as_note(self._identify(args, kwargs), task_id)
             later = self.window is not None and (options.get("eta") or options.get("countdown"))
@@ -140,7 +87,7 @@ class KeyedTask(DjangoTask):
 
         Results expire long before the ledger forgets; the worker replays from the ledger then.
         """
-        asker = self._asker_of(note)
+        asker = asker_of(self, note, worker="")
         try:
             entry = get_ledger(self.app).done(asker, policy(self, self._is_opaque()))
         except IdempotencyError as error:
@@ -151,8 +98,9 @@ class KeyedTask(DjangoTask):
         first = self.AsyncResult(entry.owner)
         if not self._is_readable(first):
             return None
-        self._warn_of_mismatch(entry, differs(entry, asker))
-        Report(self, asker, entry).not_published()
+        report = Report(self, asker, entry)
+        report.mismatch(differs(entry, asker))
+        report.not_published()
         return first
 
     def _is_readable(self, result: Any) -> bool:
@@ -166,51 +114,8 @@ class KeyedTask(DjangoTask):
             logger.warning("%s: published, as the result backend does not answer: %s", self.name, error)
             return False
 
-    def _own_note(self, headers: Any, task_id: str) -> dict[str, Any] | None:
-        """Return the note in ``headers`` if it was written for this very task: headers get copied around."""
-        note = (headers or {}).get(HEADER)
-        return note if isinstance(note, dict) and note.get("id") == task_id else None
-
     def _identify(self, args: Any, kwargs: Any) -> Identity:
         return CallKeys(self).identify(args, kwargs)
 
-    def _asker_of(self, note: dict[str, Any]) -> Asker:
-        return Asker(
-            key=note["key"],
-            email_type=email_type(self),
-            task_id=note["id"],
-            worker=str(self.request.hostname or ""),
-            label=note["label"],
-            fingerprint=note["fingerprint"],
-        )
-
     def _is_opaque(self) -> bool:
         return True
-
-    def _warn_of_mismatch(self, entry: Entry, mismatch: bool) -> None:
-        if mismatch and self.on_mismatch == "warn":
-            logger.warning(
-                "%s: %s was asked for with other content than before; the first content counts",
-                entry.email_type,
-                entry.key,
-            )
-
-
-def as_note(identity: Identity, task_id: str) -> dict[str, Any]:
-    """Return what travels in the headers of the message of ``task_id``."""
-    return {
-        "id": task_id,
-        "key": identity.key,
-        "fingerprint": identity.fingerprint,
-        "label": identity.label,
-    }
-
-
-def argsrepr(note: dict[str, Any]) -> str:
-    """Return what Celery shows in place of the arguments: the key."""
-    return f"({note['key']!r},)"
-
-
-def kwargsrepr(note: dict[str, Any]) -> str:
-    """Return what Celery shows in place of the keyword arguments: the key fields, addresses masked."""
-    return f"{{{note['label']}}}"

@@ -1,9 +1,9 @@
-"""Every outcome, told four ways: signal, Celery event, one log line, and ``meta`` of the task's result."""
+"""Every outcome, told four ways: signal, log line, event of the queue, and a note beside the job's result."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Protocol
 
 from django.dispatch import Signal
 
@@ -15,13 +15,27 @@ from .core.status import Status
 logger = logging.getLogger("celery_idempotent")
 
 
-class Report:
-    """Reports what became of ``entry`` in a run of ``task``. Never raises: reporting changes no outcome."""
+class Channel(Protocol):
+    """Where a queue shows people what became of a job."""
 
-    def __init__(self, task: Any, asker: Asker, entry: Entry) -> None:
+    def note(self, outcome: dict[str, Any]) -> None:
+        """Keep ``outcome`` beside the job's result."""
+
+    def event(self, kind: str, entry: Entry) -> None:
+        """Send an event of the queue's own."""
+
+
+class Report:
+    """Reports what became of ``entry``. Never raises: reporting changes no outcome.
+
+    ``task`` is the task or function: the signals' sender, and whose options count.
+    """
+
+    def __init__(self, task: Any, asker: Asker, entry: Entry, channel: Channel | None = None) -> None:
         self.task = task
         self.asker = asker
         self.entry = entry
+        self.channel = channel
 
     def claimed(self) -> None:
         """A run holds the claim."""
@@ -40,7 +54,7 @@ class Report:
         self._signal(signals.duplicate_suppressed, first_task_id=self.entry.owner)
 
     def not_published(self) -> None:
-        """A duplicate was answered where it was published. The task's request, if any, is another run's."""
+        """A duplicate was answered where it was published: nothing to note, there is no job."""
         self._log("duplicate, not published", logging.INFO)
         self._signal(signals.duplicate_suppressed, first_task_id=self.entry.owner)
 
@@ -66,12 +80,25 @@ class Report:
             self._tell("released", logging.INFO)
             self._signal(signals.email_released, exception=error)
 
+    def mismatch(self, differs: bool) -> None:
+        """The key came back, with other content if it ``differs``."""
+        if differs and self.task.on_mismatch == "warn":
+            logger.warning(
+                "%s: %s was asked for with other content than before; the first content counts",
+                self.entry.email_type,
+                self.entry.key,
+            )
+
     def _tell(self, outcome: str, level: int) -> None:
         self._log(outcome, level)
-        # django-celery-results stores `request.meta`; its own keys (status, result, …) are not to be touched.
-        note = {"key": self.entry.key, "outcome": outcome, "first_task_id": self.entry.owner}
-        request = self.task.request
-        request.update(meta={**(getattr(request, "meta", None) or {}), "celery_idempotent": note})
+        if self.channel is None:
+            return
+        try:
+            self.channel.note(
+                {"key": self.entry.key, "outcome": outcome, "first_task_id": self.entry.owner},
+            )
+        except Exception:
+            logger.warning("the outcome could not be noted with the job", exc_info=True)
 
     def _log(self, outcome: str, level: int) -> None:
         entry = self.entry
@@ -89,15 +116,13 @@ class Report:
         )
 
     def _signal(self, signal: Signal, **extra: Any) -> None:
-        signal.send_robust(sender=self.task, entry=self.entry, task_id=self.asker.task_id, **extra)
+        sender = getattr(self.task, "sender", self.task)
+        signal.send_robust(sender=sender, entry=self.entry, task_id=self.asker.task_id, **extra)
 
     def _event(self, kind: str) -> None:
-        request = self.task.request
-        if request.called_directly or request.is_eager:
+        if self.channel is None:
             return
         try:
-            self.task.send_event(
-                kind, retry=False, key=self.entry.key, first_task_id=self.entry.owner, name=self.task.name
-            )
+            self.channel.event(kind, self.entry)
         except Exception:
             logger.warning("the event %s could not be sent", kind, exc_info=True)

@@ -88,7 +88,7 @@ def test_e010_an_unusable_option(app: Celery, options: dict[str, Any], text: str
 def test_w011_a_window_longer_than_the_retention(app: Celery, settings: Any) -> None:
     """The ledger would forget before the window ends."""
     task(app, window=timedelta(days=91))
-    assert ids(checks.check_tasks(None)) == ["W011"]
+    assert ids(checks.check_windows(None)) == ["W011"]
     settings.CELERY_IDEMPOTENT = {"RETENTION": timedelta(days=92)}
     assert ids(checks.check_tasks(None)) == []
 

@@ -12,9 +12,11 @@ from celery.exceptions import Ignore
 from kombu.utils import json
 
 from celery_idempotent import IdempotentEmailTask, IdempotentTask, KeyFieldError, LedgerUnavailable, Status
+from celery_idempotent.identity import as_note
 from celery_idempotent.options import problems
 from celery_idempotent.results import dump
 from celery_idempotent.run import current_run
+from celery_idempotent.tasks import CeleryCall
 
 app = Celery("calls", broker="memory://", backend="cache+memory://", set_as_current=False)
 
@@ -175,9 +177,10 @@ def test_a_long_outage_does_not_overflow() -> None:
     @app.task(base=IdempotentTask, key_fields=("n",), name="waiting")
     def waiting(n: int) -> None: ...
 
-    waiting.push_request(id="x", headers={"celery_idempotent": {"id": "x", "waits": 5000}})
+    note = {**as_note(waiting._identify((1,), {}), "x"), "waits": 5000}
+    waiting.push_request(id="x", headers={"celery_idempotent": note})
     try:
-        assert waiting._backoff() == 300
+        assert CeleryCall(waiting, "x", (1,), {}).backoff() == 300
     finally:
         waiting.pop_request()
 

@@ -16,6 +16,7 @@ from celery_idempotent.conf import conf
 from celery_idempotent.core.addresses import recipient
 from celery_idempotent.core.outcomes import Acquired, Asker, Policy, Reply
 from celery_idempotent.core.status import DeliveryStatus
+from celery_idempotent.tasks import CeleryCall
 from tests.support.mailserver import ScriptedSMTP
 
 app = Celery("interruptions", broker="memory://", backend="cache+memory://", set_as_current=False)
@@ -169,7 +170,7 @@ def test_a_run_and_its_own_redelivery_at_once(
         return begin(*args)
 
     monkeypatch.setattr(memory_ledger, "begin", overtaken)
-    monkeypatch.setattr(IdempotentTask, "_is_local", lambda self: False)
+    monkeypatch.setattr(CeleryCall, "local", property(lambda self: False, lambda self, value: None))
     assert interrupted.apply((1,), task_id="one").get() == value
     assert len(server.accepted) == copies
     assert interrupted.entry_for(1).status is Status.SENT

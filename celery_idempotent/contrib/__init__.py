@@ -1,0 +1,1 @@
+"""What needs a package that not every project has. Nothing here is imported unless a project does it."""

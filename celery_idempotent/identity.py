@@ -1,0 +1,182 @@
+"""What one call is to the ledger: its key, fingerprint and label, and the note that carries them with a job."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from .conf import conf
+from .core.addresses import is_address, mask_all, normalise, printable
+from .core.errors import KeyFieldError
+from .core.keys import bucket_for, digest, make_key
+from .core.outcomes import Asker
+from .options import LONGEST_TYPE, email_type, plain, signature_of
+
+HEADER = "celery_idempotent"
+"""Name under which the note travels: a header of Celery's messages, an item of other queues' ``meta``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What one call of a task is, to the ledger. Travels in the message's headers."""
+
+    key: str
+    fingerprint: str
+    label: str
+
+
+class CallKeys:
+    """Computes `Identity` from the bound arguments of a task's ``run``."""
+
+    def __init__(self, task: Any) -> None:
+        self.task = task
+        self.signature = signature_of(task)
+
+    def identify(self, args: Any, kwargs: Any) -> Identity:
+        """Return key, fingerprint and label of the call. Raises `KeyFieldError`, naming task and field."""
+        task = self.task
+        bound = self._bind(args or (), kwargs or {})
+        fields = self._fields(args or (), kwargs or {}, bound)
+        name = email_type(task)
+        if not 0 < len(name) <= LONGEST_TYPE:
+            raise KeyFieldError(f"{task.name}: email_type has {len(name)} characters; 1 to {LONGEST_TYPE} fit")
+        key = make_key(conf.namespace, name, fields, self._bucket(bound))
+        return Identity(key, self._fingerprint(bound), label(fields))
+
+    def _bind(self, args: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            bound = self.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise KeyFieldError(f"{self.task.name}: the call does not fit the task: {error}") from None
+        bound.apply_defaults()
+        arguments = dict(bound.arguments)
+        for name, parameter in self.signature.parameters.items():
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                arguments.update(arguments.pop(name))
+        return arguments
+
+    def _fields(self, args: Any, kwargs: Any, bound: Mapping[str, Any]) -> dict[str, Any]:
+        task = self.task
+        key_function = plain(task, "key_function")
+        if key_function is not None:
+            value = key_function(*args, **kwargs)
+            if value is None or value == "":
+                raise KeyFieldError(f"{task.name}: key_function returned {value!r}; it has to name the event")
+            return {"key_function": _folded(value)}
+        if not task.key_fields:
+            raise KeyFieldError(
+                f"{task.name}: declare key_fields=(…) or key_function, so that two events can be told apart"
+            )
+        return {path: self._key_field(path, bound) for path in task.key_fields}
+
+    def _key_field(self, path: str, bound: Mapping[str, Any]) -> Any:
+        value = _folded(self._lookup(path, bound))
+        if value is None or value == "":
+            raise KeyFieldError(
+                f"{self.task.name}: key field {path!r} is {value!r}, which identifies nothing: all such calls "
+                "would be one email. Pass its value, or correct key_fields"
+            )
+        return value
+
+    def _lookup(self, path: str, bound: Mapping[str, Any]) -> Any:
+        names = path.split(".")
+        value: Any = bound
+        for name in names:
+            try:
+                value = value[name] if isinstance(value, Mapping) else getattr(value, name)
+            except (KeyError, AttributeError):
+                raise KeyFieldError(
+                    f"{self.task.name}: key field {path!r} is missing from the call: no {name!r} in "
+                    f"{type(value).__name__}. Pass it, or correct key_fields"
+                ) from None
+        return value
+
+    def _bucket(self, bound: Mapping[str, Any]) -> str | None:
+        task = self.task
+        if task.window is None or task.window_mode != "fixed":
+            return None
+        path = task.event_time_field
+        if not path:
+            raise KeyFieldError(f'{task.name}: window_mode="fixed" needs event_time_field')
+        when = self._lookup(path, bound)
+        if isinstance(when, str):
+            try:
+                when = datetime.fromisoformat(when)
+            except ValueError:
+                pass
+        if not isinstance(when, datetime):
+            raise KeyFieldError(f"{task.name}: event_time_field {path!r} has to be an aware datetime")
+        return bucket_for(when, task.window)
+
+    def _fingerprint(self, bound: Mapping[str, Any]) -> str:
+        task = self.task
+        if task.on_mismatch == "ignore":
+            return ""
+        if task.fingerprint_fields is not None:
+            fields = {path: self._lookup(path, bound) for path in task.fingerprint_fields}
+        else:
+            fields = {name: value for name, value in bound.items() if name not in task.key_fields}
+        try:
+            return digest(fields)
+        except KeyFieldError:
+            return ""  # arguments of any type are allowed outside the key; they just cannot be compared
+
+
+def _folded(value: Any) -> Any:
+    """Return ``value`` with addresses in their one normal form, alone or in a list."""
+    if isinstance(value, str) and is_address(value):
+        return normalise(value)
+    if isinstance(value, list | tuple):
+        return [_folded(item) for item in value]
+    return value
+
+
+def label(fields: Mapping[str, Any]) -> str:
+    """Return ``fields`` for people to read, addresses masked."""
+    return ", ".join(f"{name}={_shown(value)}" for name, value in fields.items())
+
+
+def _shown(value: Any) -> str:
+    return printable(mask_all(str(value)))
+
+
+def own_note(carried: Any, job_id: str) -> dict[str, Any] | None:
+    """Return the note in what a job ``carried`` if it was written for this very job: such things get copied."""
+    note = (carried or {}).get(HEADER)
+    whole = isinstance(note, dict) and note.get("id") == job_id and {"key", "fingerprint", "label"} <= set(note)
+    return note if whole else None
+
+
+def as_note(identity: Identity, task_id: str) -> dict[str, Any]:
+    """Return what travels with the job ``task_id``."""
+    return {
+        "id": task_id,
+        "key": identity.key,
+        "fingerprint": identity.fingerprint,
+        "label": identity.label,
+    }
+
+
+def asker_of(task: Any, note: dict[str, Any], worker: str) -> Asker:
+    """Return who asks the ledger, from the note that came with the job."""
+    return Asker(
+        key=note["key"],
+        email_type=email_type(task),
+        task_id=note["id"],
+        worker=worker,
+        label=note["label"],
+        fingerprint=note["fingerprint"],
+    )
+
+
+def argsrepr(note: dict[str, Any]) -> str:
+    """Return what Celery shows in place of the arguments: the key."""
+    return f"({note['key']!r},)"
+
+
+def kwargsrepr(note: dict[str, Any]) -> str:
+    """Return what Celery shows in place of the keyword arguments: the key fields, addresses masked."""
+    return f"{{{note['label']}}}"
