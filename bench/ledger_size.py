@@ -1,0 +1,142 @@
+"""How much slower is a claim with ten million emails in the ledger than with ten thousand?
+
+    python -m bench.ledger_size --rows 10000000 --databases postgres,mariadb,sqlite
+
+Starts private servers, fills two ledgers on each, and asks both in turn, in one run. Prints medians and their
+ratio. Needs about 1.3 kB of disk per email and database, in the folder of temporary files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
+
+import django
+
+django.setup()
+
+from celery_idempotent.core.ledger import Ledger  # noqa: E402
+from celery_idempotent.core.outcomes import Duplicate, Policy  # noqa: E402
+from celery_idempotent.stores.database import DatabaseStore  # noqa: E402
+from tests.support.databases import added  # noqa: E402
+from tests.support.filling import asker, fill, sent  # noqa: E402
+from tests.support.servers import MariaDB, Postgres  # noqa: E402
+
+SMALL = 10_000
+WARM_UP = 200
+
+
+def main() -> None:
+    """Fill, measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=10_000_000, help="emails in the large ledger")
+    parser.add_argument("--small", type=int, default=SMALL, help="emails in the small one")
+    parser.add_argument("--rounds", type=int, default=2000, help="measurements of each kind")
+    parser.add_argument("--databases", default="postgres,mariadb,sqlite")
+    options = parser.parse_args()
+    print(f"{'':10} {'what':22} {options.small:>12,} {options.rows:>14,}   ratio   (medians, ms)")
+    for name in options.databases.split(","):
+        with both(name, options.small, options.rows) as (small, large):
+            for what, kind in KINDS.items():
+                report(name, what, kind, (small, options.small), (large, options.rows), options.rounds)
+
+
+@contextmanager
+def both(name: str, small: int, large: int) -> Iterator[tuple[Ledger, Ledger]]:
+    """A small and a large ledger on one server of the kind ``name``."""
+    ledgers = []
+    with ExitStack() as stack:
+        for rows in (small, large):
+            database = stack.enter_context(opened(name))
+            alias = stack.enter_context(added(f"{name}_{rows}", database))
+            began = time.monotonic()
+            fill(alias, rows)
+            print(f"{name:10} filled with {rows:,} in {time.monotonic() - began:.0f} s", flush=True)
+            ledgers.append(Ledger(DatabaseStore(lambda alias=alias: alias)))
+        yield ledgers[0], ledgers[1]
+
+
+@contextmanager
+def opened(name: str) -> Iterator[dict[str, Any]]:
+    """A database of its own."""
+    if name == "sqlite":
+        with tempfile.TemporaryDirectory() as folder:
+            options = {
+                "timeout": 30,
+                "transaction_mode": "IMMEDIATE",
+                "init_command": "PRAGMA journal_mode=wal; PRAGMA synchronous=normal",
+            }
+            path = str(Path(folder) / "ledger.sqlite3")
+            yield {"ENGINE": "django.db.backends.sqlite3", "NAME": path, "OPTIONS": options}
+        return
+    with {"postgres": Postgres, "mariadb": MariaDB}[name]() as server:
+        yield server.database
+
+
+def new(ledger: Ledger, rows: int, turn: int) -> None:
+    """A key that nobody has claimed: claimed."""
+    ledger.claim(asker(rows + turn), Policy())
+
+
+def duplicate(ledger: Ledger, rows: int, turn: int) -> None:
+    """A key that was sent, anywhere in the ledger."""
+    assert isinstance(ledger.claim(asker(random.randrange(rows), "other"), Policy()), Duplicate)
+
+
+def whole(ledger: Ledger, rows: int, turn: int) -> None:
+    """Claim, write-ahead, outcome, result."""
+    sent(ledger, 2 * rows + turn)
+
+
+def due(ledger: Ledger, rows: int, turn: int) -> None:
+    """What the sweep looks for."""
+    ledger.store.due(100)
+
+
+def purge(ledger: Ledger, rows: int, turn: int) -> None:
+    """A hundred emails that are old enough."""
+    if turn % 50 == 0:
+        ledger.store.purge(older_than=0, limit=100)
+
+
+KINDS: dict[str, Callable[[Ledger, int, int], None]] = {
+    "claim, new": new,
+    "claim, duplicate": duplicate,
+    "an email, all of it": whole,
+    "sweep": due,
+    "purge 100": purge,
+}
+
+
+def report(
+    name: str,
+    what: str,
+    kind: Callable[[Ledger, int, int], None],
+    small: tuple[Ledger, int],
+    large: tuple[Ledger, int],
+    rounds: int,
+) -> None:
+    """Ask both in turn and print the medians."""
+    times: dict[int, list[float]] = {0: [], 1: []}
+    for turn in range(rounds + WARM_UP):
+        for place, (ledger, rows) in enumerate((small, large)):
+            began = time.perf_counter()
+            kind(ledger, rows, turn)
+            if turn >= WARM_UP and (kind is not purge or turn % 50 == 0):
+                times[place].append(time.perf_counter() - began)
+    one, other = (statistics.median(times[place]) * 1000 for place in (0, 1))
+    print(f"{name:10} {what:22} {one:12.3f} {other:14.3f}   {other / one:5.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

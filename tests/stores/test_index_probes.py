@@ -1,0 +1,95 @@
+"""Whatever the size of the ledger, no statement of a worker reads a table from end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from django.db import connections
+
+from celery_idempotent.core.ledger import Ledger
+from celery_idempotent.core.outcomes import Acquired, Duplicate, Policy
+from celery_idempotent.stores.database import DatabaseStore
+from tests.support.databases import added
+from tests.support.filling import asker, fill, key, plans, sent
+from tests.support.servers import MariaDB, Postgres
+from tests.support.worker import wait_for
+
+ROWS = 20_000
+"""Enough for a planner that has a choice to prefer an index."""
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres", "mariadb"])
+def alias(request: Any, tmp_path_factory: Any, django_db_setup: None, django_db_blocker: Any) -> Iterator[str]:
+    """A ledger of its own with so many sent emails."""
+    kind = {"postgres": Postgres, "mariadb": MariaDB}.get(request.param)
+    with django_db_blocker.unblock():
+        if kind is None:
+            name = str(tmp_path_factory.mktemp("filled") / "ledger.sqlite3")
+            options = {"timeout": 30, "transaction_mode": "IMMEDIATE"}
+            database = {"ENGINE": "django.db.backends.sqlite3", "NAME": name, "OPTIONS": options}
+            with added("filled", database) as name:
+                fill(name, ROWS)
+                yield name
+            return
+        with kind() as server, added("filled", server.database) as name:
+            fill(name, ROWS)
+            yield name
+
+
+@contextmanager
+def heard(alias: str) -> Iterator[list[tuple[str, Any]]]:
+    """The statements that go to the database meanwhile."""
+    statements: list[tuple[str, Any]] = []
+
+    def listen(execute: Callable[..., Any], sql: str, parameters: Any, many: bool, context: Any) -> Any:
+        statements.append((sql, parameters))
+        return execute(sql, parameters, many, context)
+
+    with connections[alias].execute_wrapper(listen):
+        yield statements
+
+
+def a_new_email(ledger: Ledger) -> None:
+    sent(ledger, ROWS + 1)
+
+
+def a_duplicate(ledger: Ledger) -> None:
+    assert isinstance(ledger.claim(asker(ROWS // 2, "other"), Policy()), Duplicate)
+
+
+def a_takeover(ledger: Ledger) -> None:
+    assert isinstance(ledger.claim(asker(ROWS + 2), Policy()), Acquired)
+    assert isinstance(ledger.claim(asker(ROWS + 2), Policy()), Acquired)
+
+
+def a_look(ledger: Ledger) -> None:
+    assert ledger.store.get(key(ROWS // 3)) is not None
+
+
+def a_sweep(ledger: Ledger) -> None:
+    ledger.claim(asker(ROWS + 3), Policy(lease=0.001))
+    wait_for(ledger.store.due, 5)
+
+
+def a_purge(ledger: Ledger) -> None:
+    assert ledger.store.purge(older_than=0, limit=10) == 10
+
+
+@pytest.mark.parametrize("work", [a_new_email, a_duplicate, a_takeover, a_look, a_sweep, a_purge])
+def test_index_probes_only(alias: str, work: Callable[[Ledger], None]) -> None:
+    """By the database's own plan for the very statements that it was sent."""
+    with heard(alias) as statements:
+        work(Ledger(DatabaseStore(lambda: alias)))
+    assert statements
+    assert plans(alias, statements) == []
+
+
+def test_a_statement_without_an_index_is_noticed(alias: str) -> None:
+    """So that the test above can fail."""
+    table = "celery_idempotent_logicalemail"
+    found = plans(alias, [(f"SELECT * FROM {table} WHERE label = %s", ["order=7"])])
+    assert len(found) == 1
+    assert table in found[0]
