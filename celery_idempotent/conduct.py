@@ -24,6 +24,7 @@ from .core.errors import (
     InProgress,
     LedgerUnavailable,
     PayloadMismatch,
+    RecipientsDeferred,
 )
 from .core.outcomes import Acquired, Asker, Busy, Duplicate, Held, Mismatch, Outcome
 from .core.status import DeliveryStatus, Status
@@ -38,15 +39,24 @@ logger = logging.getLogger("celery_idempotent")
 LONGEST_WAIT = 900.0
 """Seconds; half of the 30 minutes after which RabbitMQ gives up a consumer that does not acknowledge."""
 _LONGEST_BACKOFF = 300.0
+_FIRST_DEFERRAL = 60.0
 
 
 class ComeBack(Exception):
-    """Raised when a call has to be made again in ``wait`` seconds, without spending retries of its own."""
+    """Raised when a call has to be made again in ``wait`` seconds, without spending retries of its own.
 
-    def __init__(self, wait: float, cause: Exception) -> None:
+    ``counts`` names what the job's note counts with it.
+    """
+
+    def __init__(self, wait: float, cause: Exception, counts: str = "waits") -> None:
         super().__init__(f"comes back in {wait:.1f} s: {cause}")
         self.wait = wait
         self.cause = cause
+        self.counts = counts
+
+    def counted(self, note: dict[str, Any]) -> dict[str, Any]:
+        """Return the job's ``note`` with this one counted."""
+        return {**note, self.counts: note.get(self.counts, 0) + 1}
 
 
 class TakenOver(ComeBack):
@@ -85,7 +95,9 @@ class Call(ABC):
     eager: bool = False
     """It runs inside its caller's transaction."""
     waits: int = 0
-    """How often it has come back already."""
+    """How often it has come back already, because somebody else was at work or the ledger did not answer."""
+    deferrals: int = 0
+    """How often it has come back for recipients that the mail server refused for now."""
     interrupts: tuple[type[Exception], ...] = ()
     """Raised into the body by the queue, at any point: a time limit."""
     app: Celery | None = None
@@ -93,6 +105,10 @@ class Call(ABC):
     @abstractmethod
     def ending(self, error: Exception) -> Ending:
         """Tell what the queue does after the body raised ``error``."""
+
+    def retries_itself(self) -> bool:
+        """Tell whether its queue or its body has retries of its own, or nobody could bring it back later."""
+        return True
 
     @abstractmethod
     def note(self, outcome: dict[str, Any]) -> None:
@@ -110,13 +126,13 @@ class Call(ABC):
         """Return how many seconds to wait before the next try, from how often it has waited."""
         return float(min(2.0 ** min(self.waits, 16), _LONGEST_BACKOFF))
 
-    def come_back(self, wait: float, error: Exception) -> NoReturn:
+    def come_back(self, wait: float, error: Exception, counts: str = "waits") -> NoReturn:
         """Raise `ComeBack`, or ``error`` itself where nobody would."""
         if self.local:
             raise error
         wait = min(wait * random.uniform(1.0, 1.1) + 0.05, LONGEST_WAIT)
         logger.info("%s[%s] comes back in %.1f s: %s", self.task.name, self.asker.task_id, wait, error)
-        raise ComeBack(wait, error) from error
+        raise ComeBack(wait, error, counts) from error
 
 
 # -- the claim -------------------------------------------------------------------------------------------
@@ -208,10 +224,26 @@ def _raised(call: Call, run: Run, error: Exception) -> Any:
     ending = call.ending(error)
     if ending.then is Next.IS_DONE and run.stopped_by is not None:
         return _failed(call, run, run.stopped_by)  # swallowed, as below
-    if ending.then is Next.GIVES_UP:
+    if ending.then is Next.GIVES_UP and not _is_offered_again(call, run, error):
         return _failed(call, run, error)
+    if ending.then is Next.GIVES_UP:
+        wait = deferral(call.deferrals, error)
+        _let_go(call, run, Ending(Next.RUNS_AGAIN, error, wait))
+        call.come_back(wait, error, "deferrals")
     _let_go(call, run, ending)
     raise error
+
+
+def _is_offered_again(call: Call, run: Run, error: Exception) -> bool:
+    """Tell whether what was refused for now is offered again without the task having said anything about it."""
+    mine = isinstance(error, RecipientsDeferred) and run.stopped_by is None
+    return mine and call.deferrals < call.task.deferred_retries and not (call.local or call.retries_itself())
+
+
+def deferral(times: int, error: Exception) -> float:
+    """Return the seconds until recipients are offered the mail again that were refused so many ``times``."""
+    asked = getattr(error, "retry_after", None) or 0.0
+    return float(min(max(_FIRST_DEFERRAL * 2.0 ** min(times, 16), asked), LONGEST_WAIT))
 
 
 def _succeeded(call: Call, run: Run, result: Any) -> Any:

@@ -57,6 +57,9 @@ class Options:
     """Same key, other arguments: ``"warn"``, ``"raise"`` or ``"ignore"``."""
     fingerprint_fields: ClassVar[tuple[str, ...] | None] = None
     """Which parameters count as content. Default: all that are not key fields."""
+    deferred_retries: ClassVar[int] = 16
+    """How often recipients that were refused for now are offered the mail again, where neither the task nor its
+    queue retries by itself: after 1, 2, 4, 8 and then every 15 minutes. 0: not at all."""
     in_doubt_for: ClassVar[tuple[type[Exception], ...]] = ()
     """Exceptions of an opaque body after which the outcome is unknown."""
     dedupe_on_publish: ClassVar[bool] = False
@@ -129,6 +132,9 @@ def problems(task: Any) -> Iterator[tuple[str, str]]:
     yield from _unusable_window(task)
     if len(email_type(task)) > LONGEST_TYPE:
         yield "email_type", f"is longer than {LONGEST_TYPE} characters"
+    tries = task.deferred_retries
+    if isinstance(tries, bool) or not isinstance(tries, int) or tries < 0:
+        yield "deferred_retries", f"is {tries!r}; it has to be a number of tries, 0 for none"
     if not isinstance(task.dedupe_on_publish, bool):
         yield "dedupe_on_publish", f"is {task.dedupe_on_publish!r}; it has to be True or False"
     for name in ("in_doubt_for", "dont_autoretry_for"):

@@ -18,6 +18,7 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from .conduct import LONGEST_WAIT, Call, ComeBack, Ending, Next, TakenOver, claim, conduct
 from .core.entry import Entry
+from .core.errors import RecipientsDeferred
 from .core.outcomes import Duplicate
 from .identity import HEADER, argsrepr, as_note, asker_of, kwargsrepr, own_note
 from .mailers import backend_in_place
@@ -45,8 +46,13 @@ class CeleryCall(Call):
             # Published around this class: results and events to come still get the key fields alone.
             request.update(argsrepr=argsrepr(found), kwargsrepr=kwargsrepr(found))
         self.carried = found
-        self.waits = found.get("waits", 0)
+        self.waits, self.deferrals = found.get("waits", 0), found.get("deferrals", 0)
         self.asker = asker_of(task, found, str(request.hostname or ""))
+
+    def retries_itself(self) -> bool:
+        """Tell whether the task declares a retry for this, or has come that way."""
+        declared = tuple(getattr(self.task, "autoretry_for", ()))
+        return bool(self.task.request.retries or issubclass(RecipientsDeferred, declared))
 
     def ending(self, error: Exception) -> Ending:
         """Retry, Ignore and Reject are Celery's signals; all else is final: it autoretries by raising Retry."""
@@ -101,6 +107,14 @@ class IdempotentTask(KeyedTask):
             claimed = self._claim(request.id, args, kwargs)  # a subclass has its own before_start
         return self._conduct(claimed, args, kwargs)
 
+    def retry(self, args: Any = None, kwargs: Any = None, exc: Any = None, *more: Any, **options: Any) -> Any:
+        """Retry as Celery does, but not before the mail server takes it: greylisting says for how long."""
+        asked = getattr(exc, "retry_after", None)
+        if asked and not more and options.get("eta") is None:
+            given = options.get("countdown")
+            options["countdown"] = max(asked, self.default_retry_delay if given is None else given)
+        return super().retry(args, kwargs, exc, *more, **options)
+
     def _call_directly(self, args: Any, kwargs: Any) -> Any:
         fresh = {"headers": None, "retries": 0, "is_eager": False, "called_directly": True}
         self.push_request(args=args, kwargs=kwargs, id=f"direct-{uuid()}", **fresh)
@@ -140,7 +154,7 @@ class IdempotentTask(KeyedTask):
             request.kwargs,
             countdown=wait,
             retries=request.retries,
-            headers={**(request.headers or {}), HEADER: {**call.carried, "waits": call.waits + 1}},
+            headers={**(request.headers or {}), HEADER: back.counted(call.carried)},
         )
         try:
             again.apply_async()

@@ -75,8 +75,12 @@ class JobCall(Call):
         self.local = self.eager = job.worker_name == "sync"  # Queue(is_async=False)
         found = own_note(job.meta, job.id) or as_note(task.identify(args, kwargs), job.id)
         self.carried = found
-        self.waits = found.get("waits", 0)
+        self.waits, self.deferrals = found.get("waits", 0), found.get("deferrals", 0)
         self.asker = asker_of(task, {**found, "id": _execution(job)}, str(job.worker_name or ""))
+
+    def retries_itself(self) -> bool:
+        """Tell whether the job was enqueued with a `Retry`, or no scheduler would bring it back."""
+        return self.job.retries_left is not None or not self._has_scheduler()
 
     def ending(self, error: Exception) -> Ending:
         """A returned `Retry` runs again; so does an error, as long as the job has retries left."""
@@ -93,15 +97,19 @@ class JobCall(Call):
         self.carried = {**self.carried, "outcome": outcome["outcome"], "first_job_id": outcome["first_task_id"]}
         self._save()
 
-    def again(self, wait: float) -> Retry:
-        """Return what makes RQ run the job again in ``wait`` seconds, whatever retries it has left."""
-        self.carried = {**self.carried, "waits": self.waits + 1}
+    def again(self, back: ComeBack) -> Retry:
+        """Return what makes RQ run the job again after a while, whatever retries it has left."""
+        self.carried = back.counted(self.carried)
         self._save()
-        if not self.job.connection.exists(RQScheduler.get_locking_key(self.job.origin)):
+        wait = back.wait
+        if not self._has_scheduler():
             logger.info("no scheduler works on queue %r, so the worker waits by itself", self.job.origin)
             time.sleep(min(wait, _NAP))
             wait = 0
         return Retry(max=(self.job.number_of_retries or 0) + 1, interval=math.ceil(wait))
+
+    def _has_scheduler(self) -> bool:
+        return bool(self.job.connection.exists(RQScheduler.get_locking_key(self.job.origin)))
 
     def _save(self) -> None:
         self.job.meta[HEADER] = self.carried
@@ -140,7 +148,7 @@ def perform_job(call: JobCall, body: Callable[[], Any]) -> Any:
     except Returned as returned:
         return returned.retry
     except ComeBack as back:
-        return call.again(back.wait)
+        return call.again(back)
 
 
 def _perform(declared: Declared, args: Any, kwargs: Any, body: Callable[[], Any]) -> Any:

@@ -17,7 +17,7 @@ from celery import Celery  # noqa: E402
 from django.core.mail import EmailMessage  # noqa: E402
 from django.db import transaction  # noqa: E402
 
-from celery_idempotent import IdempotentEmailTask, IdempotentTask, Verdict  # noqa: E402
+from celery_idempotent import IdempotentEmailTask, IdempotentTask, Verdict, conduct  # noqa: E402
 from tests.acceptance import crash  # noqa: E402
 
 DIRECTORY = os.environ.get("TEST_DIRECTORY", "/tmp")
@@ -39,6 +39,7 @@ app.conf.update(
 app.conf.broker_transport_options = json.loads(os.environ.get("TEST_TRANSPORT", "{}"))
 app.conf.update(json.loads(os.environ.get("TEST_CONFIG", "{}")))
 SEND_TIMEOUT = float(os.environ.get("TEST_SEND_TIMEOUT", "2"))
+conduct._FIRST_DEFERRAL = float(os.environ.get("TEST_FIRST_DEFERRAL", "0.1"))
 COMMON = {"base": IdempotentEmailTask, "lease": 2, "send_timeout": SEND_TIMEOUT}
 
 
@@ -87,6 +88,25 @@ def in_transaction(order: int) -> str:
             open(f"{DIRECTORY}/rolled-back-{order}", "w").close()
             raise ValueError("roll back")
     return "committed"
+
+
+@app.task(key_fields=("order",), deferred_retries=3, **COMMON)
+def announce(order: int) -> str:
+    """Goes to three people, and says nothing about retries."""
+    note(f"announce {order}")
+    people = [f"{name}@example.com" for name in ("ann", "bob", "cat")]
+    EmailMessage("Announcement", f"Order {order}", to=people).send()
+    return "announced"
+
+
+@app.task(
+    key_fields=("order",), autoretry_for=(SMTPException,), max_retries=1, default_retry_delay=0.1, **COMMON
+)
+def announce_once_more(order: int) -> str:
+    """Declares its own retries."""
+    note(f"announce {order}")
+    EmailMessage("Announcement", f"Order {order}", to=["ann@example.com"]).send()
+    return "announced"
 
 
 @app.task(base=IdempotentTask, key_fields=("order",), lease=2, send_timeout=3)

@@ -1,0 +1,78 @@
+"""Recipients that a mail server refuses for now are offered the mail again, they alone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from celery_idempotent import RecipientsDeferred
+from celery_idempotent.conduct import deferral
+from tests.support.shop import Shop
+
+orders = itertools.count(1)
+
+RUN = """
+result = {task}.delay({order})
+try:
+    value = result.get(timeout=60)
+except Exception as error:
+    value = type(error).__name__
+entry = {task}.entry_for({order})
+answer([value, entry.status, sorted(d.status for d in entry.deliveries), result.status])
+"""
+
+
+@pytest.fixture
+def rcpt(shop: Shop) -> Iterator[dict[str, list[str]]]:
+    """Answers to come for a recipient, by the first letters of the address; then all is well again."""
+    answers: dict[str, list[str]] = {}
+
+    def answer(line: str) -> str:
+        left = next((left for name, left in answers.items() if f"<{name}" in line), [])
+        return left.pop(0) if left else "250 ok"
+
+    before, shop.server.script["rcpt"] = shop.server.script["rcpt"], answer
+    yield answers
+    shop.server.script["rcpt"] = before
+
+
+def test_a_task_that_says_nothing_about_retries_serves_everybody(
+    shop: Shop, rcpt: dict[str, list[str]]
+) -> None:
+    """The deferred one alone is offered it again: same Message-ID, same To; the task ends in SUCCESS."""
+    rcpt["bob"] = ["450 4.2.0 greylisted", "451 4.3.0 later"]
+    value, status, deliveries, state = shop.ask(RUN.format(task="announce", order=next(orders)))
+    assert (value, status, state) == ("announced", "sent", "SUCCESS")
+    assert deliveries == ["accepted"] * 3
+    first, second = shop.server.accepted
+    assert first.recipients == ["ann@example.com", "cat@example.com"]
+    assert second.recipients == ["bob@example.com"]
+    assert first.message_id == second.message_id
+    assert first.headers["To"] == second.headers["To"] == "ann@example.com, bob@example.com, cat@example.com"
+    assert len(shop.bodies()) == 3
+
+
+def test_who_is_never_taken_fails_visibly_in_the_end(shop: Shop, rcpt: dict[str, list[str]]) -> None:
+    """After `deferred_retries`; whoever was served stays served."""
+    rcpt["bob"] = ["450 4.2.0 greylisted"] * 20
+    value, status, deliveries, _ = shop.ask(RUN.format(task="announce", order=next(orders)))
+    assert (value, status) == ("RecipientsDeferred", "failed")
+    assert deliveries == ["accepted", "accepted", "deferred"]
+    assert len(rcpt["bob"]) == 20 - 4, "once, and three retries"
+    assert shop.copies() == 1
+
+
+def test_a_task_with_retries_of_its_own_has_those_alone(shop: Shop, rcpt: dict[str, list[str]]) -> None:
+    """They are exhausted when they are."""
+    rcpt["ann"] = ["450 4.2.0 greylisted"] * 20
+    value, status, _, _ = shop.ask(RUN.format(task="announce_once_more", order=next(orders)))
+    assert (value, status) == ("RecipientsDeferred", "failed")
+    assert len(rcpt["ann"]) == 20 - 2
+
+
+def test_the_pauses_grow_from_a_minute_to_a_quarter_of_an_hour() -> None:
+    """Not longer, because brokers do not keep a message for longer."""
+    assert [deferral(n, RecipientsDeferred("x")) for n in range(6)] == [60, 120, 240, 480, 900, 900]
+    assert deferral(10_000, RecipientsDeferred("x")) == 900
