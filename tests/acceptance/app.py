@@ -109,6 +109,13 @@ def announce_once_more(order: int) -> str:
     return "announced"
 
 
+@app.task(key_fields=("order",), autoretry_for=(SMTPException,), max_retries=0, **COMMON)
+def announce_just_once(order: int) -> str:
+    """Declares that it has none."""
+    EmailMessage("Announcement", f"Order {order}", to=["ann@example.com"]).send()
+    return "announced"
+
+
 @app.task(base=IdempotentTask, key_fields=("order",), lease=2, send_timeout=3)
 def opaque(order: int, fail: bool = False) -> str:
     """A body that the ledger cannot see into."""

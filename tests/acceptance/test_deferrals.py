@@ -64,12 +64,15 @@ def test_who_is_never_taken_fails_visibly_in_the_end(shop: Shop, rcpt: dict[str,
     assert shop.copies() == 1
 
 
-def test_a_task_with_retries_of_its_own_has_those_alone(shop: Shop, rcpt: dict[str, list[str]]) -> None:
-    """They are exhausted when they are."""
+@pytest.mark.parametrize(("task", "offers"), [("announce_once_more", 2), ("announce_just_once", 1)])
+def test_a_task_with_retries_of_its_own_has_those_alone(
+    shop: Shop, rcpt: dict[str, list[str]], task: str, offers: int
+) -> None:
+    """They are exhausted when they are, or there are none on purpose."""
     rcpt["ann"] = ["450 4.2.0 greylisted"] * 20
-    value, status, _, _ = shop.ask(RUN.format(task="announce_once_more", order=next(orders)))
+    value, status, _, _ = shop.ask(RUN.format(task=task, order=next(orders)))
     assert (value, status) == ("RecipientsDeferred", "failed")
-    assert len(rcpt["ann"]) == 20 - 2
+    assert len(rcpt["ann"]) == 20 - offers
 
 
 def test_the_pauses_grow_from_a_minute_to_a_quarter_of_an_hour() -> None:
