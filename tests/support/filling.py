@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import md5
 from typing import Any
 
 from django.db import connections
@@ -14,19 +15,16 @@ from celery_idempotent.models import Delivery, LogicalEmail, SendAttempt
 from celery_idempotent.stores.database import DatabaseStore
 
 TYPE = "order-confirmation"
-_SERIES = {
-    "postgresql": "(SELECT n FROM generate_series({first}, {last}) AS n) AS s",
-    "mysql": "(SELECT seq AS n FROM seq_{first}_to_{last}) AS s",
-    "sqlite": "(WITH RECURSIVE c(n) AS (SELECT {first} UNION ALL SELECT n + 1 FROM c WHERE n < {last}) "
-    "SELECT n FROM c) AS s",
+_NUMBERS = {
+    "postgresql": "SELECT n FROM generate_series(1, {0}) AS n",
+    "mysql": "SELECT seq AS n FROM seq_1_to_{0}",
+    "sqlite": "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < {0}) SELECT n FROM c",
 }
 _ANALYZE = {"postgresql": "VACUUM ANALYZE {0}", "mysql": "ANALYZE TABLE {0}", "sqlite": "ANALYZE {0}"}
 
 
 def key(number: int) -> str:
     """Return the key of the ``number``-th email: as scattered as a real one."""
-    from hashlib import md5
-
     return f"1:{md5(str(number).encode()).hexdigest() * 2}"
 
 
@@ -46,43 +44,48 @@ def sent(ledger: Ledger, number: int) -> None:
     ledger.complete(settled, {"order": number})
 
 
-def fill(alias: str, rows: int, batch: int = 500_000) -> None:
-    """Bring the ledger on ``alias`` to ``rows`` sent emails, each with a delivery and an attempt."""
-    connection = connections[alias]
-    if connection.vendor == "sqlite":
-        connection.ensure_connection()
-        from hashlib import md5
+def fill(alias: str, rows: int) -> None:
+    """Bring the ledger on ``alias`` to ``rows`` sent emails, each with a delivery and an attempt.
 
+    In the order of their keys, or each row would be written to a page of its own.
+    """
+    connection = connections[alias]
+    connection.ensure_connection()
+    if connection.vendor == "sqlite":
         connection.connection.create_function("md5", 1, lambda n: md5(str(n).encode()).hexdigest())
     sent(Ledger(DatabaseStore(lambda: alias)), 0)
     email = LogicalEmail.objects.using(alias).get(key=key(0))
-    for first in range(1, rows, batch):
-        last = min(first + batch - 1, rows - 1)
-        series = _SERIES[connection.vendor].format(first=first, last=last)
-        number = "CAST(s.n AS CHAR(20))" if connection.vendor == "mysql" else "CAST(s.n AS TEXT)"
-        hashed = f"MD5({number})"
-        where = {LogicalEmail: "t.id", Delivery: "t.email_id", SendAttempt: "t.email_id"}
-        for model, column in where.items():
-            changed = {
-                "id": f"t.id + {10 * rows} + s.n",
-                "email_id": f"t.email_id + {10 * rows} + s.n",
-                "key": _joined(connection.vendor, "'1:'", hashed, hashed),
-                "owner": hashed,
-                "task_id": hashed,
-                "digest": _joined(connection.vendor, hashed, hashed),
-                "message_id": _joined(connection.vendor, "'<'", hashed, "'@example.com>'"),
-            }
-            names = [connection.ops.quote_name(field.column) for field in model._meta.concrete_fields]
-            values = [
-                changed.get(f.column, f"t.{n}") for f, n in zip(model._meta.concrete_fields, names, strict=True)
-            ]
-            table = model._meta.db_table
-            with connection.cursor() as cursor:
-                cursor.execute(
-                    f"INSERT INTO {table} ({', '.join(names)}) SELECT {', '.join(values)} "
-                    f"FROM {table} t CROSS JOIN {series} WHERE {column} = {email.pk}"
-                )
-    _settle(alias, 20 * rows + email.pk)
+    numbers = _NUMBERS[connection.vendor].format(rows - 1)
+    text = "CHAR(20)" if connection.vendor == "mysql" else "TEXT"
+    hashes = (
+        "SELECT h, ROW_NUMBER() OVER (ORDER BY h) AS n "
+        f"FROM (SELECT MD5(CAST(n AS {text})) AS h FROM ({numbers}) AS a) AS b"
+    )
+    for model, column in {LogicalEmail: "id", Delivery: "email_id", SendAttempt: "email_id"}.items():
+        changed = _changed(connection.vendor, rows)
+        fields = [field.column for field in model._meta.concrete_fields]
+        names = [connection.ops.quote_name(name) for name in fields]
+        values = [changed.get(name, f"t.{quoted}") for name, quoted in zip(fields, names, strict=True)]
+        table = model._meta.db_table
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"INSERT INTO {table} ({', '.join(names)}) SELECT {', '.join(values)} "
+                f"FROM {table} AS t CROSS JOIN ({hashes}) AS s WHERE t.{column} = {email.pk} ORDER BY s.n"
+            )
+    _settle(alias, 2 * rows + email.pk)
+
+
+def _changed(vendor: str, rows: int) -> dict[str, str]:
+    """Return the columns in which the emails differ, as SQL over the template ``t`` and the series ``s``."""
+    return {
+        "id": f"t.id + {rows} + s.n",
+        "email_id": f"t.email_id + {rows} + s.n",
+        "key": _joined(vendor, "'1:'", "s.h", "s.h"),
+        "owner": "s.h",
+        "task_id": "s.h",
+        "digest": _joined(vendor, "s.h", "s.h"),
+        "message_id": _joined(vendor, "'<'", "s.h", "'@example.com>'"),
+    }
 
 
 def _joined(vendor: str, *parts: str) -> str:
