@@ -12,6 +12,7 @@ from ..core.status import DeliveryStatus
 
 logger = logging.getLogger("celery_idempotent")
 
+LONGEST_TEXT = 2000
 STATUS = {
     Kind.ACCEPTED: DeliveryStatus.ACCEPTED,
     Kind.TEMPORARY: DeliveryStatus.DEFERRED,
@@ -22,7 +23,8 @@ STATUS = {
 
 
 def readable(text: bytes | str) -> str:
-    """Return the text of a reply on one line, as every store can keep it."""
+    """Return the text of a reply on one line, as every store can keep it, and no more than is worth reading."""
+    text = text[:LONGEST_TEXT]
     said = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
     return " ".join(printable(said).split())
 
