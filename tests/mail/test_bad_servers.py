@@ -76,7 +76,7 @@ def test_a_server_that_does_not_read_the_payload(settings: Any, authority: Any, 
             if reply != b"354 go":
                 connection.recv(1000)
         while not done.wait(0.01):
-            connection.recv(50_000)  # slowly, but never so slowly that one write would take too long
+            connection.recv(50_000)  # slowly, but steadily
         connection.close()
 
     thread = threading.Thread(target=serve)
