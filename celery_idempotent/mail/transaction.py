@@ -12,7 +12,7 @@ from ..core.addresses import mask_all
 from ..core.outcomes import Reply
 from ..core.replies import Kind, is_too_large
 from ..core.status import DeliveryStatus
-from .classify import kind, readable, refusal, verdict
+from .classify import kind, readable, refusal, unoffered, verdict
 from .connections import Connection
 from .lines import left
 from .rendering import Letter
@@ -192,7 +192,7 @@ def _is_yes(code: int) -> bool:
 
 def _not_offered(error: Exception) -> Reply:
     if isinstance(error, smtplib.SMTPResponseException):
-        return Reply(DeliveryStatus.DEFERRED, error.smtp_code, readable(error.smtp_error))
+        return unoffered(error.smtp_code, error.smtp_error)
     return Reply(DeliveryStatus.DEFERRED, None, f"before the payload: {_named(error)}")
 
 
