@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -14,26 +14,10 @@ from django.db import connections
 
 from .conf import DEFAULTS, conf
 from .core.errors import LedgerUnavailable
-from .functions import Declared, known
 from .mailers import SMTP, Mailer, mailers
 from .options import misspelt, problems
+from .registry import functions, tasks
 from .wiring import get_ledger
-
-
-def tasks() -> Iterator[Any]:
-    """Yield the idempotent tasks that the current Celery app knows."""
-    from celery import current_app
-
-    from .tasks import IdempotentTask
-
-    for task in current_app.tasks.values():
-        if isinstance(task, IdempotentTask):
-            yield task
-
-
-def functions() -> list[Declared]:
-    """Return the idempotent functions of other queues that have been imported."""
-    return sorted(known, key=lambda declared: declared.name)
 
 
 @register("celery_idempotent")
