@@ -17,6 +17,7 @@ from .core.errors import LedgerUnavailable
 from .mailers import SMTP, Mailer, mailers
 from .options import misspelt, problems
 from .registry import functions, tasks
+from .retention import longest_redelivery
 from .wiring import get_ledger
 
 
@@ -103,6 +104,24 @@ def check_windows(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Che
         )
         for task in (*tasks(), *functions())
         if isinstance(task.window, timedelta) and task.window > conf.retention
+    ]
+
+
+@register("celery_idempotent")
+def check_retention(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
+    """W014 a retention shorter than a message may still come."""
+    if not _retention() or not any(True for _ in (*tasks(), *functions())):
+        return []
+    longest, why = longest_redelivery()
+    if conf.retention >= longest:
+        return []
+    return [
+        Warning(
+            f"CELERY_IDEMPOTENT['RETENTION'] is {conf.retention}, and a message may still come for {longest}: "
+            f"{why}. What has been forgotten by then is sent again",
+            hint="Lengthen RETENTION.",
+            id="celery_idempotent.W014",
+        )
     ]
 
 

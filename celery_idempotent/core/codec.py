@@ -55,7 +55,7 @@ def encode(entry: Entry) -> str:
         if (moment := getattr(entry, name)) is not None:
             body[short] = _time(moment, mark, entry.created_at)
     if entry.fingerprint:
-        body["f"] = _packed(entry.fingerprint)
+        body["f"] = packed(entry.fingerprint)
     if entry.participants:
         body["p"] = entry.participants
     if entry.past:
@@ -118,7 +118,7 @@ def _entry(key: str, version: int, arrivals: int, created: int, body: dict[str, 
 
 def _delivery(d: Delivery, ids: Mapping[str, int]) -> list[Any]:
     who, place = d.recipient, ids[d.message_id]
-    return [_packed(who.digest), who.shown, d.status.value, d.part, place, d.code, d.detail]
+    return [packed(who.digest), who.shown, d.status.value, d.part, place, d.code, d.detail]
 
 
 def _delivery_of(row: list[Any], ids: Sequence[str]) -> Delivery:
@@ -201,7 +201,7 @@ def _moment(microseconds: int, base: Any = _EPOCH) -> datetime:
     return (base if abs(span) < _FAR else _EPOCH) + span
 
 
-def _packed(digest: str) -> str:
+def packed(digest: str) -> str:
     """Return a hex digest as base64; anything else behind a ``=``, which base64 cannot begin with."""
     try:
         raw = binascii.unhexlify(digest)

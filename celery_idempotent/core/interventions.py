@@ -10,7 +10,7 @@ not that another run of itself has it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from . import changes
@@ -18,6 +18,7 @@ from .addresses import mask_all, printable
 from .audit import Intervention
 from .entry import After, Attempt, Entry
 from .errors import EntryChanged, InterventionRefused
+from .forgetting import forgotten
 from .outcomes import Verdict
 from .status import IN_FLIGHT, DeliveryStatus, Status
 from .store import Store, Stored
@@ -92,6 +93,11 @@ class Operator:
         changed = replace(changes.reopened(stored.entry), owner=task_id, deadline=After(seconds))
         return self._write("resend", changed, stored)
 
+    def forget(self, entry: Entry, digest: str, words: Sequence[str]) -> Entry:
+        """Erase the recipient ``digest``, whom ``words`` show, from what is finished. The key stays closed."""
+        stored = self._finished(entry)
+        return self._write("recipient forgotten", forgotten(stored.entry, digest, words), stored)
+
     def take_back(self, opened: Entry, found: Entry) -> Entry:
         """Undo a `resend` whose task could not be published: ``found`` counts again."""
         stored = self._look(opened, (Status.RELEASED,), "has been claimed meanwhile")
@@ -99,7 +105,7 @@ class Operator:
 
     def _finished(self, entry: Entry) -> Stored:
         allowed = (Status.SENT, Status.FAILED, Status.CANCELLED)
-        return self._look(entry, allowed, "is not finished, so that a new generation would overtake it")
+        return self._look(entry, allowed, "is not finished")
 
     def _look(self, entry: Entry, allowed: tuple[Status, ...], complaint: str) -> Stored:
         """Return the entry with the store's clock, if it is as the operator saw it and nobody is at work."""
