@@ -5,16 +5,16 @@ the ledger itself, so that a mirror which is behind misleads nobody.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from django.db.models import Count, Max, Min, Q, QuerySet
 
-from .core.entry import After
-from .core.status import IN_FLIGHT, Status
-from .models import LogicalEmail
+from .core.entry import After, Attempt
+from .core.status import IN_FLIGHT, DeliveryStatus, Status
+from .models import LogicalEmail, SendAttempt
 from .stores.database import translated
-from .stores.rows import StoreNow, written
+from .stores.rows import StoreNow, read, written
 from .wiring import is_redis, ledger_alias, ledger_name
 
 Rows = QuerySet[LogicalEmail]
@@ -64,12 +64,48 @@ def counts(found: Rows) -> dict[tuple[str, str], int]:
     return {(kind, status): n for kind, status, n in grouped}
 
 
-def matching(found: Rows, text: str) -> Rows:
-    """Return what ``text`` names: a key or how it begins, a task id, or a Message-ID."""
-    exactly = Q(key=text) | Q(owner=text) | Q(send_attempts__task_id=text) | Q(send_attempts__message_id=text)
-    return found.filter(exactly | Q(key__startswith=text) | Q(key__startswith=f"1:{text}")).distinct()
+def matching(text: str, limit: int) -> list[str]:
+    """Return up to ``limit`` keys, the newest first, of what ``text`` names.
+
+    A task id, a Message-ID, or at least four characters of how a key begins; one index probe each.
+    """
+    if not has_tables() or not text:
+        return []
+    prefix = text if text.startswith("1:") else f"1:{text}"
+    ways = [Q(owner=text), Q(send_attempts__task_id=text), Q(send_attempts__message_id=text)]
+    if len(prefix) >= 6:
+        ways.append(Q(key__startswith=prefix))
+    with rows() as found:
+        for way in ways:
+            keys = found.filter(way).order_by("-created_at").values_list("key", flat=True)
+            if matched := list(dict.fromkeys(keys[:limit])):
+                return matched
+    return []
 
 
-def shown(found: Rows, limit: int) -> Iterable[str]:
-    """Return up to ``limit`` keys, the newest first."""
-    return list(found.order_by("-created_at").values_list("key", flat=True)[:limit])
+def attempts_of(key: str) -> list[Attempt]:
+    """Return every hand-over of ``key`` that the tables have, of all generations."""
+    if not has_tables():
+        return []
+    with rows() as found:
+        told = SendAttempt.objects.using(found.db).filter(email__key=key).order_by("generation", "number")
+        return [_attempt(row, found.db) for row in told]
+
+
+def _attempt(row: SendAttempt, alias: str) -> Attempt:
+    started = read(alias, row.started_at)
+    assert started is not None
+    return Attempt(
+        number=row.number,
+        generation=row.generation,
+        part=row.part,
+        task_id=row.task_id,
+        worker=row.worker,
+        message_id=row.message_id,
+        recipients=row.recipients,
+        started_at=started,
+        ended_at=read(alias, row.ended_at),
+        outcome=DeliveryStatus(row.outcome),
+        code=row.code,
+        detail=row.detail,
+    )
