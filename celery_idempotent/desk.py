@@ -16,6 +16,7 @@ from .core.interventions import Operator, changed_meanwhile
 from .core.keys import make_key
 from .core.outcomes import Asker, Verdict
 from .core.status import Status
+from .core.store import Stored
 from .identity import folded
 from .options import plain
 from .registry import by_email_type
@@ -63,6 +64,11 @@ def _tell(entry: Entry, reason: str) -> None:
         report.sent()
     else:
         report.ended(DeliveryInDoubt(reason))
+
+
+def look(key: str) -> Stored | None:
+    """Return the entry of ``key`` with the store's clock. Raises `LedgerUnavailable`."""
+    return get_ledger().store.get(key)
 
 
 def find(text: str, limit: int = 50) -> list[Entry]:

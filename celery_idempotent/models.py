@@ -43,6 +43,7 @@ class LogicalEmail(models.Model):
 
     class Meta:
         verbose_name = "logical email"
+        permissions = [("decide_logicalemail", "Can decide about logical emails")]
         constraints = [
             models.CheckConstraint(condition=_known("status", Status), name="celery_idempotent_email_status"),
             models.CheckConstraint(

@@ -10,8 +10,9 @@ not that another run of itself has it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from . import changes
 from .addresses import mask_all, printable
@@ -119,7 +120,7 @@ class Operator:
                 "by the store's clock. Wait until then and look again"
             )
         if found.status not in allowed:
-            raise InterventionRefused(f"{named(found)} {complaint}. {_HINTS[found.status]}")
+            raise InterventionRefused(f"{named(found)} {complaint}. {HINTS[found.status]}")
         return stored
 
     def _write(self, action: str, changed: Entry, stored: Stored, attempt: Attempt | None = None) -> Entry:
@@ -133,10 +134,7 @@ class Operator:
         return written
 
 
-Decision = Callable[[Entry], Entry]
-"""A method of `Operator`, its other arguments given."""
-
-_HINTS = {
+HINTS = {
     Status.CLAIMED: "Its lease has passed: release it, or cancel it",
     Status.SENDING: "Its send deadline has passed: resolve it as sent or as not sent",
     Status.SENT: "To send it once more, resend or reopen it",
@@ -145,6 +143,27 @@ _HINTS = {
     Status.IN_DOUBT: "Resolve it first: as sent or as not sent",
     Status.CANCELLED: "Reopen it if it is to be sent after all",
 }
+
+
+_OFFERED = {
+    Status.CLAIMED: ("release", "cancel"),
+    Status.SENDING: ("resolve_sent", "resolve_not_sent"),
+    Status.SENT: ("reopen",),
+    Status.RELEASED: ("release", "cancel"),
+    Status.FAILED: ("reopen", "cancel"),
+    Status.IN_DOUBT: ("resolve_sent", "resolve_not_sent"),
+    Status.CANCELLED: ("reopen",),
+}
+
+
+def offered(entry: Entry, now: datetime) -> list[str]:
+    """Return the decisions that `Operator` would carry out about ``entry`` at ``now``, the store's clock."""
+    if entry.status in IN_FLIGHT and changes.running(entry, now):
+        return []
+    names = list(_OFFERED[entry.status])
+    if entry.status is Status.RELEASED and entry.deadline is None:
+        names.remove("release")
+    return names
 
 
 def named(entry: Entry) -> str:

@@ -60,6 +60,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 "verbose_name": "logical email",
+                "permissions": [("decide_logicalemail", "Can decide about logical emails")],
                 "indexes": [
                     models.Index(fields=["status", "deadline"], name="celery_idempotent_due"),
                     models.Index(fields=["email_type", "-created_at"], name="celery_idempotent_type"),

@@ -10,10 +10,11 @@ import pytest
 
 from celery_idempotent.core.errors import ClaimLost, EntryChanged, InterventionRefused
 from celery_idempotent.core.expiry import expire
-from celery_idempotent.core.interventions import MAX_AUDIT, Operator
+from celery_idempotent.core.interventions import MAX_AUDIT, Operator, offered
 from celery_idempotent.core.ledger import Ledger
 from celery_idempotent.core.outcomes import Acquired, Busy, Duplicate, Held, Reply, Verdict
 from celery_idempotent.core.status import DeliveryStatus, Status
+from celery_idempotent.stores.memory import MemoryStore
 from celery_idempotent.testing import race
 from tests.core.test_ledger import (
     ACCEPTED,
@@ -130,6 +131,30 @@ def test_what_may_be_done_to_what(ledger: Ledger, operator: Operator, state: str
         METHODS[method](operator, entry)
     assert not isinstance(refused.value, EntryChanged)
     assert ledger.store.get("k").entry == entry  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_only_what_can_be_done_is_offered(ledger: Ledger, clock: Clock, state: str) -> None:
+    """While a deadline runs, and after it: what a page offers is what is not refused."""
+    make, _ = STATES[state]
+    decisions = {
+        "resolve_sent": METHODS["resolve"],
+        "resolve_not_sent": lambda operator, entry: operator.resolve(entry, Verdict.NOT_SENT),
+        **{name: METHODS[name] for name in ("cancel", "release", "reopen")},
+    }
+    for seconds in (0, 100):
+        done = []
+        for name, decision in decisions.items():
+            fresh = Ledger(MemoryStore(clock))
+            entry = make(fresh)
+            clock.forward(seconds)
+            names = offered(entry, clock.now)
+            try:
+                decision(Operator(fresh.store, "ann", "x"), entry)
+                done.append(name)
+            except InterventionRefused:
+                pass
+        assert sorted(names) == sorted(done)
 
 
 def test_what_may_be_running_is_left_alone_to_the_microsecond(
