@@ -1,4 +1,4 @@
-"""The admin: everything can be looked at, nothing can be changed."""
+"""The admin: everything can be looked at, and nothing changed but by a decision that is audited."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from django.contrib import admin
 from django.http import HttpRequest
 from django.utils import timezone
 
+from .admin_decisions import Decides
 from .models import Delivery, LogicalEmail, SendAttempt
 
 
@@ -66,7 +67,7 @@ class SendAttemptInline(ReadOnly, admin.TabularInline):  # type: ignore[misc, ty
 
 
 @admin.register(LogicalEmail)
-class LogicalEmailAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-arg]
+class LogicalEmailAdmin(Decides, ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-arg]
     """One page an email: what was intended, every attempt, every recipient."""
 
     list_display = (

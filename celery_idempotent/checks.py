@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -15,26 +15,11 @@ from django.db import connections
 
 from .conf import DEFAULTS, conf
 from .core.errors import LedgerUnavailable
-from .functions import Declared, known
 from .mailers import SMTP, Mailer, mailers
 from .options import misspelt, problems
+from .registry import functions, tasks
+from .retention import longest_redelivery
 from .wiring import get_ledger
-
-
-def tasks() -> Iterator[Any]:
-    """Yield the idempotent tasks that the current Celery app knows."""
-    from celery import current_app
-
-    from .tasks import IdempotentTask
-
-    for task in current_app.tasks.values():
-        if isinstance(task, IdempotentTask):
-            yield task
-
-
-def functions() -> list[Declared]:
-    """Return the idempotent functions of other queues that have been imported."""
-    return sorted(known, key=lambda declared: declared.name)
 
 
 @register("celery_idempotent")
@@ -122,6 +107,24 @@ def check_windows(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Che
         )
         for task in (*tasks(), *functions())
         if isinstance(task.window, timedelta) and task.window > conf.retention
+    ]
+
+
+@register("celery_idempotent")
+def check_retention(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
+    """W014 a retention shorter than a message may still come."""
+    if not _retention() or not any(True for _ in (*tasks(), *functions())):
+        return []
+    longest, why = longest_redelivery()
+    if conf.retention >= longest:
+        return []
+    return [
+        Warning(
+            f"CELERY_IDEMPOTENT['RETENTION'] is {conf.retention}, and a message may still come for {longest}: "
+            f"{why}. What has been forgotten by then is sent again",
+            hint="Lengthen RETENTION.",
+            id="celery_idempotent.W014",
+        )
     ]
 
 

@@ -65,7 +65,7 @@ class CallKeys:
             value = key_function(*args, **kwargs)
             if value is None or value == "":
                 raise KeyFieldError(f"{task.name}: key_function returned {value!r}; it has to name the event")
-            return {"key_function": _folded(value)}
+            return {"key_function": folded(value)}
         if not task.key_fields:
             raise KeyFieldError(
                 f"{task.name}: declare key_fields=(…) or key_function, so that two events can be told apart"
@@ -73,7 +73,7 @@ class CallKeys:
         return {path: self._key_field(path, bound) for path in task.key_fields}
 
     def _key_field(self, path: str, bound: Mapping[str, Any]) -> Any:
-        value = _folded(self._lookup(path, bound))
+        value = folded(self._lookup(path, bound))
         if value is None or value == "":
             raise KeyFieldError(
                 f"{self.task.name}: key field {path!r} is {value!r}, which identifies nothing: all such calls "
@@ -125,12 +125,12 @@ class CallKeys:
             return ""  # arguments of any type are allowed outside the key; they just cannot be compared
 
 
-def _folded(value: Any) -> Any:
+def folded(value: Any) -> Any:
     """Return ``value`` with addresses in their one normal form, alone or in a list."""
     if isinstance(value, str) and is_address(value):
         return normalise(value)
     if isinstance(value, list | tuple):
-        return [_folded(item) for item in value]
+        return [folded(item) for item in value]
     return value
 
 
@@ -160,8 +160,8 @@ def as_note(identity: Identity, task_id: str) -> dict[str, Any]:
     }
 
 
-def asker_of(task: Any, note: dict[str, Any], worker: str) -> Asker:
-    """Return who asks the ledger, from the note that came with the job."""
+def asker_of(task: Any, note: dict[str, Any], worker: str, args: Any = (), kwargs: Any = None) -> Asker:
+    """Return who asks the ledger, from the note that came with the job, and the job's own arguments."""
     return Asker(
         key=note["key"],
         email_type=email_type(task),
@@ -169,6 +169,8 @@ def asker_of(task: Any, note: dict[str, Any], worker: str) -> Asker:
         worker=worker,
         label=note["label"],
         fingerprint=note["fingerprint"],
+        args=tuple(args or ())[task.filled_in :],
+        kwargs=dict(kwargs or {}),
     )
 
 

@@ -34,6 +34,8 @@ class LogicalEmail(models.Model):
     result = models.JSONField(null=True)
     error = models.CharField(max_length=200, blank=True)
     participants = models.JSONField(default=list)
+    past = models.JSONField(default=list, help_text="Task ids of earlier generations.")
+    audit = models.JSONField(default=list, help_text="What operators decided.")
     begun_at = models.DateTimeField(null=True)
     sent_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField()
@@ -41,10 +43,11 @@ class LogicalEmail(models.Model):
 
     class Meta:
         verbose_name = "logical email"
+        permissions = [("decide_logicalemail", "Can decide about logical emails")]
         constraints = [
             models.CheckConstraint(condition=_known("status", Status), name="celery_idempotent_email_status"),
             models.CheckConstraint(
-                condition=~Q(status__in=[s.value for s in IN_FLIGHT]) | Q(deadline__isnull=False),
+                condition=~Q(status__in=sorted(s.value for s in IN_FLIGHT)) | Q(deadline__isnull=False),
                 name="celery_idempotent_in_flight_has_deadline",
             ),
         ]

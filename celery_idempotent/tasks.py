@@ -47,7 +47,7 @@ class CeleryCall(Call):
             request.update(argsrepr=argsrepr(found), kwargsrepr=kwargsrepr(found))
         self.carried = found
         self.waits, self.deferrals = found.get("waits", 0), found.get("deferrals", 0)
-        self.asker = asker_of(task, found, str(request.hostname or ""))
+        self.asker = asker_of(task, found, str(request.hostname or ""), args, kwargs)
 
     def retries_itself(self) -> bool:
         """Tell whether the task declares a retry for this, or has come that way."""

@@ -12,12 +12,16 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from .core.audit import Intervention
 from .core.entry import After, Attempt, Delivery, Entry, Recipient
+from .core.forgetting import FORGOTTEN
+from .core.interventions import Operator
 from .core.status import DeliveryStatus, Status
 from .core.store import Store
 
 KEY = "1:" + "ab" * 32
 ANN = Recipient("d1" * 32, "a***@example.com")
+BOB = Recipient("b0" * 32, "b***@example.com")
 
 
 def make_entry(key: str = KEY, **changes: Any) -> Entry:
@@ -102,6 +106,8 @@ class StoreConformance:
             result={"a": [1, None, "ü"]},
             error="ValueError",
             participants=("task-1", "task-2"),
+            past=("task-0",),
+            audit=(Intervention("reopened", "ann", "asked for, ü", store.now(), 1, Status.SENT),),
             sent_at=After(),
             deliveries=(delivery,),
         )
@@ -207,3 +213,39 @@ class StoreConformance:
         assert store.purge(older_than=-1) == 1
         kept = {status for status in Status if store.get(status.value)}
         assert kept == {Status.CLAIMED, Status.SENDING, Status.RELEASED, Status.IN_DOUBT}
+
+    def test_a_dry_run_counts_and_removes_nothing(self, store: Store) -> None:
+        """What it counts is what a purge would take."""
+        for status in Status:
+            store.insert(make_entry(status.value, status=status))
+        assert store.purge(older_than=-1, dry_run=True) == 3
+        assert store.purge(older_than=-1, limit=2, dry_run=True) == 2
+        assert store.purge(older_than=3600, dry_run=True) == 0
+        assert store.purge(older_than=-1) == 3
+
+    def test_a_recipient_is_found_and_forgotten(self, store: Store) -> None:
+        """In the entry and in whatever is kept beside it, also of earlier generations; others stay."""
+        for key, who in (("ann", ANN), ("bob", BOB), ("both", ANN)):
+            rows: tuple[Delivery, ...] = (
+                Delivery("0", who, DeliveryStatus.ACCEPTED, "<m@x>", 250, "to a***@x"),
+            )
+            entry = store.insert(make_entry(key, status=Status.SENT, deadline=None, attempts=1)).entry
+            entry = self._swap(store, replace(entry, deliveries=rows), rows)
+            if key == "both":
+                rows = (*rows, Delivery("0", BOB, DeliveryStatus.ACCEPTED, "<m@x>", 250))
+                entry = replace(entry, generation=2, deliveries=())
+                self._swap(store, replace(entry, attempts=1, deliveries=rows), rows)
+        assert set(store.naming(ANN.digest)) == {"ann", "both"}
+        operator = Operator(store, "ann", "asked to be forgotten")
+        for key in store.naming(ANN.digest):
+            found = store.get(key)
+            assert found is not None
+            operator.forget(found.entry, ANN.digest, ["a***@x"])
+            store.erase(key, ANN.digest, ["a***@x"])
+        assert list(store.naming(ANN.digest)) == []
+        assert set(store.naming(BOB.digest)) == {"bob", "both"}
+        found = store.get("both")
+        assert found is not None
+        assert {d.recipient.shown for d in found.entry.deliveries} == {FORGOTTEN, BOB.shown}
+        assert "a***" not in repr(found.entry)
+        assert found.entry.status is Status.SENT

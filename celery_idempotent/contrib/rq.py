@@ -76,7 +76,8 @@ class JobCall(Call):
         found = own_note(job.meta, job.id) or as_note(task.identify(args, kwargs), job.id)
         self.carried = found
         self.waits, self.deferrals = found.get("waits", 0), found.get("deferrals", 0)
-        self.asker = asker_of(task, {**found, "id": _execution(job)}, str(job.worker_name or ""))
+        own = {**found, "id": _execution(job)}
+        self.asker = asker_of(task, own, str(job.worker_name or ""), args, kwargs)
 
     def retries_itself(self) -> bool:
         """Tell whether the job was enqueued with a `Retry`, or no scheduler would bring it back."""

@@ -20,6 +20,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from .audit import as_rows, from_rows
 from .entry import After, Attempt, Delivery, Entry, Moment, Recipient
 from .errors import EntryUnreadable
 from .status import IN_FLIGHT, DeliveryStatus, Status
@@ -54,9 +55,13 @@ def encode(entry: Entry) -> str:
         if (moment := getattr(entry, name)) is not None:
             body[short] = _time(moment, mark, entry.created_at)
     if entry.fingerprint:
-        body["f"] = _packed(entry.fingerprint)
+        body["f"] = packed(entry.fingerprint)
     if entry.participants:
         body["p"] = entry.participants
+    if entry.past:
+        body["q"] = entry.past
+    if entry.audit:
+        body["A"] = as_rows(entry.audit)
     ids = {message_id: n for n, message_id in enumerate(dict.fromkeys(d.message_id for d in entry.deliveries))}
     said = _said(entry.deliveries)
     if entry.deliveries:
@@ -102,6 +107,8 @@ def _entry(key: str, version: int, arrivals: int, created: int, body: dict[str, 
         created_at=begun,
         fingerprint=_unpacked(body.get("f", "")),
         participants=tuple(body.get("p", ())),
+        past=tuple(body.get("q", ())),
+        audit=from_rows(body.get("A", ())),
         deliveries=tuple(_delivery_of(row, ids) for row in body.get("D", ())),
         **values,
     )
@@ -111,7 +118,7 @@ def _entry(key: str, version: int, arrivals: int, created: int, body: dict[str, 
 
 def _delivery(d: Delivery, ids: Mapping[str, int]) -> list[Any]:
     who, place = d.recipient, ids[d.message_id]
-    return [_packed(who.digest), who.shown, d.status.value, d.part, place, d.code, d.detail]
+    return [packed(who.digest), who.shown, d.status.value, d.part, place, d.code, d.detail]
 
 
 def _delivery_of(row: list[Any], ids: Sequence[str]) -> Delivery:
@@ -194,7 +201,7 @@ def _moment(microseconds: int, base: Any = _EPOCH) -> datetime:
     return (base if abs(span) < _FAR else _EPOCH) + span
 
 
-def _packed(digest: str) -> str:
+def packed(digest: str) -> str:
     """Return a hex digest as base64; anything else behind a ``=``, which base64 cannot begin with."""
     try:
         raw = binascii.unhexlify(digest)

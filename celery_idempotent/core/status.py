@@ -58,12 +58,10 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
             Status.CANCELLED,
         }
     ),
-    Status.SENDING: frozenset(
-        {Status.CLAIMED, Status.SENT, Status.RELEASED, Status.FAILED, Status.IN_DOUBT, Status.CANCELLED}
-    ),
-    Status.SENT: frozenset({Status.SENT, Status.CLAIMED, Status.SENDING}),
-    Status.RELEASED: frozenset({Status.CLAIMED, Status.SENDING, Status.FAILED, Status.CANCELLED}),
-    Status.FAILED: frozenset({Status.CLAIMED, Status.SENDING, Status.CANCELLED}),
+    Status.SENDING: frozenset({Status.CLAIMED, Status.SENT, Status.RELEASED, Status.FAILED, Status.IN_DOUBT}),
+    Status.SENT: frozenset({Status.SENT, Status.CLAIMED, Status.SENDING, Status.RELEASED}),
+    Status.RELEASED: frozenset(Status),
+    Status.FAILED: frozenset({Status.CLAIMED, Status.SENDING, Status.RELEASED, Status.CANCELLED}),
     Status.IN_DOUBT: frozenset(
         {
             Status.CLAIMED,
@@ -72,10 +70,9 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
             Status.RELEASED,
             Status.FAILED,
             Status.IN_DOUBT,
-            Status.CANCELLED,
         }
     ),
-    Status.CANCELLED: frozenset({Status.CLAIMED, Status.SENDING}),
+    Status.CANCELLED: frozenset({Status.RELEASED}),
 }
 """Which status may follow which. `Ledger` refuses every other change with `AssertionError`."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -54,11 +54,23 @@ class Store(ABC):
         """Return up to ``limit`` CLAIMED or SENDING entries whose deadline has passed, oldest first."""
 
     @abstractmethod
-    def purge(self, older_than: float, limit: int = 1000) -> int:
+    def purge(self, older_than: float, limit: int = 1000, dry_run: bool = False) -> int:
         """Remove up to ``limit`` SENT, FAILED or CANCELLED entries unchanged for ``older_than`` seconds.
 
-        Return how many went. An entry in flight, released or in doubt is never removed.
+        Return how many went, or would go if it is a ``dry_run``. An entry in flight, released or in doubt is
+        never removed, nor is one that changes at the same moment.
         """
+
+    @abstractmethod
+    def naming(self, digest: str) -> Iterable[str]:
+        """Return the keys of the entries that have the recipient ``digest``. It may look at every entry."""
+
+    def erase(self, key: str, digest: str, words: Sequence[str]) -> None:
+        """Erase the recipient ``digest`` from what the store keeps of ``key`` beside the entry: rows of old.
+
+        Called after the entry itself has forgotten. Stores that keep all in the entry have nothing to do.
+        """
+        return
 
     def problems(self) -> Sequence[str]:
         """Return what makes this store unfit to be a ledger, one sentence each, with the way out."""

@@ -51,6 +51,8 @@ class Migration(migrations.Migration):
                 ("result", models.JSONField(null=True)),
                 ("error", models.CharField(blank=True, max_length=200)),
                 ("participants", models.JSONField(default=list)),
+                ("past", models.JSONField(default=list, help_text="Task ids of earlier generations.")),
+                ("audit", models.JSONField(default=list, help_text="What operators decided.")),
                 ("begun_at", models.DateTimeField(null=True)),
                 ("sent_at", models.DateTimeField(null=True)),
                 ("created_at", models.DateTimeField()),
@@ -58,6 +60,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 "verbose_name": "logical email",
+                "permissions": [("decide_logicalemail", "Can decide about logical emails")],
                 "indexes": [
                     models.Index(fields=["status", "deadline"], name="celery_idempotent_due"),
                     models.Index(fields=["email_type", "-created_at"], name="celery_idempotent_type"),
@@ -74,7 +77,7 @@ class Migration(migrations.Migration):
                     ),
                     models.CheckConstraint(
                         condition=models.Q(
-                            models.Q(("status__in", ["sending", "claimed"]), _negated=True),
+                            models.Q(("status__in", ["claimed", "sending"]), _negated=True),
                             ("deadline__isnull", False),
                             _connector="OR",
                         ),

@@ -18,6 +18,7 @@ from django.db.models import F
 
 from ..core.entry import After, Attempt, Delivery, Entry
 from ..core.errors import LedgerUnavailable, UnsafeTransaction
+from ..core.forgetting import nobody, scrubbed
 from ..core.status import IN_FLIGHT, Status
 from ..core.store import Store, Stored
 from ..models import Delivery as DeliveryRow
@@ -128,14 +129,41 @@ class DatabaseStore(Store):
             )
             return [entry_of(alias, vars(row), ()) for row in rows.order_by("deadline")[:limit]]
 
-    def purge(self, older_than: float, limit: int = 1000) -> int:
-        """Remove finished entries, their deliveries and attempts, in one transaction."""
+    def purge(self, older_than: float, limit: int = 1000, dry_run: bool = False) -> int:
+        """Remove finished entries, their deliveries and attempts, in one transaction.
+
+        The rows are locked first, where there are such locks: a claim that comes meanwhile finds them gone, and
+        what a claim has locked stays.
+        """
         with self._connection() as alias, transaction.atomic(using=alias):
             rows = LogicalEmail.objects.using(alias)
             old = rows.filter(status__in=_PURGEABLE, updated_at__lte=written(alias, After(-older_than)))
-            keys = list(old.order_by("updated_at").values_list("pk", flat=True)[:limit])
-            _, counts = rows.filter(pk__in=keys, status__in=_PURGEABLE).delete()
+            old = old.order_by("updated_at")
+            if dry_run:
+                return old[:limit].count()
+            skipping = connections[alias].features.has_select_for_update_skip_locked
+            keys = list(old.select_for_update(skip_locked=skipping).values_list("pk", flat=True)[:limit])
+            _, counts = rows.filter(pk__in=keys).delete()
             return counts.get(LogicalEmail._meta.label, 0)
+
+    def naming(self, digest: str) -> Sequence[str]:
+        """One SELECT on the deliveries' index of digests."""
+        with self._connection() as alias:
+            rows = DeliveryRow.objects.using(alias).filter(digest=digest)
+            return list(rows.values_list("email__key", flat=True).distinct())
+
+    def erase(self, key: str, digest: str, words: Sequence[str]) -> None:
+        """Erase the rows: of the generation that is, the entry has written new ones."""
+        with self._connection() as alias, transaction.atomic(using=alias):
+            rows = DeliveryRow.objects.using(alias).filter(email__key=key)
+            rows.filter(digest=digest, generation=F("email__generation")).delete()
+            for row in rows.filter(digest=digest):
+                who = nobody()
+                row.digest, row.recipient = who.digest, who.shown
+                row.save(using=alias, update_fields=["digest", "recipient"])
+            for table in (rows, SendAttempt.objects.using(alias).filter(email__key=key)):
+                for told in table.exclude(detail=""):
+                    table.filter(pk=told.pk).update(detail=scrubbed(told.detail, words))
 
     def problems(self) -> Sequence[str]:
         """Look for the tables. Raises `LedgerUnavailable` where they are missing or nobody answers."""

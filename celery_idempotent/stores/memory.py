@@ -77,7 +77,7 @@ class MemoryStore(Store):
             ]
             return [entry for _, entry in sorted(late, key=lambda pair: pair[0])[:limit]]
 
-    def purge(self, older_than: float, limit: int = 1000) -> int:
+    def purge(self, older_than: float, limit: int = 1000, dry_run: bool = False) -> int:
         """Remove finished entries unchanged for ``older_than`` seconds."""
         with self._lock:
             before = self._clock() - timedelta(seconds=older_than)
@@ -86,9 +86,18 @@ class MemoryStore(Store):
                 for key, entry in self._entries.items()
                 if entry.status in _PURGEABLE and self._changed[key] <= before
             ][:limit]
-            for key in keys:
+            for key in keys if not dry_run else ():
                 del self._entries[key], self._changed[key]
             return len(keys)
+
+    def naming(self, digest: str) -> Sequence[str]:
+        """Look at every entry."""
+        with self._lock:
+            return [
+                key
+                for key, entry in self._entries.items()
+                if any(delivery.recipient.digest == digest for delivery in entry.deliveries)
+            ]
 
     def problems(self) -> Sequence[str]:
         """Say what everybody has to know who runs workers with it."""

@@ -20,7 +20,7 @@ from zlib import crc32
 
 from redis import exceptions
 
-from ..core.codec import decode, encode
+from ..core.codec import decode, encode, packed
 from ..core.entry import After, Attempt, Delivery, Entry
 from ..core.errors import EntryUnreadable, LedgerUnavailable
 from ..core.status import IN_FLIGHT, Status
@@ -93,7 +93,7 @@ class RedisStore(Store):
         for _, place in sorted(late):
             if len(entries) == limit:
                 break
-            key = place.removeprefix(self.prefix).split(":", 2)[2]
+            key = self._key(place)
             try:
                 stored = self.get(key)
             except EntryUnreadable as error:
@@ -103,15 +103,24 @@ class RedisStore(Store):
                 entries.append(stored.entry)
         return entries
 
-    def purge(self, older_than: float, limit: int = 1000) -> int:
+    def purge(self, older_than: float, limit: int = 1000, dry_run: bool = False) -> int:
         """Scan; needed only to remove what the retention would still keep, as Redis removes the rest itself."""
         removed = 0
         with self._translated("purge"):
             for place in self.client.scan_iter(match=f"{self.prefix}:{{*}}:*", count=1000):
                 if removed >= limit:
                     break
-                removed += self._run("purge", "purge", [place], int(older_than * 1_000_000))
+                removed += self._run("purge", "purge", [place], int(older_than * 1_000_000), int(dry_run))
         return removed
+
+    def naming(self, digest: str) -> Sequence[str]:
+        """Scan: Redis has no index of recipients."""
+        found, needle = [], packed(digest)
+        with self._translated("naming"):
+            for place in self.client.scan_iter(match=f"{self.prefix}:{{*}}:*", count=1000):
+                if needle in _text(self.client.get(place) or ""):
+                    found.append(self._key(_text(place)))
+        return found
 
     def now(self) -> datetime:
         """One command: the server's clock."""
@@ -165,6 +174,9 @@ class RedisStore(Store):
     def place(self, key: str) -> str:
         """Return the name in Redis of the entry of ``key``."""
         return f"{self.prefix}:{{{_shard(key):02x}}}:{key}"
+
+    def _key(self, place: str) -> str:
+        return place.removeprefix(self.prefix).split(":", 2)[2]
 
     def _deadlines(self, shard: int) -> str:
         return f"{self.prefix}:due:{{{shard:02x}}}"

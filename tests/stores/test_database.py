@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -185,3 +187,41 @@ def test_a_transaction_level_of_the_project_is_not_the_ledgers(settings: Any) ->
     finally:
         connections.settings.clear()
         connections.settings.update(known)
+
+
+def test_a_purge_leaves_alone_what_a_claim_is_changing(store: Store, alias: str) -> None:
+    """An old entry that is being claimed for another generation is in flight as soon as that commits."""
+    if connections[alias].vendor == "sqlite":
+        assert store.purge(older_than=-1) == 0  # one writer at a time: there is no meanwhile
+        return
+    ledger = Ledger(store)
+    old = store.insert(make_entry(status=Status.SENT, deadline=None)).entry
+    begun, purged = threading.Event(), threading.Event()
+
+    def claim() -> None:
+        try:
+            with transaction.atomic(using=alias):
+                wanted = replace(old, status=Status.CLAIMED, deadline=After(60), generation=2)
+                assert ledger.store.swap(wanted, old.version)
+                begun.set()
+                purged.wait(2)
+        finally:
+            connections[alias].close()
+
+    with ThreadPoolExecutor(1) as pool:
+        claimed = pool.submit(claim)
+        assert begun.wait(30)
+        gone = store.purge(older_than=-1)
+        purged.set()
+        claimed.result(30)
+    found = store.get(KEY)
+    assert found is not None
+    assert (gone, found.entry.status) == (0, Status.CLAIMED)
+
+
+def test_a_purge_uses_the_index(alias: str) -> None:
+    """However many entries there are, it looks at the old ones alone."""
+    wipe(alias)
+    with CaptureQueriesContext(connections[alias]) as queries:
+        DatabaseStore(lambda: alias).purge(older_than=60)
+    assert any("updated_at" in query["sql"] and "LIMIT" in query["sql"] for query in queries)

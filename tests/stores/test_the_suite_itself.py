@@ -81,11 +81,27 @@ class DueIsEverything(MemoryStore):
 
 
 class PurgeTakesAll(MemoryStore):
-    def purge(self, older_than: float, limit: int = 1000) -> int:
+    def purge(self, older_than: float, limit: int = 1000, dry_run: bool = False) -> int:
         taken = list(self._entries)[:limit] if older_than < 0 else []
-        for key in taken:
+        for key in taken if not dry_run else ():
             del self._entries[key]
         return len(taken)
+
+
+class DryRunRemoves(MemoryStore):
+    def purge(self, older_than: float, limit: int = 1000, dry_run: bool = False) -> int:
+        return super().purge(older_than, limit)
+
+
+class NamesNobody(MemoryStore):
+    def naming(self, digest: str) -> Sequence[str]:
+        return []
+
+
+class ForgetsTheAudit(MemoryStore):
+    def get(self, key: str) -> Stored | None:
+        stored = super().get(key)
+        return stored and replace(stored, entry=replace(stored.entry, audit=()))
 
 
 BROKEN = [each for each in list(globals().values()) if inspect.isclass(each) and each.__module__ == __name__]

@@ -1,0 +1,156 @@
+"""Entries as text for people, and as plain data for machines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from .core.audit import as_rows
+from .core.entry import Attempt, Entry
+from .core.status import Status
+
+COMMAND = "manage.py idempotency"
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return ``rows`` below ``headings``, in columns."""
+    lines = [list(headings), *([text(value) for value in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
+    drawn = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    return "\n".join(line.rstrip() for line in drawn)
+
+
+def text(value: Any) -> str:
+    """Return ``value`` as a cell of a table: times to the second, nothing as ``-``."""
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%M:%S")
+    return str(getattr(value, "value", value)).replace("in_doubt", "in doubt")
+
+
+def plain(entry: Entry, attempts: Sequence[Attempt]) -> dict[str, Any]:
+    """Return all of ``entry`` as JSON has it."""
+    names = (
+        "key", "email_type", "label", "owner", "version", "generation", "attempts", "arrivals", "result",
+        "error", "fingerprint",
+    )  # fmt: skip
+    times = ("created_at", "begun_at", "sent_at", "deadline")
+    return {
+        "status": entry.status.value,
+        **{name: getattr(entry, name) for name in names},
+        **{name: moment(getattr(entry, name)) for name in times},
+        "participants": [*entry.past, *entry.participants],
+        "deliveries": [
+            {
+                "part": d.part,
+                "recipient": d.recipient.shown,
+                "status": d.status.value,
+                "message_id": d.message_id,
+                "code": d.code,
+                "detail": d.detail,
+            }
+            for d in entry.deliveries
+        ],
+        "send_attempts": [
+            {
+                "generation": a.generation,
+                "number": a.number,
+                "outcome": a.outcome.value,
+                "task_id": a.task_id,
+                "worker": a.worker,
+                "message_id": a.message_id,
+                "recipients": a.recipients,
+                "started_at": moment(a.started_at),
+                "ended_at": moment(a.ended_at),
+                "code": a.code,
+                "detail": a.detail,
+            }
+            for a in attempts
+        ],
+        "audit": as_rows(entry.audit),
+    }
+
+
+def moment(value: Any) -> str | None:
+    """Return a time as ISO 8601."""
+    return value.isoformat() if isinstance(value, datetime) else None
+
+
+def page(entry: Entry, attempts: Sequence[Attempt], now: datetime) -> str:
+    """Return everything about ``entry``, and what can be done."""
+    facts = [
+        ("key", entry.key),
+        ("status", f"{text(entry.status)}{f' ({entry.error})' if entry.error else ''}"),
+        ("task id", entry.owner),
+        ("generation", entry.generation),
+        ("attempts", f"{entry.attempts} in this generation; asked for {entry.arrivals} times"),
+        ("first seen", entry.created_at),
+        ("sent", entry.sent_at),
+        ("deadline", entry.deadline),
+        ("result", entry.result),
+    ]
+    width = max(len(name) for name, _ in facts)
+    parts = [f"{entry.email_type}  {entry.label}"]
+    parts.append("\n".join(f"  {name.ljust(width)}  {text(value)}" for name, value in facts))
+    if attempts:
+        headings = ("attempt", "outcome", "began", "ended", "recipients", "code", "said", "task id", "worker")
+        parts.append(
+            table(
+                headings,
+                (
+                    (
+                        f"{a.generation}.{a.number}", a.outcome, a.started_at, a.ended_at, a.recipients, a.code,
+                        a.detail, a.task_id, a.worker,
+                    )
+                    for a in attempts
+                ),
+            )
+        )  # fmt: skip
+    if entry.deliveries:
+        rows = ((d.recipient.shown, d.status, d.code, d.detail, d.message_id) for d in entry.deliveries)
+        parts.append(table(("recipient", "status", "code", "said", "Message-ID"), rows))
+    if entry.audit:
+        audit = ((a.at, a.action, a.actor, a.generation, a.reason) for a in entry.audit)
+        parts.append(table(("decided", "what", "who", "generation", "why"), audit))
+    parts.append(what_now(entry, now))
+    return "\n\n".join(parts)
+
+
+def what_now(entry: Entry, now: datetime) -> str:
+    """Return what happens next, or what somebody has to do."""
+    running = isinstance(entry.deadline, datetime) and entry.deadline > now
+    until = f" until {text(entry.deadline)} UTC by the ledger's clock"
+    match entry.status:
+        case Status.SENT:
+            return (
+                "Done. Calls are answered with this result. To send it once more: task.resend(…) in your code, "
+                f"or `{COMMAND} reopen {entry.key} --reason …` and call the task again."
+            )
+        case Status.CLAIMED if running:
+            return f"A worker is preparing it{until}. Nothing to do."
+        case Status.CLAIMED:
+            return (
+                "Its worker shows no sign of life. The sweep will release it, and the next call takes it over."
+            )
+        case Status.SENDING if running:
+            return f"It is being handed over{until}. Nothing to do."
+        case Status.SENDING:
+            return f"The hand-over has passed its deadline. `{COMMAND} sweep` will call it in doubt."
+        case Status.RELEASED if running:
+            return (
+                f"It waits for its own retry{until}. `{COMMAND} release {entry.key}` gives it to the next call."
+            )
+        case Status.RELEASED:
+            return f"The next call sends it. If it must not go out: `{COMMAND} cancel {entry.key} --reason …`."
+        case Status.FAILED:
+            return "Given up. Call the task again, and it is tried again for those who have not got it."
+        case Status.CANCELLED:
+            return f"Withdrawn: calls succeed without sending. `{COMMAND} reopen {entry.key}` allows it again."
+    return (
+        "Nobody knows whether the mail server took it, so nothing is sent until somebody decides. Look for the "
+        "Message-ID in the mail server's log, then:\n"
+        f"  {COMMAND} resolve {entry.key} --sent      --reason '…'\n"
+        f"  {COMMAND} resolve {entry.key} --not-sent  --reason '…'"
+    )

@@ -1,0 +1,66 @@
+"""The right to be forgotten: a recipient's digest and mask leave every store, and the keys stay closed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .conf import conf
+from .core.addresses import is_address, mask, normalise, recipient
+from .core.errors import InterventionRefused
+from .core.interventions import Operator
+from .core.store import Store
+from .stores.database import DatabaseStore
+from .wiring import get_ledger, get_mirror, ledger_alias
+
+
+@dataclass(slots=True)
+class Forgotten:
+    """What became of a recipient."""
+
+    erased: set[str] = field(default_factory=set)
+    """Keys of the entries that have forgotten."""
+    left: dict[str, str] = field(default_factory=dict)
+    """Why others could not yet, by key."""
+
+
+def forget(address: str, actor: str, reason: str, app: Any = None) -> Forgotten:
+    """Erase ``address`` from every finished entry, in the ledger and in its mirror.
+
+    What is not finished is left as it is, and told: without the digest its recipient could get a second copy.
+    Raises `InterventionRefused` for what is no address, `LedgerUnavailable`; it may be called again.
+    """
+    if not is_address(address):
+        raise InterventionRefused("what is to be forgotten has to be one address, such as ann@example.com")
+    digest = recipient(address, conf.recipient_salt, "digest").digest
+    words = list(dict.fromkeys((normalise(address), mask(address))))
+    found, store, mirror = Forgotten(), get_ledger(app).store, get_mirror(app)
+    for key in list(store.naming(digest)):
+        entry = _erase(store, key, Operator(store, actor, reason), digest, words, found)
+        if mirror is not None and entry is not None:
+            mirror.keep(entry)
+    if mirror is not None:
+        tables = DatabaseStore(ledger_alias)
+        for key in list(tables.naming(digest)):
+            if key in found.left:
+                continue
+            if store.get(key) is None:  # the ledger has forgotten already, the mirror has not
+                _erase(tables, key, Operator(tables, actor, reason), digest, words, found)
+            else:
+                tables.erase(key, digest, words)
+                found.erased.add(key)
+    return found
+
+
+def _erase(store: Store, key: str, operator: Operator, digest: str, words: list[str], found: Forgotten) -> Any:
+    stored = store.get(key)
+    if stored is None:
+        return None
+    try:
+        entry = operator.forget(stored.entry, digest, words)
+    except InterventionRefused as refused:
+        found.left[key] = str(refused)
+        return None
+    store.erase(key, digest, words)
+    found.erased.add(key)
+    return entry

@@ -1,0 +1,35 @@
+"""Arguments of the command, as people write them."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from datetime import timedelta
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def duration(text: str) -> timedelta:
+    """Return what ``90d``, ``12h``, ``30m`` or ``45s`` means."""
+    found = re.fullmatch(r"(-?\d+(?:\.\d+)?)([smhdw])", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration; write 90d, 12h, 30m or 45s")
+    value = timedelta(**{_UNITS[found[2]]: float(found[1])})
+    if value < timedelta(0):
+        raise argparse.ArgumentTypeError(f"{text!r} is negative; write how old it has to be, such as 90d")
+    return value
+
+
+def positive(text: str) -> int:
+    """Return a number of at least 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} has to be a whole number of at least 1")
+    return int(text)
+
+
+def pair(text: str) -> tuple[str, str]:
+    """Return the name and the value of ``name=value``."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} has to be name=value, such as order_id=7")
+    return name, value

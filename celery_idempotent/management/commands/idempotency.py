@@ -1,0 +1,244 @@
+"""``manage.py idempotency``: look into the ledger, decide, and keep it in order."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any
+
+from celery import current_app
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from ... import browse, desk
+from ...console import moment, page, plain, table
+from ...core.errors import IdempotencyError
+from ...core.status import Status
+from ...doctor import OK, WAITS, WRONG, Finding, examine
+from ...forgetting import forget
+from ...retention import BATCH, purge
+from ...sweep import LIMIT, STUCK_AFTER, sweep
+from ...wiring import get_ledger
+from ..arguments import duration, pair, positive
+
+REFUSED, LEFT = 1, 3
+"""Exit codes: it could not be done; it was done and something waits for somebody. 2 is argparse's own."""
+_SHOWN = 50
+
+
+class Command(BaseCommand):
+    """Dispatches to the subcommands, which are its methods."""
+
+    help = "Look into the ledger of sent emails, decide what is in doubt, and keep the ledger in order."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the subcommands."""
+        commands = parser.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
+
+        def add(name: str, text: str) -> Any:
+            command = commands.add_parser(name, help=text, description=text)
+            command.set_defaults(run=getattr(self, name))
+            command.add_argument("--json", action="store_true", help="for machines")
+            return command
+
+        stats = add("stats", "How many emails there are in which state.")
+        which = stats.add_mutually_exclusive_group()
+        which.add_argument("--in-doubt", action="store_true", help="list those in doubt")
+        which.add_argument("--stuck", action="store_true", help="list those that wait for somebody")
+        self._stuck_after(stats)
+        show = add("show", "Everything about one email: attempts, recipients, decisions, and what to do.")
+        show.add_argument("what", nargs="?", help="a key, how it begins, a task id or a Message-ID")
+        show.add_argument("--type", help="an email type, with --field for each of its key fields")
+        show.add_argument("--field", type=pair, action="append", metavar="NAME=VALUE", default=[])
+        self._decisions(add)
+        one = add(
+            "sweep", "Release expired claims, find doubts and ask verifiers about them, report what is stuck."
+        )
+        one.add_argument("--limit", type=positive, default=LIMIT, help="entries a pass looks at (%(default)s)")
+        self._stuck_after(one)
+        old = add("purge", "Remove finished emails that are old enough.")
+        old.add_argument("--older-than", type=duration, help="such as 90d; by default RETENTION")
+        old.add_argument("--dry-run", action="store_true", help="count them and remove nothing")
+        old.add_argument("--batch", type=positive, default=BATCH, help="entries a transaction (%(default)s)")
+        gone = add("forget", "Erase a recipient's digest and mask; the keys stay closed.")
+        gone.add_argument("address")
+        self._who_and_why(gone)
+        self._stuck_after(
+            add("doctor", "Examine settings, tables, connection and clock, and count what waits.")
+        )
+
+    def _decisions(self, add: Callable[[str, str], Any]) -> None:
+        resolve = add("resolve", "Settle a doubt: say whether the email went out.")
+        verdict = resolve.add_mutually_exclusive_group(required=True)
+        verdict.add_argument(
+            "--sent", action="store_true", help="it went out: calls are duplicates from now on"
+        )
+        verdict.add_argument(
+            "--not-sent", action="store_true", help="it did not: the next call offers it again"
+        )
+        commands = [
+            resolve,
+            add("reopen", "Allow one more sending of what is finished, by the next call of the task."),
+            add("release", "Free a key that blocks: the next call gets it."),
+            add("cancel", "Withdraw what has not been sent: calls succeed without sending."),
+        ]
+        for command in commands:
+            command.add_argument("keys", nargs="+", metavar="KEY", help="or how it begins, or a task id")
+            self._who_and_why(command)
+
+    def _who_and_why(self, command: CommandParser) -> None:
+        command.add_argument("--reason", required=True, help="kept with the email")
+        command.add_argument("--actor", default=getpass.getuser(), help="who decides (%(default)s)")
+
+    def _stuck_after(self, command: CommandParser) -> None:
+        default = timedelta(seconds=STUCK_AFTER)
+        command.add_argument("--stuck-after", type=duration, default=default, help="such as 2h (1h)")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Run the subcommand; what it cannot do is said in one sentence, with exit code 1."""
+        current_app.loader.import_default_modules()  # verifiers and windows are the tasks' own
+        try:
+            options["run"](options)
+        except (IdempotencyError, ImproperlyConfigured) as error:
+            raise CommandError(str(error), returncode=REFUSED) from None
+
+    def _say(self, options: dict[str, Any], data: Any, text: str) -> None:
+        self.stdout.write(
+            json.dumps(data, indent=2, ensure_ascii=False, default=str) if options["json"] else text
+        )
+
+    # -- looking -------------------------------------------------------------------------------------------
+
+    def stats(self, options: dict[str, Any]) -> None:
+        """Count by email type and status, or list what waits."""
+        if not browse.has_tables():
+            raise CommandError("this ledger keeps no tables to count in; show KEY works", returncode=REFUSED)
+        seconds = options["stuck_after"].total_seconds()
+        with browse.rows() as rows:
+            if options["in_doubt"] or options["stuck"]:
+                doubtful = rows.filter(status=Status.IN_DOUBT.value).order_by("updated_at")
+                self._list(options, doubtful if options["in_doubt"] else browse.stuck(rows, seconds))
+                return
+            counts = browse.counts(rows)
+            stuck = browse.stuck(rows, seconds).count()
+        types = sorted({kind for kind, _ in counts})
+        numbers = [[counts.get((kind, status.value), 0) for status in Status] for kind in types]
+        lines = [[kind, *row] for kind, row in zip(types, numbers, strict=True)]
+        total = ["all", *(sum(column) for column in zip(*numbers, strict=True))] if numbers else []
+        headings = ("email type", *(status.value.replace("_", " ") for status in Status))
+        data = {
+            "types": {kind: {s.value: counts.get((kind, s.value), 0) for s in Status} for kind in types},
+            "stuck": stuck,
+        }
+        text = (
+            table(headings, [*lines, total] if total else [])
+            + f"\n\n{stuck} stuck: unfinished and unchanged for {seconds:.0f} s"
+        )
+        self._say(options, data, text)
+
+    def _list(self, options: dict[str, Any], rows: browse.Rows) -> None:
+        names = ("key", "email_type", "label", "status", "updated_at")
+        found = list(rows.values_list(*names)[: _SHOWN + 1])
+        more = f"\n\nand more; these are the oldest {_SHOWN}" if len(found) > _SHOWN else ""
+        data = [dict(zip(names, (*values[:4], moment(values[4])), strict=True)) for values in found[:_SHOWN]]
+        text = table(("key", "email type", "label", "status", "since"), found[:_SHOWN]) if found else "none"
+        self._say(options, data, text + more)
+
+    def show(self, options: dict[str, Any]) -> None:
+        """Show one email, or list those that fit."""
+        if bool(options["what"]) == bool(options["type"]):
+            raise CommandError("give a key, a task id or a Message-ID; or --type with --field", returncode=2)
+        if options["type"]:
+            found = desk.find_by_fields(options["type"], dict(options["field"]))
+        else:
+            found = desk.find(options["what"], _SHOWN)
+        if not found:
+            raise CommandError(
+                "nothing is known by that: it was never asked for, or is forgotten", returncode=1
+            )
+        attempts = {entry.key: browse.attempts_of(entry.key) or entry.history for entry in found}
+        if len(found) == 1:
+            (entry,) = found
+            text = page(entry, attempts[entry.key], get_ledger().store.now())
+        else:
+            lines = ((e.key, e.email_type, e.label, e.status, e.created_at) for e in found)
+            text = table(("key", "email type", "label", "status", "first seen"), lines)
+        self._say(options, [plain(entry, attempts[entry.key]) for entry in found], text)
+
+    def doctor(self, options: dict[str, Any]) -> None:
+        """Examine, and end with 1 if something is wrong, with 3 if something only waits for somebody."""
+        found = list(examine(options["stuck_after"].total_seconds()))
+        paint = {OK: self.style.SUCCESS, WAITS: self.style.WARNING, WRONG: self.style.ERROR}
+
+        def line(one: Finding) -> str:
+            return f"{paint[one.state](one.state.ljust(6))} {one.about}: {one.text}"
+
+        self._say(options, [asdict(one) for one in found], "\n".join(line(one) for one in found))
+        states = {one.state for one in found}
+        if WRONG in states:
+            raise CommandError("something has to be mended", returncode=REFUSED)
+        if WAITS in states:
+            raise CommandError("it works; something waits for somebody", returncode=LEFT)
+
+    # -- deciding ------------------------------------------------------------------------------------------
+
+    def _decide(self, options: dict[str, Any], decision: str) -> None:
+        entries = [desk.find_one(key) for key in options["keys"]]  # all of them, before the first is changed
+        done = []
+        for entry in entries:
+            changed = desk.decide(decision, entry.key, options["actor"], options["reason"], entry.version)
+            done.append({"key": changed.key, "status": changed.status.value, "generation": changed.generation})
+            if not options["json"]:
+                last = changed.audit[-1]
+                self.stdout.write(f"{changed.email_type} {changed.label}: {last.action}, now {changed.status}")
+        if options["json"]:
+            self._say(options, done, "")
+
+    def resolve(self, options: dict[str, Any]) -> None:
+        """Settle doubts."""
+        self._decide(options, "resolve_sent" if options["sent"] else "resolve_not_sent")
+
+    def reopen(self, options: dict[str, Any]) -> None:
+        """Open new generations."""
+        self._decide(options, "reopen")
+
+    def release(self, options: dict[str, Any]) -> None:
+        """Free claims."""
+        self._decide(options, "release")
+
+    def cancel(self, options: dict[str, Any]) -> None:
+        """Withdraw."""
+        self._decide(options, "cancel")
+
+    # -- keeping order -------------------------------------------------------------------------------------
+
+    def sweep(self, options: dict[str, Any]) -> None:
+        """Make one pass."""
+        done = sweep(options["limit"], options["stuck_after"].total_seconds())
+        lines = [
+            f"{done.released} claims released, {done.in_doubt} hand-overs found in doubt",
+            f"verifiers: {done.sent} sent, {done.not_sent} not sent, {done.unknown} unknown",
+            f"{done.mirrored} entries written to the mirror",
+            f"{len(done.stuck)} stuck",
+        ]
+        self._say(options, asdict(done), "\n".join(lines))
+
+    def purge(self, options: dict[str, Any]) -> None:
+        """Remove what is old."""
+        count = purge(options["older_than"], options["dry_run"], options["batch"])
+        key = "would_remove" if options["dry_run"] else "removed"
+        self._say(options, {key: count}, f"{count} {'would be ' if options['dry_run'] else ''}removed")
+
+    def forget(self, options: dict[str, Any]) -> None:
+        """Erase a recipient."""
+        found = forget(options["address"], options["actor"], options["reason"])
+        text = f"erased from {len(found.erased)} emails"
+        self._say(options, {"erased": sorted(found.erased), "left": found.left}, text)
+        if found.left:
+            why = "\n".join(f"  {text}" for text in found.left.values())
+            raise CommandError(
+                f"{len(found.left)} are not finished, so run this again later:\n{why}", returncode=LEFT
+            )

@@ -1,0 +1,112 @@
+"""How long the ledger has to remember, and what may be removed after that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+from celery import current_app
+
+from .conduct import LONGEST_WAIT
+from .conf import conf
+from .core.errors import InterventionRefused
+from .registry import functions, tasks
+from .stores.database import DatabaseStore
+from .wiring import get_ledger, get_mirror, ledger_alias
+
+BATCH = 1000
+_VISIBILITY = {"redis": 3600, "rediss": 3600, "sentinel": 3600, "sqs": 1800}
+_CONSUMER_TIMEOUT = 1800
+"""Seconds after which RabbitMQ takes a message back that is not acknowledged, unless it is told otherwise."""
+
+
+def longest_redelivery(app: Any = None) -> tuple[timedelta, str]:
+    """Return how long a message may still come after its email was finished, and what that is made of.
+
+    An ``eta`` or ``countdown`` of a single call is in no configuration and not counted; those of beat's are.
+    """
+    app = app or current_app._get_current_object()
+    parts = [
+        ("the broker's visibility_timeout", _visibility(app)),
+        ("waiting for another task", LONGEST_WAIT),
+        max(_retries(app), key=lambda part: part[1], default=("", 0.0)),
+        max(_countdowns(app), key=lambda part: part[1], default=("", 0.0)),
+    ]
+    text = ", ".join(f"{name} {timedelta(seconds=seconds)}" for name, seconds in parts if seconds)
+    return timedelta(seconds=sum(seconds for _, seconds in parts)), text
+
+
+def _visibility(app: Any) -> float:
+    options = app.conf.broker_transport_options or {}
+    scheme = str(app.conf.broker_url or "").partition("://")[0].split("+")[0]
+    return float(options.get("visibility_timeout") or _VISIBILITY.get(scheme, _CONSUMER_TIMEOUT))
+
+
+def _retries(app: Any) -> Iterator[tuple[str, float]]:
+    """Yield how long the retries of each task take; those of a task that retries for ever have no end."""
+    for task in tasks(app):
+        keywords = getattr(task, "retry_kwargs", None) or {}
+        times = keywords.get("max_retries", task.max_retries)
+        if times is None:
+            continue
+        if backoff := getattr(task, "retry_backoff", False):
+            most = float(getattr(task, "retry_backoff_max", 600))
+            growing = min(times, 32)
+            seconds = sum(min(float(backoff) * 2**n, most) for n in range(growing)) + (times - growing) * most
+        else:
+            seconds = times * float(keywords.get("countdown", task.default_retry_delay))
+        yield f"the retries of {task.name}", seconds
+
+
+def _countdowns(app: Any) -> Iterator[tuple[str, float]]:
+    for name, entry in (app.conf.beat_schedule or {}).items():
+        countdown = (entry.get("options") or {}).get("countdown")
+        if isinstance(countdown, int | float):
+            yield f"the countdown of {name}", float(countdown)
+
+
+def shortest_age(app: Any = None) -> tuple[timedelta, str]:
+    """Return the age below which nothing may be removed, and why."""
+    age, why = longest_redelivery(app)
+    for task in (*tasks(app), *functions()):
+        if isinstance(task.window, timedelta) and task.window > age:
+            age, why = task.window, f"the window of {task.name}"
+    return age, why
+
+
+def purge(
+    older_than: timedelta | None = None, dry_run: bool = False, batch: int = BATCH, app: Any = None
+) -> int:
+    """Remove what is finished and unchanged for ``older_than``, by default ``RETENTION``; return how many.
+
+    In transactions of up to ``batch`` entries. In flight, released and in doubt stay. Raises
+    `InterventionRefused` for an age at which duplicates may still come, `LedgerUnavailable`.
+    """
+    age = conf.retention if older_than is None else older_than
+    if not any(True for _ in (*tasks(app), *functions())):
+        raise InterventionRefused(
+            "this process knows no idempotent task, and so not how long their windows are. Import your Celery "
+            "app in the project's __init__.py, and let it find your tasks"
+        )
+    least, why = shortest_age(app)
+    if age < least:
+        raise InterventionRefused(
+            f"{age} is too short an age: for {least} a message may still ask for what was sent ({why}), and "
+            "would be sent again"
+        )
+    removed = _in_batches(get_ledger(app).store, age, dry_run, batch)
+    if get_mirror(app) is not None:
+        rows = _in_batches(DatabaseStore(ledger_alias), age, dry_run, batch)
+        return max(removed, rows)
+    return removed
+
+
+def _in_batches(store: Any, age: timedelta, dry_run: bool, batch: int) -> int:
+    seconds = age.total_seconds()
+    if dry_run:
+        return int(store.purge(seconds, limit=10**9, dry_run=True))
+    total = 0
+    while removed := store.purge(seconds, limit=batch):
+        total += removed
+    return total

@@ -1,0 +1,138 @@
+"""GDPR: a recipient leaves the ledger and its mirror, and nothing is sent again for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis as client
+from celery import Celery
+from django.core.mail import EmailMessage
+from django.db import connection
+
+from celery_idempotent import IdempotentEmailTask, InterventionRefused, RecipientsRefused, Status, wiring
+from celery_idempotent.core.addresses import recipient
+from celery_idempotent.forgetting import forget
+from celery_idempotent.models import LogicalEmail
+from tests.support.mailserver import ScriptedSMTP
+
+app = Celery("forgetting", broker="memory://", backend="cache+memory://", set_as_current=False)
+ANN, BOB = "ann@example.com", "bob@example.com"
+WHY = {"actor": "dpo", "reason": "asked to be forgotten", "app": app}
+
+
+@app.task(bind=True, base=IdempotentEmailTask, key_fields=("n", "to"), name="forgettable")
+def mail(self: Any, n: int, to: str, more: tuple[str, ...] = ()) -> dict[str, Any]:
+    EmailMessage("Hi", "text", to=[to, *more]).send()
+    return {"to": to, "n": n}
+
+
+@pytest.fixture(params=["memory", "database", "redis"])
+def server(request: Any, settings: Any, tracked: None, db: None) -> Iterator[ScriptedSMTP]:
+    """A mail server, and an empty ledger of each kind."""
+    name = {"memory": "memory://"}.get(request.param, request.param)
+    if request.param == "redis":
+        name = request.getfixturevalue("redis").url
+        with client.Redis.from_url(name) as connected:
+            connected.flushall()
+    settings.CELERY_IDEMPOTENT |= {"LEDGER": name}
+    for cache in (wiring._ledger, wiring._mirror):
+        cache.cache_clear()
+    with ScriptedSMTP() as server:
+        settings.EMAIL_PORT = server.port
+        yield server
+    wiring._ledger.cache_clear()
+
+
+def everything() -> str:
+    """All that is kept anywhere, as text."""
+    store = wiring.get_ledger(app).store
+    texts = [repr(getattr(store, "_entries", ""))]
+    if hasattr(store, "client"):
+        texts += [repr(store.client.get(key)) for key in store.client.scan_iter("idem:{*}:*")]
+    with connection.cursor() as cursor:
+        for table in ("logicalemail", "delivery", "sendattempt"):
+            cursor.execute(f"SELECT * FROM celery_idempotent_{table}")
+            texts.append(repr(cursor.fetchall()))
+    return "\n".join(texts)
+
+
+def run(task_id: str, *args: Any) -> Any:
+    return mail.apply(args, task_id=task_id)
+
+
+def test_digest_and_mask_leave_every_store_and_the_key_stays_closed(
+    server: ScriptedSMTP, settings: Any
+) -> None:
+    """In all generations, in labels, results and what the server said; the other recipient stays."""
+    server.script["rcpt"] = [f"250 {ANN} ok", f"250 {BOB} ok", f"250 {ANN} ok", "250 ok"]
+    run("one", 1, ANN, (BOB,)).get()
+    run(mail.resend(1, ANN, (BOB,), actor="bob", reason=f"{ANN} lost it").id, 1, ANN, (BOB,)).get()
+    run("two", 2, BOB).get()
+    salt = settings.SECRET_KEY
+    ann, bob = (recipient(address, salt, "masked") for address in (ANN, BOB))
+    before = everything()
+    assert ann.shown in before
+    found = forget("Ann <ANN@example.com>", **WHY)
+    assert (len(found.erased), found.left) == (1, {})
+    after = everything()
+    for trace in (ANN, ann.shown, ann.digest):
+        assert trace not in after
+    assert bob.shown in after
+    count = len(server.accepted)
+    assert run("three", 1, ANN, (BOB,)).get() is None, "its result showed the address"
+    assert len(server.accepted) == count
+    entry = mail.entry_for(1, ANN)
+    assert entry is not None
+    assert (entry.status, entry.audit[-1].actor) == (Status.SENT, "dpo")
+    assert run("four", 2, BOB).get() == {"to": BOB, "n": 2}
+    assert forget(ANN, **WHY).erased == set(), "nothing is left to be found"
+
+
+def test_what_was_given_up_is_cancelled(server: ScriptedSMTP) -> None:
+    """Without the digest nobody could tell who has got it already."""
+    server.script["rcpt"] = ["250 ok", "550 no", "250 ok"]
+    with pytest.raises(RecipientsRefused):
+        run("one", 1, ANN, (BOB,)).get()
+    assert len(server.accepted) == 1
+    forget(ANN, **WHY)
+    assert mail.entry_for(1, ANN).status is Status.CANCELLED  # type: ignore[union-attr]
+    run("two", 1, ANN, (BOB,)).get()
+    assert len(server.accepted) == 1
+
+
+def test_what_is_not_finished_is_left_and_told(server: ScriptedSMTP) -> None:
+    """A retry would send a second copy to somebody whom it does not recognise."""
+    server.script["rcpt"] = ["250 ok", "450 later", "250 ok"]
+    run("one", 1, ANN, (BOB,))
+    ledger = wiring.get_ledger(app)
+    stored = ledger.store.get(mail.key_for(1, ANN))
+    assert stored is not None
+    from dataclasses import replace
+
+    ledger.store.swap(replace(stored.entry, status=Status.RELEASED), stored.entry.version)
+    found = forget(ANN, **WHY)
+    assert found.erased == set()
+    assert list(found.left) == [mail.key_for(1, ANN)]
+    assert "is not finished" in found.left[mail.key_for(1, ANN)]
+
+
+def test_what_only_the_mirror_still_knows(server: ScriptedSMTP) -> None:
+    """An entry that has expired in Redis has rows."""
+    run("one", 1, ANN).get()
+    store = wiring.get_ledger(app).store
+    if wiring.get_mirror(app) is None:
+        assert forget(ANN, **WHY).erased == {mail.key_for(1, ANN)}
+        return
+    store.client.delete(store.place(mail.key_for(1, ANN)))  # type: ignore[attr-defined]
+    assert forget(ANN, **WHY).erased == {mail.key_for(1, ANN)}
+    assert "a***" not in everything()
+    assert LogicalEmail.objects.count() == 1
+
+
+@pytest.mark.parametrize("address", ["", "ann", "ann@example.com, bob@example.com"])
+def test_what_is_no_address(memory_ledger: Any, address: str) -> None:
+    """Told, instead of finding nobody."""
+    with pytest.raises(InterventionRefused, match="one address"):
+        forget(address, **WHY)

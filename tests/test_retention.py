@@ -1,0 +1,183 @@
+"""Purge: what may go, and what never does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import redis as client
+from celery import Celery
+
+from celery_idempotent import IdempotentTask, InterventionRefused, Status, checks, retention, wiring
+from celery_idempotent.core.entry import After
+from celery_idempotent.models import LogicalEmail
+from celery_idempotent.stores.memory import MemoryStore
+from celery_idempotent.testing import make_entry
+from tests.core.test_ledger import Clock
+from tests.support.servers import Redis
+
+DAY = timedelta(days=1)
+FINISHED = (Status.SENT, Status.FAILED, Status.CANCELLED)
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
+    """The current Celery app, on Redis, without the tasks that other test modules share."""
+    from celery import _state
+
+    before, seen = _state._tls.current_app, retention.tasks
+    monkeypatch.setattr(retention, "tasks", lambda app=None: (t for t in seen(app) if t.name == "kept"))
+    monkeypatch.setattr(retention, "functions", list)
+    app = Celery("retention", broker="redis://broker", set_as_current=True)
+    app.conf.broker_transport_options = {"visibility_timeout": 7200}
+    yield app
+    _state._tls.current_app = before
+
+
+def task(app: Celery, **options: Any) -> Any:
+    def body(n: int) -> None: ...
+
+    return app.task(base=IdempotentTask, name="kept", shared=False, key_fields=("n",), **options)(body)
+
+
+@pytest.mark.parametrize(
+    ("options", "seconds"),
+    [
+        ({"max_retries": 4, "retry_backoff": True}, 1 + 2 + 4 + 8),
+        ({"max_retries": 4, "retry_backoff": 10, "retry_backoff_max": 30}, 10 + 20 + 30 + 30),
+        ({"max_retries": 1000, "retry_backoff": True, "retry_backoff_max": 10}, 1 + 2 + 4 + 8 + 996 * 10),
+        ({"max_retries": 3}, 3 * 180),
+        ({"max_retries": 3, "default_retry_delay": 5}, 15),
+        ({"retry_kwargs": {"max_retries": 5, "countdown": 7}}, 35),
+        ({"max_retries": 0}, 0),
+        ({"max_retries": None}, 0),
+    ],
+)
+def test_how_long_retries_take(app: Celery, options: dict[str, Any], seconds: float) -> None:
+    """By Celery's own rules, added to what the broker and waiting for others take."""
+    task(app, **options)
+    longest, text = retention.longest_redelivery(app)
+    assert longest == timedelta(seconds=7200 + 900 + seconds)
+    assert ("the retries of kept" in text) == (seconds > 0)
+
+
+@pytest.mark.parametrize(
+    ("broker", "options", "seconds"),
+    [
+        ("redis://x", {}, 3600),
+        ("sentinel://x", {}, 3600),
+        ("sqs://x", {}, 1800),
+        ("amqp://x", {}, 1800),
+        ("sqs://x", {"visibility_timeout": 60}, 60),
+    ],
+)
+def test_how_long_a_broker_keeps_a_message(app: Celery, broker: str, options: Any, seconds: int) -> None:
+    """What the project says, and otherwise the broker's own default."""
+    app.conf.update(broker_url=broker, broker_transport_options=options)
+    task(app, max_retries=0)
+    assert retention.longest_redelivery(app)[0] == timedelta(seconds=seconds + 900)
+
+
+def test_a_countdown_of_beat_counts(app: Celery) -> None:
+    """It is in the configuration, unlike that of a single call."""
+    task(app, max_retries=0)
+    app.conf.beat_schedule = {"nightly": {"task": "kept", "schedule": 60, "options": {"countdown": 50_000}}}
+    longest, text = retention.longest_redelivery(app)
+    assert longest == timedelta(seconds=7200 + 900 + 50_000)
+    assert "nightly" in text
+
+
+def test_w014_a_retention_shorter_than_the_longest_redelivery(app: Celery, settings: Any) -> None:
+    """The message says what comes so late."""
+    task(app, max_retries=0)
+    assert checks.check_retention(None) == []
+    settings.CELERY_IDEMPOTENT = {"RETENTION": timedelta(hours=2)}
+    (found,) = checks.check_retention(None)
+    assert found.id == "celery_idempotent.W014"
+    assert "visibility_timeout 2:00:00" in found.msg
+    settings.CELERY_IDEMPOTENT = {"RETENTION": timedelta(seconds=7200 + 900)}
+    assert checks.check_retention(None) == []
+
+
+def fill(store: Any, clock: Clock) -> None:
+    """An entry of each status, 90 days old, and one of each that is new."""
+    for age, name in ((90, "old"), (0, "new")):
+        for status in Status:
+            store.insert(make_entry(f"{name}-{status.value}", status=status, deadline=After(9)))
+        clock.forward(age * 86400)
+
+
+def test_a_purge_takes_what_is_finished_and_old(app: Celery, memory_ledger: Any) -> None:
+    """In batches; in flight, released and in doubt stay whatever their age, and so does what is young."""
+    memory_ledger.store._clock = clock = Clock()
+    task(app)
+    fill(memory_ledger.store, clock)
+    assert retention.purge(dry_run=True) == 3
+    assert len(memory_ledger.store._entries) == 14
+    assert retention.purge(batch=1) == 3
+    gone = {f"old-{s.value}" for s in Status} | {f"new-{s.value}" for s in Status}
+    gone -= set(memory_ledger.store._entries)
+    assert gone == {f"old-{status.value}" for status in FINISHED}
+    assert retention.purge() == 0
+
+
+@pytest.mark.parametrize("age", [timedelta(days=-1), timedelta(0), timedelta(hours=2)])
+def test_an_age_at_which_duplicates_may_still_come(app: Celery, memory_ledger: Any, age: timedelta) -> None:
+    """Negative, zero or too short: refused with the reason, and nothing goes."""
+    memory_ledger.store._clock = clock = Clock()
+    task(app)
+    fill(memory_ledger.store, clock)
+    with pytest.raises(InterventionRefused, match="visibility_timeout"):
+        retention.purge(age)
+    assert len(memory_ledger.store._entries) == 14
+
+
+def test_nothing_goes_inside_its_window(app: Celery, memory_ledger: Any) -> None:
+    """The longest window of all tasks counts."""
+    task(app, window=timedelta(days=100))
+    with pytest.raises(InterventionRefused, match="the window of kept"):
+        retention.purge(timedelta(days=99))
+    assert retention.purge(timedelta(days=100)) == 0
+
+
+def test_a_process_without_tasks_purges_nothing(memory_ledger: Any) -> None:
+    """It does not know the windows."""
+    empty = Celery("empty", set_as_current=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retention, "tasks", lambda app=None: iter(()))
+        patch.setattr(retention, "functions", list)
+        with pytest.raises(InterventionRefused, match="Import your Celery app"):
+            retention.purge(app=empty)
+
+
+def test_a_store_that_changes_while_it_is_purged(app: Celery) -> None:
+    """An entry that was old and is claimed again is young."""
+    clock = Clock()
+    store = MemoryStore(clock)
+    entry = store.insert(make_entry(status=Status.SENT)).entry
+    clock.forward(90 * 86400)
+    store.swap(entry, entry.version)
+    assert store.purge(older_than=86400) == 0
+
+
+def test_the_mirror_is_purged_with_the_ledger(app: Celery, redis: Redis, settings: Any, db: None) -> None:
+    """Redis lets entries expire by itself; nobody else would remove the rows."""
+    settings.CELERY_IDEMPOTENT |= {"LEDGER": redis.url}
+    with client.Redis.from_url(redis.url) as connected:
+        connected.flushall()
+    for cache in (wiring._ledger, wiring._mirror):
+        cache.cache_clear()
+    task(app)
+    ledger, mirror = wiring.get_ledger(app), wiring.get_mirror(app)
+    assert mirror is not None
+    for status in Status:
+        entry = ledger.store.insert(make_entry(status.value, status=status)).entry
+        assert mirror.keep(entry)
+        ledger.store.client.delete(ledger.store.place(entry.key))  # type: ignore[attr-defined]
+    old = LogicalEmail.objects.first().updated_at - 91 * DAY  # type: ignore[union-attr]
+    LogicalEmail.objects.update(updated_at=old)
+    assert retention.purge(dry_run=True) == 3
+    assert retention.purge() == 3
+    assert LogicalEmail.objects.count() == len(Status) - 3

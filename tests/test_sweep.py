@@ -1,0 +1,382 @@
+"""The sweep looks after what nobody asks for, and touches nothing that is alive."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+import redis as client
+from celery import Celery
+from django.db import connections
+
+from celery_idempotent import IdempotentEmailTask, Status, Verdict, signals, sweep, wiring
+from celery_idempotent.core.entry import After, Recipient
+from celery_idempotent.core.expiry import expire
+from celery_idempotent.core.ledger import Ledger
+from celery_idempotent.core.outcomes import Acquired, Asker, Duplicate, Policy, Reply
+from celery_idempotent.core.status import DeliveryStatus
+from celery_idempotent.core.store import Store
+from celery_idempotent.models import LogicalEmail
+from celery_idempotent.stores.database import DatabaseStore
+from celery_idempotent.stores.memory import MemoryStore
+from celery_idempotent.stores.redis import RedisStore
+from celery_idempotent.testing import race
+from tests.support.databases import added, wipe
+from tests.support.servers import Redis
+
+app = Celery("swept", broker="memory://", backend="cache+memory://", set_as_current=False)
+VERDICTS: dict[str, Verdict | Exception] = {}
+TARGET = ("0", Recipient("d1" * 32, "a***@example.com"))
+ACCEPTED = {TARGET: Reply(DeliveryStatus.ACCEPTED, 250)}
+POLICY = Policy()
+
+
+def verify(entry: Any) -> Verdict:
+    verdict = VERDICTS[entry.label]
+    if isinstance(verdict, Exception):
+        raise verdict
+    return verdict
+
+
+@app.task(base=IdempotentEmailTask, key_fields=("n",), name="verified-mail", in_doubt=verify)
+def verified_mail(n: str) -> None: ...
+
+
+@app.task(base=IdempotentEmailTask, key_fields=("n",), name="held-mail")
+def held_mail(n: str) -> None: ...
+
+
+def asker(name: str, kind: str = "held-mail", task_id: str = "task-1") -> Asker:
+    return Asker(name, kind, task_id, label=name)
+
+
+def claimed(ledger: Ledger, name: str, kind: str = "held-mail", policy: Policy = POLICY) -> Any:
+    return ledger.claim(asker(name, kind), policy).entry
+
+
+def sending(ledger: Ledger, name: str, kind: str = "held-mail", policy: Policy = POLICY) -> Any:
+    return ledger.begin(claimed(ledger, name, kind, policy), [TARGET], "<m@x>", asker(name, kind), policy)
+
+
+def late(ledger: Ledger, entry: Any) -> None:
+    """Move the deadline of ``entry`` into the past."""
+    assert ledger.store.swap(replace(entry, deadline=After(-1)), entry.version)
+
+
+# -- the race ----------------------------------------------------------------------------------------------
+
+
+class Watched:
+    """Notes each write of a sweep to an entry whose deadline was running."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.touched_alive: list[Any] = []
+        self.writes = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    def swap(self, entry: Any, version: int, *rest: Any) -> Any:
+        before = self.store.get(entry.key)
+        written = self.store.swap(entry, version, *rest)
+        if written is not None:
+            self.writes += 1
+            # Still of that version before, so it is what was replaced.
+            if before is not None and before.entry.version == version:
+                deadline = before.entry.deadline
+                if isinstance(deadline, datetime) and deadline > written.now:
+                    self.touched_alive.append(before.entry)
+        return written
+
+
+def hand_over(ledger: Ledger, number: int, pause: float) -> Any:
+    """The life of one email; with a ``pause``, in seconds, its deadlines pass in its midst."""
+    policy = Policy(lease=pause, send_timeout=pause) if pause else Policy(lease=300, send_timeout=300)
+    who = asker(f"key-{number}")
+    entry = ledger.claim(who, policy).entry
+    time.sleep((number % 3 + number % 5) * pause)
+    entry = ledger.begin(entry, [TARGET], "<m@x>", who, policy)
+    time.sleep((number % 4) * pause)
+    entry = ledger.settle(entry, ACCEPTED, "<m@x>", who, policy)
+    return ledger.complete(entry, number)
+
+
+def race_sweep_and_hand_over(
+    store: Store, numbers: range, pause: float, close: Callable[[], None] = lambda: None
+) -> Watched:
+    """Have two sweeps go round and round while four threads hand over; every hand-over has to succeed."""
+    watched, stop = Watched(store), threading.Event()
+    ledger = Ledger(store)
+
+    def go_round() -> None:
+        while not stop.is_set():
+            sweep.Sweep(Ledger(watched)).expired()  # type: ignore[arg-type]
+        close()
+
+    sweeps = [threading.Thread(target=go_round) for _ in range(2)]
+    for thread in sweeps:
+        thread.start()
+    try:
+        with ThreadPoolExecutor(4) as pool:
+
+            def one(number: int) -> Any:
+                try:
+                    return hand_over(ledger, number, pause if number % 2 else 0)
+                finally:
+                    close()
+
+            done = list(pool.map(one, numbers))
+    finally:
+        stop.set()
+        for thread in sweeps:
+            thread.join(60)
+    for number, entry in zip(numbers, done, strict=True):
+        assert (entry.status, entry.result, entry.attempts) == (Status.SENT, number, 1)
+        assert [d.status for d in entry.deliveries] == [DeliveryStatus.ACCEPTED]
+    assert watched.touched_alive == []
+    return watched
+
+
+@pytest.mark.timeout(600)
+def test_ten_thousand_hand_overs_race_two_sweeps() -> None:
+    """No hand-over is lost or doubled, and no sweep writes to an entry whose deadline is running."""
+    writes = sum(
+        race_sweep_and_hand_over(MemoryStore(), range(start, start + 500), 0.0003).writes
+        for start in range(0, 10_000, 500)
+    )
+    assert writes > 1000, "the sweeps have to have had something to do"
+
+
+def test_the_same_race_on_redis(redis: Redis) -> None:
+    """With the server's clock and scripts."""
+    with client.Redis.from_url(redis.url) as connected:
+        connected.flushall()
+        store = RedisStore(lambda: connected, lambda: timedelta(days=1))
+        assert race_sweep_and_hand_over(store, range(300), 0.02).writes > 0
+
+
+@pytest.fixture
+def postgresql(request: Any, django_db_setup: None, django_db_blocker: Any) -> Iterator[str]:
+    """A database of PostgreSQL with the ledger's tables, empty."""
+    database = request.getfixturevalue("postgres").database
+    with django_db_blocker.unblock(), added("swept", database) as alias:
+        wipe(alias)
+        yield alias
+
+
+def test_the_same_race_on_postgresql(postgresql: str) -> None:
+    """With the server's clock, on a connection for each thread."""
+    store = DatabaseStore(lambda: postgresql)
+    watched = race_sweep_and_hand_over(store, range(300), 0.002, lambda: connections[postgresql].close())
+    assert watched.writes > 0
+
+
+def test_sweeps_and_duplicates_of_the_same_emails() -> None:
+    """P1: with other tasks taking over what a sweep has released, each email is accepted once."""
+    store = MemoryStore()
+    ledger, stop = Ledger(store), threading.Event()
+    policy = Policy(lease=0.0005, send_timeout=300)
+    accepted: list[str] = []
+
+    def go_round() -> None:
+        while not stop.is_set():
+            sweep.Sweep(ledger).expired()
+
+    def call(racer: int) -> None:
+        for number in range(200):
+            who = asker(f"key-{number}", task_id=f"task-{racer}")
+            while True:
+                outcome = ledger.claim(who, policy)
+                if isinstance(outcome, Duplicate):
+                    break
+                if not isinstance(outcome, Acquired):
+                    time.sleep(0.0002)
+                    continue
+                try:
+                    time.sleep((number % 3) * 0.0004)
+                    entry = ledger.begin(outcome.entry, [TARGET], "<m@x>", who, policy)
+                except sweep.ClaimLost:
+                    continue
+                accepted.append(who.key)
+                ledger.complete(ledger.settle(entry, ACCEPTED, "<m@x>", who, policy), None)
+                break
+
+    thread = threading.Thread(target=go_round)
+    thread.start()
+    try:
+        race(call, 4)
+    finally:
+        stop.set()
+        thread.join(60)
+    assert sorted(accepted) == sorted({f"key-{n}" for n in range(200)})
+
+
+# -- what a pass does --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def heard() -> Iterator[list[tuple[str, str]]]:
+    """The signals, by name and key."""
+    seen: list[tuple[str, str]] = []
+    names = ("email_in_doubt", "email_released", "email_sent")
+    listeners = {}
+    for name in names:
+
+        def listen(name: str = name, **said: Any) -> None:
+            seen.append((name, said["entry"].key))
+
+        listeners[name] = listen
+        getattr(signals, name).connect(listen)
+    yield seen
+    for name in names:
+        getattr(signals, name).disconnect(listeners[name])
+
+
+@pytest.fixture(params=["database", "redis"])
+def ledger(request: Any, settings: Any, db: None) -> Ledger:
+    """An empty ledger, with the tables as itself or as its mirror."""
+    if request.param == "redis":
+        server = request.getfixturevalue("redis")
+        settings.CELERY_IDEMPOTENT |= {"LEDGER": server.url}
+        with client.Redis.from_url(server.url) as connected:
+            connected.flushall()
+    else:
+        settings.CELERY_IDEMPOTENT |= {"LEDGER": "database"}
+    for cache in (wiring._ledger, wiring._mirror):
+        cache.cache_clear()
+    return wiring.get_ledger(app)
+
+
+def status_of(ledger: Ledger, key: str) -> Status:
+    stored = ledger.store.get(key)
+    assert stored is not None
+    return stored.entry.status
+
+
+def test_passed_deadlines(ledger: Ledger, heard: list[tuple[str, str]], caplog: Any) -> None:
+    """A lease is released, a hand-over is in doubt, and both are told; what is running stays as it is."""
+    claimed(ledger, "running")
+    sending(ledger, "busy")
+    late(ledger, claimed(ledger, "lease"))
+    late(ledger, sending(ledger, "deadline"))
+    done = sweep.sweep(app=app)
+    assert (done.released, done.in_doubt, done.stuck) == (1, 1, [])
+    keys = ("running", "busy", "lease", "deadline")
+    assert [status_of(ledger, key) for key in keys] == [
+        Status.CLAIMED,
+        Status.SENDING,
+        Status.RELEASED,
+        Status.IN_DOUBT,
+    ]
+    assert sorted(heard) == [("email_in_doubt", "deadline"), ("email_released", "lease")]
+    assert "in doubt (deadline)" in caplog.text
+    stored = ledger.store.get("deadline")
+    assert stored is not None
+    assert stored.entry.deliveries[0].status is DeliveryStatus.IN_DOUBT
+    assert LogicalEmail.objects.get(key="deadline").status == "in_doubt", "the tables know as well"
+    again = sweep.sweep(app=app)
+    assert (again.released, again.in_doubt) == (0, 0)
+
+
+def test_a_pass_is_bounded(ledger: Ledger) -> None:
+    """It takes as many as it was told to, the oldest first."""
+    for number in range(5):
+        late(ledger, claimed(ledger, f"key-{number}"))
+    assert [sweep.sweep(limit=2, app=app).released for _ in range(4)] == [2, 2, 1, 0]
+
+
+def test_verifiers_settle_doubts(ledger: Ledger, heard: list[tuple[str, str]]) -> None:
+    """By the verifier of the task; audited as the sweep's; one that raises does not know."""
+    VERDICTS.update(yes=Verdict.SENT, no=Verdict.NOT_SENT, hm=Verdict.UNKNOWN, bug=ValueError("bug"))
+    for name in VERDICTS:
+        late(ledger, sending(ledger, name, "verified-mail"))
+    late(ledger, sending(ledger, "hold"))
+    late(ledger, sending(ledger, "removed", "a task that is no more"))
+    done = sweep.sweep(app=app)
+    assert (done.in_doubt, done.sent, done.not_sent, done.unknown) == (6, 1, 1, 2)
+    found = {key: status_of(ledger, key) for key in (*VERDICTS, "hold", "removed")}
+    assert found == {
+        "yes": Status.SENT,
+        "no": Status.RELEASED,
+        "hm": Status.IN_DOUBT,
+        "bug": Status.IN_DOUBT,
+        "hold": Status.IN_DOUBT,
+        "removed": Status.IN_DOUBT,
+    }
+    assert ("email_sent", "yes") in heard
+    stored = ledger.store.get("yes")
+    assert stored is not None
+    (one,) = stored.entry.audit
+    assert (one.actor, "verified-mail" in one.reason) == ("sweep", True)
+    VERDICTS["hm"] = Verdict.SENT
+    assert sweep.sweep(app=app).sent == 1, "found again in the tables"
+    assert LogicalEmail.objects.get(key="hm").status == "sent"
+
+
+def test_no_doubt_is_always_left_out(ledger: Ledger) -> None:
+    """With more doubts than a pass looks at, those that cannot be settled do not stand in the way of others."""
+    VERDICTS.update({f"d{n}": Verdict.UNKNOWN for n in range(6)}, last=Verdict.SENT)
+    for name in (*(f"d{n}" for n in range(6)), "last"):
+        late(ledger, sending(ledger, name, "verified-mail"))
+    for _ in range(200):
+        if status_of(ledger, "last") is Status.SENT:
+            break
+        sweep.sweep(limit=2, app=app)
+    assert status_of(ledger, "last") is Status.SENT
+
+
+def test_what_is_stuck_is_reported(ledger: Ledger, caplog: Any) -> None:
+    """Released without a retry to come, in doubt: once they are old; a scheduled retry is not stuck."""
+    for name in ("old", "young"):
+        late(ledger, sending(ledger, name))
+    entry = claimed(ledger, "waits")
+    ledger.release(entry, POLICY, retry_in=9000)
+    ledger.release(claimed(ledger, "lost"), POLICY)
+    mirror = wiring.get_mirror(app)
+    for name in ("waits", "lost"):
+        stored = ledger.store.get(name)
+        if mirror is not None and stored is not None:
+            mirror.keep(stored.entry)
+    sweep.sweep(app=app)
+    ago = LogicalEmail.objects.get(key="old").updated_at - timedelta(hours=2)
+    LogicalEmail.objects.exclude(key="young").update(updated_at=ago)
+    caplog.clear()
+    found = {one.key: one.status for one in sweep.sweep(app=app).stuck}
+    assert found == {"old": "in_doubt", "lost": "released"}
+    assert caplog.text.count("stuck") == 2
+
+
+def test_the_mirror_catches_up(ledger: Ledger) -> None:
+    """What could not be written when it happened is written now."""
+    mirror = wiring.get_mirror(app)
+    for number in range(45):
+        claimed(ledger, f"key-{number}")
+        if mirror is not None:
+            mirror.store.owe_mirror(f"key-{number}")
+    done = sweep.sweep(app=app)
+    assert done.mirrored == (45 if mirror is not None else 0)
+    assert LogicalEmail.objects.count() == 45
+
+
+def test_a_ledger_without_tables_is_swept_too(memory_ledger: Any) -> None:
+    """Deadlines, and the verifiers for the doubts just found; what is stuck cannot be listed there."""
+    VERDICTS["yes"] = Verdict.SENT
+    late(memory_ledger, sending(memory_ledger, "yes", "verified-mail"))
+    done = sweep.sweep(app=app)
+    assert (done.in_doubt, done.sent, done.stuck) == (1, 1, [])
+
+
+def test_two_sweeps_find_the_same(memory_ledger: Any) -> None:
+    """One of them acts."""
+    for round_ in range(50):
+        key = f"key-{round_}"
+        late(memory_ledger, sending(memory_ledger, key))
+        changed = race(lambda n, key=key: expire(memory_ledger.store, key), 4)
+        assert sum(entry is not None for entry in changed) == 1
