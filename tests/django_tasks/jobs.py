@@ -14,12 +14,17 @@ bodies: list[tuple[Any, ...]] = []
 """What ran."""
 inside: dict[str, Callable[[], Any]] = {}
 """What a body is to do besides, by order."""
-TASKS = ("confirm", "other", "with_context", "strict", "later") + (
+TASKS = [
+    "confirm",
+    "other",
+    "with_context",
+    "strict",
+    "later",
     "unspeakable",
     "charge",
     "retried",
     "not_ours",
-)
+]
 CONTEXT = {"with_context", "strict"}
 """Tasks that take Django's context."""
 
