@@ -17,6 +17,7 @@ from asgiref.sync import sync_to_async  # noqa: E402
 from celery import Celery  # noqa: E402
 from django.core.mail import EmailMessage  # noqa: E402
 from django.db import close_old_connections, transaction  # noqa: E402
+from rq.exceptions import NoSuchJobError  # noqa: E402
 
 from celery_idempotent import IdempotentEmailTask  # noqa: E402
 from celery_idempotent.contrib.django_tasks import idempotent, idempotent_email  # noqa: E402
@@ -116,7 +117,10 @@ def outcome(result: Any, patience: float = 60) -> list[Any]:
             raise AssertionError(f"not within {patience} s: {result}")
         time.sleep(0.05)
         close_old_connections()
-        result.refresh()
+        try:
+            result.refresh()
+        except NoSuchJobError:
+            continue  # django-tasks-rq looks for a scheduled job's time, and RQ has just begun it
     if result.status == "SUCCESSFUL":
         return [result.status, result.return_value]
     error = result.errors[-1]

@@ -1,0 +1,66 @@
+"""What only the database backend's worker does: forced shutdown, and work beside a Celery worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.django_tasks.site import DB, Site, opened
+from tests.support.worker import Worker, wait_for
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: Any) -> Iterator[Site]:
+    """A project without workers."""
+    with opened(tmp_path_factory.mktemp("site")) as site:
+        yield site
+
+
+@pytest.fixture
+def site(place: Site) -> Site:
+    """The project, its mail server and notes emptied."""
+    place.clear()
+    return place
+
+
+@pytest.mark.parametrize(("step", "ends"), [("data", "sent"), ("dot", "in_doubt")])
+def test_a_worker_that_is_told_twice_to_end(site: Site, step: str, ends: str) -> None:
+    """The second SIGTERM raises `SystemExit` in the body: the task fails, the entry tells how far it got."""
+    before = site.mail.count(step)
+    site.mail.hold(step)
+    workers = site.work(DB, "Starting worker")
+    site.ask(f"ended = confirm.enqueue({step!r})")
+    site.mail.reached(step, before + 1)
+    process = int(site.bodies()[-1].split()[-1])
+    log = site.directory / "db_worker.log"
+    for said in ("shutting down gracefully", "terminating current task"):
+        count = log.read_text().count(said)
+        os.kill(process, signal.SIGTERM)
+        wait_for(lambda said=said, count=count: log.read_text().count(said) > count, 30, site.logs)
+    assert site.ask("answer(outcome(ended)[:2])") == ["FAILED", "SystemExit"]
+    site.mail.release(step)
+    answer = site.ask(f"answer([outcome(confirm.enqueue({step!r}))[0], entry(confirm, {step!r}).status])")
+    assert answer == ["SUCCESSFUL" if ends == "sent" else "FAILED", ends]
+    assert site.copies() == 1  # the server took the one whose reply nobody waited for
+    site.end(workers)
+
+
+def test_celery_and_db_workers_at_the_same_keys(site: Site) -> None:
+    """One ledger: 200 keys asked for on both sides at once, one copy each, and one value for both."""
+    arguments = ("-c", "2", "-n", "both")
+    workers = site.work(DB, "Starting worker", 2)
+    with Worker("tests.django_tasks.project", site.environment, site.directory / "celery.log", *arguments):
+        values = site.ask("""
+both = [(celery_confirm.delay(n), confirm.enqueue(n)) for n in range(1000, 1200)]
+values = [[celery.get(timeout=100), *outcome(django, 100)] for celery, django in both]
+answer(values)
+""")
+    site.end(workers)
+    assert [value[1] for value in values] == ["SUCCESSFUL"] * 200
+    assert all(value[0] == value[2] for value in values)
+    assert site.copies() == 200
+    assert {line.split()[0] for line in site.bodies()} == {"celery", "confirm"}
