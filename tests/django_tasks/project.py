@@ -123,6 +123,7 @@ def outcome(result: Any, patience: float = 60) -> list[Any]:
             continue  # django-tasks-rq looks for a scheduled job's time, and RQ has just begun it
     if result.status == "SUCCESSFUL":
         return [result.status, result.return_value]
+    result.refresh()  # on RQ, what was read of a job that ended meanwhile may lack its error's class
     error = result.errors[-1]
     return [result.status, error.exception_class_path.rpartition(".")[2], error.traceback.strip()]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -50,7 +51,8 @@ def test_a_worker_that_is_told_twice_to_end(site: Site, step: str, ends: str) ->
 
 
 def test_celery_and_db_workers_at_the_same_keys(site: Site) -> None:
-    """One ledger: 200 keys asked for on both sides at once, one copy each, and one value for both."""
+    """One ledger: 200 keys, held by a barrier until both sides claim; one copy each, one value for both."""
+    (site.directory / "barrier").mkdir()
     arguments = ("-c", "2", "-n", "both")
     workers = site.work(DB, "Starting worker", 2)
     with Worker("tests.django_tasks.project", site.environment, site.directory / "celery.log", *arguments):
@@ -60,6 +62,7 @@ values = [[celery.get(timeout=100), *outcome(django, 100)] for celery, django in
 answer(values)
 """)
     site.end(workers)
+    shutil.rmtree(site.directory / "barrier")
     assert [value[1] for value in values] == ["SUCCESSFUL"] * 200
     assert all(value[0] == value[2] for value in values)
     assert site.copies() == 200
