@@ -26,11 +26,11 @@ from operator import attrgetter
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db import close_old_connections
+from django.db import close_old_connections, connections
 from django.utils import timezone
 
 from ..conduct import ComeBack
-from ..core.errors import InProgress, KeyFieldError
+from ..core.errors import InProgress, KeyFieldError, UnsafeTransaction
 from ..functions import Declared, DirectCall, declare, made
 from ..identity import Identity
 
@@ -55,6 +55,13 @@ def idempotent(**options: Any) -> Callable[..., Any]:
 
 class TaskFunction(Declared):
     """A function below ``@task``."""
+
+    def __init__(self, function: Any, sends_mail: bool, options: dict[str, Any]) -> None:
+        if not hasattr(function, "__qualname__"):
+            raise ImproperlyConfigured(
+                f"{function!r} is not a function: write @task above the ledger's decorator"
+            )
+        super().__init__(function, sends_mail, options)
 
     @property
     def filled_in(self) -> int:  # type: ignore[override]
@@ -132,11 +139,13 @@ def _hand_on(call: TaskCall, back: ComeBack) -> None:
         raise back.cause
     later = task.using(run_after=timezone.now() + timedelta(seconds=back.wait))
     try:
+        if any(connection.in_atomic_block for connection in connections.all(initialized_only=True)):
+            raise UnsafeTransaction("a transaction is open around it, which would take the new task with it")
         again = later.enqueue(*call.result.args, **call.result.kwargs)
-    except Exception:
-        logger.exception("%s: task %s cannot be enqueued anew, so it waits", call.task.name, call.result.id)
+    except Exception as error:
+        logger.warning("%s[%s] waits: it cannot be enqueued anew: %s", call.task.name, call.result.id, error)
         return
-    logger.warning("%s: task %s goes on as %s: %s", call.task.name, call.result.id, again.id, back.cause)
+    logger.warning("%s[%s] goes on as %s: %s", call.task.name, call.result.id, again.id, back.cause)
     raise InProgress(f"{back.cause}; this goes on as task {again.id}", back.wait) from back.cause
 
 

@@ -99,6 +99,15 @@ def in_transaction(order: Any, fail: bool = True) -> str:
 
 
 @task
+@transaction.atomic
+@idempotent_email(**COMMON)
+def all_in_one(order: Any) -> str:
+    """Claims and waits inside a transaction of its own."""
+    send(order)
+    return "sent"
+
+
+@task
 @idempotent(**COMMON)
 def opaque(order: Any) -> str:
     """A body that the ledger cannot see into."""

@@ -10,11 +10,11 @@ _FRAMEWORK = "django.tasks" if find_spec("django.tasks") else "django_tasks"
 INSTALLED_APPS = [*INSTALLED_APPS, "django_tasks", "django_tasks_db", "django_rq"]
 TASKS = {
     "default": {"BACKEND": "django_tasks_db.DatabaseBackend", "QUEUES": ["default", "mails"]},
-    "rq": {"BACKEND": "django_tasks_rq.RQBackend", "QUEUES": ["default", "mails"]},
+    "rq": {"BACKEND": "django_tasks_rq.RQBackend", "QUEUES": ["default", "mails", "at-once"]},
     "immediate": {"BACKEND": f"{_FRAMEWORK}.backends.immediate.ImmediateBackend"},
 }
 _PLACE = {"URL": os.environ.get("TEST_BROKER", "redis://127.0.0.1:1/0")}
-RQ_QUEUES = {"default": _PLACE, "mails": _PLACE}
+RQ_QUEUES = {"default": _PLACE, "mails": _PLACE, "at-once": {**_PLACE, "ASYNC": False}}
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

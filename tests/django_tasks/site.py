@@ -1,4 +1,4 @@
-"""A project on PostgreSQL and Redis with real workers, as tests deal with it."""
+"""A project on PostgreSQL (or SQLite) and Redis with real workers, as tests deal with it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 
 from tests.support.mailserver import ScriptedSMTP
 from tests.support.servers import Postgres, Redis
+from tests.support.shop import sqlite
 from tests.support.worker import environment, wait_for
 
 CLIENT = """
@@ -37,11 +38,12 @@ RQ = ["rqworker", "default", "mails", "--with-scheduler", "--job-class", "django
 class Site:
     """Its servers and processes; ``ask`` runs code in a process of the project, as users do."""
 
-    def __init__(self, directory: Path, mail: ScriptedSMTP, database: Postgres, broker: Redis) -> None:
-        self.directory, self.mail, self.database, self.broker = directory, mail, database, broker
+    def __init__(self, directory: Path, mail: ScriptedSMTP, broker: Redis, database: Postgres | None) -> None:
+        self.directory, self.mail, self.broker, self.database = directory, mail, broker, database
+        rows = database.database if database else sqlite(directory)
         self.environment = {
             **os.environ,
-            **environment(directory, broker.url, database.database, mail.port),
+            **environment(directory, broker.url, rows, mail.port),
             "DJANGO_SETTINGS_MODULE": "tests.django_tasks.settings",
             "TEST_IDEMPOTENT": '{"LEDGER": "database"}',
             "PYTHONUNBUFFERED": "1",
@@ -125,11 +127,12 @@ class Site:
 
 
 @contextmanager
-def opened(directory: Path) -> Iterator[Site]:
+def opened(directory: Path, on_sqlite: bool = False) -> Iterator[Site]:
     """A migrated project on servers of its own, without workers."""
     with ExitStack() as stack:
-        mail, database, broker = (stack.enter_context(kind()) for kind in (ScriptedSMTP, Postgres, Redis))
-        site = Site(directory, mail, database, broker)
+        mail, broker = (stack.enter_context(kind()) for kind in (ScriptedSMTP, Redis))
+        database = None if on_sqlite else stack.enter_context(Postgres())
+        site = Site(directory, mail, broker, database)
         stack.callback(lambda: site.end(list(site.processes)))
         site.ask("from django.core.management import call_command; call_command('migrate', verbosity=0)")
         yield site

@@ -322,6 +322,12 @@ def test_options_that_cannot_be_used(options: dict[str, Any], text: str) -> None
     assert len(known) == before
 
 
+def test_decorators_in_the_wrong_order(jobs: Any) -> None:
+    """``@task`` makes an object of the function; the error says which one has to be above."""
+    with pytest.raises(ImproperlyConfigured, match="is not a function: write @task above"):
+        idempotent_email(key_fields=("order",))(jobs.confirm)
+
+
 # -- the other backends ------------------------------------------------------------------------------------
 
 

@@ -217,7 +217,7 @@ def test_a_ledger_that_is_down_sends_nothing_and_loses_nothing(desk: Desk) -> No
     site.mail.reached("data", before + 1)
     site.database.stop()
     site.mail.release("data")
-    says = {"default": f"task {task} cannot be enqueued anew, so it waits", "rq": f"[{task}] comes back"}
+    says = {"default": f"[{task}] waits: it cannot be enqueued anew", "rq": f"[{task}] comes back"}
     site.said(says[desk.alias])
     assert site.copies() == 0
     site.database.start()

@@ -1,4 +1,4 @@
-"""What only the database backend's worker does: forced shutdown, and work beside a Celery worker."""
+"""What happens in one kind of place only: forced shutdown, SQLite, jobs at once, a Celery worker beside it."""
 
 from __future__ import annotations
 
@@ -48,6 +48,51 @@ def test_a_worker_that_is_told_twice_to_end(site: Site, step: str, ends: str) ->
     assert answer == ["SUCCESSFUL" if ends == "sent" else "FAILED", ends]
     assert site.copies() == 1  # the server took the one whose reply nobody waited for
     site.end(workers)
+
+
+def test_a_task_inside_a_transaction_waits_for_as_long_as_it_takes(site: Site) -> None:
+    """One that were enqueued anew would vanish with the rollback."""
+    workers = site.work(DB, "Starting worker")
+    task = site.ask("""
+held = seed(all_in_one, 1, lease=60)
+claimed = held.claimed()
+waiting = all_in_one.enqueue(1)
+answer(waiting.id)
+""")
+    site.said(f"[{task}] waits: it cannot be enqueued anew: a transaction is open")
+    answer = site.ask(
+        "held.ledger.fail(claimed, 'gave up'); answer([*outcome(waiting), all_in_one.module_path])"
+    )
+    assert answer[:2] == ["SUCCESSFUL", "sent"]
+    assert site.copies() == 1
+    site.end(workers)
+
+
+def test_tasks_and_ledger_in_one_sqlite_file(tmp_path: Any) -> None:
+    """Two workers at 20 keys asked for three times each; a send inside `atomic` is refused, as with Celery."""
+    with opened(tmp_path, on_sqlite=True) as site:
+        site.work(DB, "Starting worker", 2)
+        values, refused = site.ask("""
+results = [confirm.enqueue(n) for _ in range(3) for n in range(20)]
+answer([[outcome(result) for result in results], outcome(in_transaction.enqueue(1, fail=False))])
+""")
+        assert [value[0] for value in values] == ["SUCCESSFUL"] * 60
+        assert values[:20] == values[20:40] == values[40:]
+        assert refused[:2] == ["FAILED", "UnsafeTransaction"]
+        assert site.copies() == 20
+
+
+def test_an_rq_queue_that_runs_jobs_at_once(site: Site) -> None:
+    """With django-rq's ``ASYNC: False`` a job is part of whoever enqueues it, and is deduplicated as others."""
+    results = site.ask("""
+on = confirm.using(backend="rq", queue_name="at-once")
+results = [outcome(on.enqueue("at-once")) for _ in range(2)]
+held = seed(confirm, "held").claimed()
+answer([*results, outcome(on.enqueue("held"))])
+""")
+    assert results[0] == results[1]
+    assert [result[:2] for result in results[1:]] == [["SUCCESSFUL", results[0][1]], ["FAILED", "InProgress"]]
+    assert site.copies() == 1
 
 
 def test_celery_and_db_workers_at_the_same_keys(site: Site) -> None:
