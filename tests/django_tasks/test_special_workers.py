@@ -92,6 +92,7 @@ answer([*results, outcome(on.enqueue("held"))])
 """)
     assert results[0] == results[1]
     assert [result[:2] for result in results[1:]] == [["SUCCESSFUL", results[0][1]], ["FAILED", "InProgress"]]
+    assert "goes on as" not in results[2][2]
     assert site.copies() == 1
 
 

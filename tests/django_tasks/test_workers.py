@@ -225,3 +225,23 @@ def test_a_ledger_that_is_down_sends_nothing_and_loses_nothing(desk: Desk) -> No
     assert (status, value["order"]) == ("SUCCESSFUL", desk.order)
     assert desk.ask("answer(entry(confirm, order).owner == patient.id)")
     assert site.copies() == 1
+
+
+def test_addresses_stay_out_of_what_the_ledger_writes(desk: Desk) -> None:
+    """P7: rows and log lines know the mask alone. RQ logs a job's arguments by itself, db_worker does not."""
+    rows = desk.ask("""
+from celery_idempotent.models import Delivery, LogicalEmail, SendAttempt
+from django.core import serializers
+outcome(confirm.using(backend=alias).enqueue(order, to="secret.person@example.com"))
+answer([serializers.serialize("json", model.objects.all()) for model in (LogicalEmail, Delivery, SendAttempt)])
+""")
+    assert "s***@example.com" in str(rows)
+    assert "secret.person@" not in str(rows)
+    lines = (
+        (desk.site.directory / f"{'db_' if desk.alias == 'default' else 'rq'}worker.log")
+        .read_text()
+        .splitlines()
+    )
+    ours = [line for line in lines if f"sent (order={desk.order})" in line or desk.alias == "default"]
+    assert ours
+    assert "secret.person@" not in "".join(ours)
