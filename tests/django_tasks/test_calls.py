@@ -202,6 +202,33 @@ def test_a_claim_held_by_somebody_else(jobs: Any, server: ScriptedSMTP) -> None:
     assert server.accepted == []
 
 
+class Clock:
+    """Time that passes where somebody sleeps."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        """Return the time."""
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        """Let it pass."""
+        self.now += seconds
+
+
+@pytest.mark.django_db
+def test_a_backend_that_cannot_defer(jobs: Any, server: ScriptedSMTP, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a lease and a hand-over of waiting the task fails with `InProgress`; nothing is enqueued."""
+    clock = Clock()
+    monkeypatch.setattr(django_tasks, "time", clock)
+    monkeypatch.setattr(django_tasks.TaskCall, "local", property(lambda _: False, lambda *_: None))
+    seed(jobs.confirm, 1).claimed()
+    result = jobs.confirm.enqueue(1)
+    assert failure(result) == "InProgress"
+    assert "goes on as" not in result.errors[-1].traceback
+    assert 30 < clock.now <= 30 + 60
+
+
 def test_the_ledger_does_not_answer(
     jobs: Any, server: ScriptedSMTP, memory_ledger: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,6 +353,13 @@ def test_decorators_in_the_wrong_order(jobs: Any) -> None:
     """``@task`` makes an object of the function; the error says which one has to be above."""
     with pytest.raises(ImproperlyConfigured, match="is not a function: write @task above"):
         idempotent_email(key_fields=("order",))(jobs.confirm)
+
+
+def test_neither_framework_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing the module says what to install."""
+    monkeypatch.setattr(django_tasks, "find_spec", lambda name: None)
+    with pytest.raises(ImproperlyConfigured, match="needs Django 6, or django-tasks"):
+        django_tasks._connect()
 
 
 # -- the other backends ------------------------------------------------------------------------------------
