@@ -6,10 +6,9 @@ Stands below ``@task``::
     @idempotent_email(key_fields=("order_id",))
     def order_confirmation(order_id): ...
 
-The framework tells a function nothing about the job that it runs in, so this listens to ``task_started`` and
-``task_finished``. It has no retries either: a call that has to come back waits in its worker, for as long as a
-lease or a hand-over may take, and is then enqueued anew where the backend can defer. On the backend that runs
-in RQ, a job comes back as RQ's jobs do.
+The framework tells a function nothing about the job that it runs in, so this listens to its signals. It has no
+retries either: a call that has to come back waits in its worker, for as long as a lease and a hand-over may
+take, and is then enqueued anew. On the backend that runs in RQ, a job comes back as RQ's jobs do.
 """
 
 from __future__ import annotations
@@ -23,22 +22,22 @@ from dataclasses import replace
 from datetime import timedelta
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, NoReturn
+from operator import attrgetter
+from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db import close_old_connections
+from django.db import close_old_connections, connections
 from django.utils import timezone
 
 from ..conduct import ComeBack
-from ..core.errors import InProgress
+from ..core.errors import InProgress, KeyFieldError, UnsafeTransaction
 from ..functions import Declared, DirectCall, declare, made
 from ..identity import Identity
-from ..run import current_run
 
 logger = logging.getLogger("celery_idempotent")
 
-_started: ContextVar[tuple[Any, ...]] = ContextVar("celery_idempotent_tasks", default=())
-"""Results of the tasks under way here, innermost last: the immediate backend runs one inside another."""
+_started: ContextVar[Any] = ContextVar("celery_idempotent_started", default=None)
+"""The result of a task that has been started here and whose function has not been called yet."""
 
 
 def idempotent_email(**options: Any) -> Callable[..., Any]:
@@ -57,11 +56,21 @@ def idempotent(**options: Any) -> Callable[..., Any]:
 class TaskFunction(Declared):
     """A function below ``@task``."""
 
+    def __init__(self, function: Any, sends_mail: bool, options: dict[str, Any]) -> None:
+        if not hasattr(function, "__qualname__"):
+            raise ImproperlyConfigured(
+                f"{function!r} is not a function: write @task above the ledger's decorator"
+            )
+        super().__init__(function, sends_mail, options)
+
     @property
     def filled_in(self) -> int:  # type: ignore[override]
         """1 if the task takes Django's context as its first argument."""
-        module = sys.modules.get(self.run.__module__)
-        return int(getattr(getattr(module, self.run.__qualname__, None), "takes_context", False))
+        try:
+            task = attrgetter(self.run.__qualname__)(sys.modules[self.run.__module__])
+        except (AttributeError, KeyError):
+            return 0
+        return int(getattr(task, "takes_context", False))
 
     def identify(self, args: Any, kwargs: Any) -> Identity:
         """Return what a call is to the ledger; ``args`` with the context, if the task takes one."""
@@ -76,31 +85,44 @@ class TaskCall(DirectCall):
     """One run of a Django task: there is a worker to wait in, unless the backend is the immediate one."""
 
     def __init__(self, task: Declared, result: Any, args: Any, kwargs: Any) -> None:
-        immediate = type(result.task.get_backend()).__name__ == "ImmediateBackend"
+        immediate = any(kind.__name__ == "ImmediateBackend" for kind in type(result.task.get_backend()).__mro__)
         super().__init__(task, args, kwargs, result.id, eager=immediate)
         self.local = immediate
         self.result = result
-        self.again = (args[task.filled_in :], kwargs)
         self.asker = replace(self.asker, worker=str((result.worker_ids or [""])[-1]))
+
+    def backoff(self) -> float:
+        """Return less than where a job can come back: waiting keeps a worker from its other tasks."""
+        return super().backoff() / 8
 
 
 def _perform(declared: Declared, args: Any, kwargs: Any, body: Callable[[], Any]) -> Any:
-    result = _current(declared)
-    if result is None:
+    result = _started.get()
+    if result is None or _declared(result) is not declared:
         return made(DirectCall(declared, args, kwargs), body)
+    _started.set(None)  # what the body calls is not this task's own call
+    try:
+        return _perform_task(declared, result, args, kwargs, body)
+    except Exception:
+        _started.set(result)  # a decorator between @task and this one may call again
+        raise
+
+
+def _perform_task(declared: Declared, result: Any, args: Any, kwargs: Any, body: Callable[[], Any]) -> Any:
     job = _rq_job(result)
     if job is not None:
-        from .rq import JobCall, perform_job
-
-        return perform_job(JobCall(declared, job, args, kwargs), body)
+        return _in_rq(declared, job, args, kwargs, body)
     call = TaskCall(declared, result, args, kwargs)
     return made(call, body) if call.local else _in_worker(call, body)
+
+
+# -- in a worker that does not call again --------------------------------------------------------------------
 
 
 def _in_worker(call: TaskCall, body: Callable[[], Any]) -> Any:
     end = time.monotonic() + call.task.lease + call.task.send_timeout
     while True:
-        close_old_connections()
+        close_old_connections()  # as Django does around a request; one may have died with its server
         try:
             return made(call, body)
         except ComeBack as back:
@@ -110,43 +132,81 @@ def _in_worker(call: TaskCall, body: Callable[[], Any]) -> Any:
             call.waits += 1
 
 
-def _hand_on(call: TaskCall, back: ComeBack) -> NoReturn:
-    """Enqueue the task anew for later, and fail this one, saying so."""
+def _hand_on(call: TaskCall, back: ComeBack) -> None:
+    """Enqueue the task anew for later, and fail this one, saying so. Returns if the queue does not take it."""
     task = call.result.task
     if not task.get_backend().supports_defer:
         raise back.cause
-    args, kwargs = call.again
-    again = task.using(run_after=timezone.now() + timedelta(seconds=back.wait)).enqueue(*args, **kwargs)
-    logger.warning("%s: task %s goes on as %s: %s", call.task.name, call.result.id, again.id, back.cause)
+    later = task.using(run_after=timezone.now() + timedelta(seconds=back.wait))
+    try:
+        if any(connection.in_atomic_block for connection in connections.all(initialized_only=True)):
+            raise UnsafeTransaction("a transaction is open around it, which would take the new task with it")
+        again = later.enqueue(*call.result.args, **call.result.kwargs)
+    except Exception as error:
+        logger.warning("%s[%s] waits: it cannot be enqueued anew: %s", call.task.name, call.result.id, error)
+        return
+    logger.warning("%s[%s] goes on as %s: %s", call.task.name, call.result.id, again.id, back.cause)
     raise InProgress(f"{back.cause}; this goes on as task {again.id}", back.wait) from back.cause
 
 
-def _current(declared: Declared) -> Any:
-    """Return the result of the task that is calling this function, or None if it is another caller."""
-    running = _started.get()
-    if not running:
-        return None
-    found = getattr(running[-1].task.func, "declared", None)
-    around = current_run()
-    in_body = around is not None and around.asker.task_id == running[-1].id
-    return running[-1] if found is not None and found.name == declared.name and not in_body else None
+# -- in RQ ---------------------------------------------------------------------------------------------------
 
 
 def _rq_job(result: Any) -> Any:
+    """Return the RQ job that runs the task, or None on another backend."""
     rq = sys.modules.get("rq")
     job = rq.get_current_job() if rq else None
     return job if job is not None and job.id == result.id else None
 
 
-# -- what the framework tells ------------------------------------------------------------------------------
+def _in_rq(declared: Declared, job: Any, args: Any, kwargs: Any, body: Callable[[], Any]) -> Any:
+    from .rq import JobCall, perform_job
+
+    close_old_connections()
+    call = JobCall(declared, job, args, kwargs)
+    if call.waits:
+        _forget_waits(job)
+    return perform_job(call, body)
+
+
+def _forget_waits(job: Any) -> None:
+    """Delete the results that only said to come back: django-tasks-rq takes a job's oldest for the task's."""
+    from rq.results import Result
+
+    waits = [result.id for result in job.results() if result.type is Result.Type.RETRIED]
+    if waits:
+        job.connection.xdel(Result.get_key(job.id), *waits)  # type: ignore[no-untyped-call]
+
+
+# -- what the framework tells --------------------------------------------------------------------------------
+
+
+def _declared(result: Any) -> TaskFunction | None:
+    found = getattr(result.task.func, "declared", None)
+    return found if isinstance(found, TaskFunction) else None
+
+
+def _on_enqueued(task_result: Any, **_: Any) -> None:
+    """Refuse a call without its key fields to whoever makes it. Its task is enqueued already and will fail."""
+    declared = _declared(task_result)
+    if declared is None:
+        return
+    try:
+        declared.key_for(*task_result.args, **task_result.kwargs)
+    except KeyFieldError:
+        raise
+    except Exception:
+        logger.warning("%s: no key could be computed yet; the worker will", declared.name, exc_info=True)
 
 
 def _on_started(task_result: Any, **_: Any) -> None:
-    _started.set((*_started.get(), task_result))
+    _started.set(task_result)
 
 
 def _on_finished(task_result: Any, **_: Any) -> None:
-    _started.set(tuple(result for result in _started.get() if result.id != task_result.id))
+    started = _started.get()
+    if started is not None and started.id == task_result.id:
+        _started.set(None)
 
 
 def _connect() -> None:
@@ -155,6 +215,7 @@ def _connect() -> None:
         raise ImproperlyConfigured("celery_idempotent.contrib.django_tasks needs Django 6, or django-tasks")
     for name in frameworks:
         signals = import_module(f"{name}.signals")
+        signals.task_enqueued.connect(_on_enqueued)
         signals.task_started.connect(_on_started)
         signals.task_finished.connect(_on_finished)
 

@@ -6,7 +6,10 @@ from smtplib import SMTPException
 
 
 class IdempotencyError(Exception):
-    """Root of the errors that this package raises at run time."""
+    """Root of the errors that this package raises at run time. Reads as its message, whatever it carries."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
 
 
 class KeyFieldError(IdempotencyError, ValueError):

@@ -233,7 +233,8 @@ def test_fixed_windows_take_the_events_own_time() -> None:
     ],
 )
 def test_errors_cross_the_result_backend(error: Exception) -> None:
-    """They pickle, and Celery's JSON form brings them back as themselves."""
+    """They pickle, Celery's JSON form brings them back as themselves, and they read as their message."""
+    assert str(error) == "x"
     back = pickle.loads(pickle.dumps(error))
     assert (type(back), back.args) == (type(error), error.args)
     again = app.backend.exception_to_python(app.backend.prepare_exception(error, "json"))

@@ -1,0 +1,56 @@
+"""Tasks of one process, on each framework that is there; and projects whose tasks run in real workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+
+from tests.django_tasks import jobs as functions
+from tests.support.mailserver import ScriptedSMTP
+
+FRAMEWORKS = [name for name in ("django.tasks", "django_tasks") if find_spec(name)]
+
+
+@pytest.fixture(params=FRAMEWORKS)
+def framework(request: Any, settings: Any) -> str:
+    """The framework's module name; its immediate backend is the default one."""
+    name = str(request.param)
+    settings.TASKS = {
+        "default": {"BACKEND": f"{name}.backends.immediate.ImmediateBackend", "QUEUES": ["default", "mails"]},
+        "dummy": {"BACKEND": f"{name}.backends.dummy.DummyBackend"},
+    }
+    return name
+
+
+@pytest.fixture
+def jobs(framework: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module `jobs` with each function made a task."""
+    task = import_module(framework).task
+    for name in [
+        "confirm",
+        "other",
+        "with_context",
+        "strict",
+        "later",
+        "unspeakable",
+        "charge",
+        "retried",
+        "not_ours",
+    ]:
+        made = task(takes_context=name in functions.CONTEXT)(getattr(functions, name))
+        monkeypatch.setattr(functions, name, made)
+    functions.bodies.clear()
+    functions.inside.clear()
+    return functions
+
+
+@pytest.fixture
+def server(memory_ledger: Any, tracked: None, settings: Any) -> Iterator[ScriptedSMTP]:
+    """A mail server, and an empty ledger."""
+    with ScriptedSMTP() as server:
+        settings.EMAIL_PORT = server.port
+        yield server

@@ -1,0 +1,148 @@
+"""A project on PostgreSQL (or SQLite) and Redis with real workers, as tests deal with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.support.mailserver import ScriptedSMTP
+from tests.support.servers import Postgres, Redis
+from tests.support.shop import sqlite
+from tests.support.worker import environment, wait_for
+
+CLIENT = """
+import json, sys, traceback
+from tests.django_tasks.project import *
+def answer(value): answers.append(value)
+for line in sys.stdin:
+    answers = []
+    close_old_connections()
+    try:
+        exec(json.loads(line))
+        print(json.dumps([True, *answers]), flush=True)
+    except BaseException:
+        print(json.dumps([False, traceback.format_exc()]), flush=True)
+"""
+DB = ["db_worker", "--interval", "0.1", "--no-startup-delay", "--queue-name", "*"]
+RQ = ["rqworker", "default", "mails", "--with-scheduler", "--job-class", "django_tasks_rq.Job"]
+
+
+class Site:
+    """Its servers and processes; ``ask`` runs code in a process of the project, as users do."""
+
+    def __init__(self, directory: Path, mail: ScriptedSMTP, broker: Redis, database: Postgres | None) -> None:
+        self.directory, self.mail, self.broker, self.database = directory, mail, broker, database
+        rows = database.database if database else sqlite(directory)
+        self.environment = {
+            **os.environ,
+            **environment(directory, broker.url, rows, mail.port),
+            "DJANGO_SETTINGS_MODULE": "tests.django_tasks.settings",
+            "TEST_IDEMPOTENT": '{"LEDGER": "database"}',
+            "PYTHONUNBUFFERED": "1",
+        }
+        self.processes: list[subprocess.Popen[Any]] = []
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        with (directory / "client.log").open("ab") as log:
+            self.client = self._started([sys.executable, "-W", "ignore", "-c", CLIENT], stderr=log, **pipes)
+
+    def _started(self, command: list[str], **how: Any) -> subprocess.Popen[Any]:
+        process = subprocess.Popen(command, env=self.environment, start_new_session=True, **how)
+        self.processes.append(process)
+        return process
+
+    def ask(self, code: str) -> Any:
+        """Run ``code`` and return what it gives to ``answer()``."""
+        self.client.stdin.write(json.dumps(code) + "\n")
+        self.client.stdin.flush()
+        line = self.client.stdout.readline()
+        done, *answers = json.loads(line) if line else (False, (self.directory / "client.log").read_text())
+        assert done, f"{answers}\n{self.logs()}"
+        return answers[-1] if answers else None
+
+    def work(self, command: list[str], ready: str, number: int = 1) -> list[subprocess.Popen[Any]]:
+        """Start ``number`` workers that are started again when they die, as a supervisor does."""
+        line = shlex.join([sys.executable, "-m", "django" if ready != " ready." else "celery", *command])
+        log = self.directory / f"{command[0].strip('-')}.log"
+        before = log.read_text().count(ready) if log.exists() else 0
+        with log.open("ab") as stream:
+            how = {"stdout": stream, "stderr": subprocess.STDOUT}
+            loop = ["sh", "-c", f"while :; do {line}; echo ended $?; sleep 0.1; done"]
+            started = [self._started(loop, **how) for _ in range(number)]
+        wait_for(lambda: log.read_text().count(ready) >= before + number, 60, self.logs)
+        return started
+
+    def end(self, processes: list[subprocess.Popen[Any]]) -> None:
+        """Kill the groups of ``processes``."""
+        for process in processes:
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            process.communicate(timeout=10)
+            self.processes.remove(process)
+
+    def logs(self) -> str:
+        """Return the ends of the workers' logs."""
+        return "\n".join(f"== {log.name}\n{log.read_text()[-3000:]}" for log in self.directory.glob("*.log"))
+
+    def said(self, text: str, times: int = 1, patience: float = 40) -> None:
+        """Wait until the workers' logs hold ``text`` so many times."""
+
+        def found() -> bool:
+            return sum(log.read_text().count(text) for log in self.directory.glob("*.log")) >= times
+
+        wait_for(found, patience, lambda: f"{text}\n{self.logs()}")
+
+    def copies(self) -> int:
+        """Return how many mails the server took."""
+        return len(self.mail.accepted)
+
+    def bodies(self) -> list[str]:
+        """Return what the bodies noted."""
+        path = self.directory / "bodies"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def crash_at(self, point: str) -> None:
+        """Kill the worker's process that reaches ``point`` next."""
+        (self.directory / "crash").write_text(point)
+
+    def crashed(self) -> None:
+        """Wait until it has happened."""
+        wait_for(lambda: not (self.directory / "crash").exists(), 30, self.logs)
+
+    def clear(self) -> None:
+        """Forget what the last test did."""
+        self.mail.accepted.clear()
+        self.mail.script["dot"] = "250 queued"
+        (self.directory / "bodies").unlink(missing_ok=True)
+        (self.directory / "crash").unlink(missing_ok=True)
+
+
+@contextmanager
+def opened(directory: Path, on_sqlite: bool = False) -> Iterator[Site]:
+    """A migrated project on servers of its own, without workers."""
+    with ExitStack() as stack:
+        mail, broker = (stack.enter_context(kind()) for kind in (ScriptedSMTP, Redis))
+        database = None if on_sqlite else stack.enter_context(Postgres())
+        site = Site(directory, mail, broker, database)
+        stack.callback(lambda: site.end(list(site.processes)))
+        site.ask("from django.core.management import call_command; call_command('migrate', verbosity=0)")
+        yield site
+
+
+def db_workers(site: Site, number: int = 2) -> None:
+    """Start workers of the database backend."""
+    site.work(DB, "Starting worker", number)
+
+
+def rq_workers(site: Site, number: int = 2) -> None:
+    """Start workers of the RQ backend; they fork a process per job."""
+    site.work(RQ, "Listening on", number)

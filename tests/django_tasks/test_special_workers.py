@@ -1,0 +1,115 @@
+"""What happens in one kind of place only: forced shutdown, SQLite, jobs at once, a Celery worker beside it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.django_tasks.site import DB, Site, opened
+from tests.support.worker import Worker, wait_for
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: Any) -> Iterator[Site]:
+    """A project without workers."""
+    with opened(tmp_path_factory.mktemp("site")) as site:
+        yield site
+
+
+@pytest.fixture
+def site(place: Site) -> Site:
+    """The project, its mail server and notes emptied."""
+    place.clear()
+    return place
+
+
+@pytest.mark.parametrize(("step", "ends"), [("data", "sent"), ("dot", "in_doubt")])
+def test_a_worker_that_is_told_twice_to_end(site: Site, step: str, ends: str) -> None:
+    """The second SIGTERM raises `SystemExit` in the body: the task fails, the entry tells how far it got."""
+    before = site.mail.count(step)
+    site.mail.hold(step)
+    workers = site.work(DB, "Starting worker")
+    site.ask(f"ended = confirm.enqueue({step!r})")
+    site.mail.reached(step, before + 1)
+    process = int(site.bodies()[-1].split()[-1])
+    log = site.directory / "db_worker.log"
+    for said in ("shutting down gracefully", "terminating current task"):
+        count = log.read_text().count(said)
+        os.kill(process, signal.SIGTERM)
+        wait_for(lambda said=said, count=count: log.read_text().count(said) > count, 30, site.logs)
+    assert site.ask("answer(outcome(ended)[:2])") == ["FAILED", "SystemExit"]
+    site.mail.release(step)
+    answer = site.ask(f"answer([outcome(confirm.enqueue({step!r}))[0], entry(confirm, {step!r}).status])")
+    assert answer == ["SUCCESSFUL" if ends == "sent" else "FAILED", ends]
+    assert site.copies() == 1  # the server took the one whose reply nobody waited for
+    site.end(workers)
+
+
+def test_a_task_inside_a_transaction_waits_for_as_long_as_it_takes(site: Site) -> None:
+    """One that were enqueued anew would vanish with the rollback."""
+    workers = site.work(DB, "Starting worker")
+    task = site.ask("""
+held = seed(all_in_one, 1, lease=60)
+claimed = held.claimed()
+waiting = all_in_one.enqueue(1)
+answer(waiting.id)
+""")
+    site.said(f"[{task}] waits: it cannot be enqueued anew: a transaction is open")
+    answer = site.ask(
+        "held.ledger.fail(claimed, 'gave up'); answer([*outcome(waiting), all_in_one.module_path])"
+    )
+    assert answer[:2] == ["SUCCESSFUL", "sent"]
+    assert site.copies() == 1
+    site.end(workers)
+
+
+def test_tasks_and_ledger_in_one_sqlite_file(tmp_path: Any) -> None:
+    """Two workers at 20 keys asked for three times each; a send inside `atomic` is refused, as with Celery."""
+    with opened(tmp_path, on_sqlite=True) as site:
+        site.work(DB, "Starting worker", 2)
+        values, refused = site.ask("""
+results = [confirm.enqueue(n) for _ in range(3) for n in range(20)]
+answer([[outcome(result) for result in results], outcome(in_transaction.enqueue(1, fail=False))])
+""")
+        assert [value[0] for value in values] == ["SUCCESSFUL"] * 60
+        assert values[:20] == values[20:40] == values[40:]
+        assert refused[:2] == ["FAILED", "UnsafeTransaction"]
+        assert site.copies() == 20
+
+
+def test_an_rq_queue_that_runs_jobs_at_once(site: Site) -> None:
+    """With django-rq's ``ASYNC: False`` a job is part of whoever enqueues it, and is deduplicated as others."""
+    results = site.ask("""
+on = confirm.using(backend="rq", queue_name="at-once")
+results = [outcome(on.enqueue("at-once")) for _ in range(2)]
+held = seed(confirm, "held").claimed()
+answer([*results, outcome(on.enqueue("held"))])
+""")
+    assert results[0] == results[1]
+    assert [result[:2] for result in results[1:]] == [["SUCCESSFUL", results[0][1]], ["FAILED", "InProgress"]]
+    assert "goes on as" not in results[2][2]
+    assert site.copies() == 1
+
+
+def test_celery_and_db_workers_at_the_same_keys(site: Site) -> None:
+    """One ledger: 200 keys, held by a barrier until both sides claim; one copy each, one value for both."""
+    (site.directory / "barrier").mkdir()
+    arguments = ("-c", "2", "-n", "both")
+    workers = site.work(DB, "Starting worker", 2)
+    with Worker("tests.django_tasks.project", site.environment, site.directory / "celery.log", *arguments):
+        values = site.ask("""
+both = [(celery_confirm.delay(n), confirm.enqueue(n)) for n in range(1000, 1200)]
+values = [[celery.get(timeout=100), *outcome(django, 100)] for celery, django in both]
+answer(values)
+""")
+    site.end(workers)
+    shutil.rmtree(site.directory / "barrier")
+    assert [value[1] for value in values] == ["SUCCESSFUL"] * 200
+    assert all(value[0] == value[2] for value in values)
+    assert site.copies() == 200
+    assert {line.split()[0] for line in site.bodies()} == {"celery", "confirm"}
