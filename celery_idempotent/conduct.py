@@ -86,7 +86,7 @@ class Call(ABC):
     """It runs inside its caller's transaction."""
     waits: int = 0
     """How often it has come back already."""
-    interrupts: tuple[type[Exception], ...] = ()
+    interrupts: tuple[type[BaseException], ...] = ()
     """Raised into the body by the queue, at any point: a time limit."""
     app: Celery | None = None
 
@@ -290,5 +290,5 @@ def _stop(call: Call, run: Run, error: IdempotencyError) -> Any:
     raise TakenOver(run.policy.lease, error) from error
 
 
-def _doubtful(call: Call) -> tuple[type[Exception], ...]:
+def _doubtful(call: Call) -> tuple[type[BaseException], ...]:
     return (*call.interrupts, *call.task.in_doubt_for)
