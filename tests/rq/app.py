@@ -1,4 +1,4 @@
-"""The functions that the RQ tests run in real worker processes; ``confirm`` is Celery's ``confirm``, by its key."""
+"""The functions that the RQ tests run in real workers; ``confirm`` is Celery's ``confirm``, by its key."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def stubborn(order: int, fail_before: int = 0, fail_after: int = 0) -> int:
 
 
 @idempotent_email(key_fields=("order",), **quiet)
-def returning(order: int, times: int, max: int, interval: Any = 0) -> Any:
+def returning(order: int, times: int = 0, max: int = 1, interval: Any = 0) -> Any:
     """Returns RQ's Retry in its first runs, and sends all the same."""
     send(order)
     runs = counted(f"returning {order}")
@@ -139,6 +139,9 @@ def counted(name: str) -> int:
 
 # -- what tests ask --------------------------------------------------------------------------------------------
 
+keep: dict[str, Any] = {}
+"""What a test keeps between two of its questions."""
+
 
 def outcome(job: Job, timeout: float = 60) -> list[Any]:
     """Wait until ``job`` is over; return its status and its result, or its error's name."""
@@ -154,8 +157,8 @@ def outcome(job: Job, timeout: float = 60) -> list[Any]:
 
 def error_of(job: Job) -> str:
     """Return the name of the error that ``job`` failed with, as RQ tells it."""
-    text = str(job.latest_result().exc_string).strip().splitlines()[-1]
-    return text.split(":")[0].split(" ")[0].rpartition(".")[2]
+    lines = str(job.latest_result().exc_string or "").strip().splitlines()
+    return lines[-1].split(":")[0].split(" ")[0].rpartition(".")[2] if lines else ""
 
 
 def status_of(function: Any, *args: Any) -> str | None:

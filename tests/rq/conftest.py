@@ -27,9 +27,9 @@ def shop(rq_process: RQShop) -> RQShop:
 @pytest.fixture(scope="module")
 def redis_process(tmp_path_factory: Any) -> Iterator[RQShop]:
     """The same with the ledger in a Redis of its own."""
-    with Redis() as ledger:
-        with opened(tmp_path_factory.mktemp("rq"), **redis_ledger(ledger.url)) as shop, shop.worker_of():
-            yield shop
+    place = tmp_path_factory.mktemp("rq")
+    with Redis() as ledger, opened(place, **redis_ledger(ledger.url)) as shop, shop.worker_of():
+        yield shop
 
 
 @pytest.fixture(params=["sqlite", "redis"])
