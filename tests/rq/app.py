@@ -14,6 +14,7 @@ from redis import Redis
 from rq import Queue, Repeat, Retry, get_current_job  # noqa: F401
 from rq.job import Callback, Job, JobStatus
 from rq.registry import StartedJobRegistry
+from rq.results import Result
 from rq.serializers import JSONSerializer  # noqa: F401
 
 from celery_idempotent.contrib.rq import IdempotentJob, idempotent, idempotent_email
@@ -153,6 +154,15 @@ def outcome(job: Job, timeout: float = 60) -> list[Any]:
     if job.get_status() is JobStatus.FINISHED:
         return ["finished", job.return_value()]
     return ["failed", error_of(job)]
+
+
+def repeated(job: Job, timeout: float = 60) -> None:
+    """Wait until ``job`` has ended for the last time: each of its ends leaves a result."""
+    end = time.monotonic() + timeout
+    wanted = 1 + job.repeats_left
+    while sum(result.type is Result.Type.SUCCESSFUL for result in job.results()) < wanted:
+        assert time.monotonic() < end, (job.get_status(), job.meta)
+        time.sleep(0.02)
 
 
 def error_of(job: Job) -> str:

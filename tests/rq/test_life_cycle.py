@@ -270,12 +270,9 @@ def test_repeated_jobs(shop: RQShop, order: int, function: str, copies: int) -> 
     """Each repetition is an intention: one mail if there is no window, one each after it has passed."""
     shop.ask(f"""
 job = emails.enqueue({function}, {order}, repeat=Repeat(times=2, interval=2))
-import time
-end = time.monotonic() + 50
-while job.repeats_left or not job.is_finished:
-    assert time.monotonic() < end; time.sleep(0.05); job.refresh()
+repeated(job)
 """)
-    wait_for(lambda: len(shop.bodies()) == copies, 20, shop.logs)
+    assert len(shop.bodies()) == copies
     assert shop.copies() == copies
 
 
@@ -284,13 +281,10 @@ def test_a_repetition_that_is_killed_goes_on(shop: RQShop, order: int) -> None:
     shop.crash_at("after-complete")
     shop.ask(f"""
 job = emails.enqueue(reminder, {order}, repeat=Repeat(times=1, interval=2), retry=Retry(3, interval=2))
-import time
-end = time.monotonic() + 50
-while job.repeats_left or not job.is_finished:
-    assert time.monotonic() < end; time.sleep(0.05); job.refresh()
+repeated(job)
 """)
     shop.crashed()
-    wait_for(lambda: len(shop.bodies()) == 2, 20, shop.logs)
+    assert len(shop.bodies()) == 2
     assert shop.copies() == 2
 
 

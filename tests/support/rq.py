@@ -46,7 +46,12 @@ class RQWorker:
             )
 
     def __enter__(self) -> RQWorker:
-        wait_for(lambda: "Listening on" in self.said(), 40, self.said)
+        try:
+            wait_for(lambda: "Listening on" in self.said() or self.process.poll() is not None, 40, self.said)
+            assert self.process.poll() is None, self.said()
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
