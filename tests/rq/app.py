@@ -11,7 +11,8 @@ from typing import Any
 from asgiref.sync import sync_to_async
 from django.core.mail import EmailMessage
 from redis import Redis
-from rq import Queue, Repeat, Retry, get_current_job  # noqa: F401
+from rq import Queue, Repeat, Retry, SimpleWorker, get_current_job  # noqa: F401
+from rq.intermediate_queue import IntermediateQueue
 from rq.job import Callback, Job, JobStatus
 from rq.registry import StartedJobRegistry
 from rq.results import Result
@@ -180,6 +181,23 @@ def status_of(function: Any, *args: Any) -> str | None:
 def abandoned() -> None:
     """Do what a worker's maintenance does some minutes after another worker has vanished."""
     StartedJobRegistry("emails", connection=connection).cleanup(time.time() + 10_000)
+
+
+def tidy() -> None:
+    """As `abandoned`, and for jobs whose worker vanished between taking and starting them."""
+    abandoned()
+    stuck = IntermediateQueue(emails.key, connection=connection)
+    for job_id in stuck.get_job_ids():
+        connection.set(stuck.get_first_seen_key(job_id), time.time() - 10_000)
+    stuck.cleanup(SimpleWorker([emails], connection=connection), emails)
+
+
+def left() -> list[int]:
+    """Return how many tasks and jobs are waiting or under way, place by place."""
+    at_celery = [connection.llen("celery"), connection.hlen("unacked")]
+    stuck = IntermediateQueue(emails.key, connection=connection)
+    registries = [emails.started_job_registry, emails.scheduled_job_registry]
+    return [*at_celery, emails.count, len(stuck.get_job_ids()), *map(len, registries)]
 
 
 def on_success() -> Callback:

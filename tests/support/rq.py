@@ -28,17 +28,14 @@ SPAWNING = "rq.SpawnWorker"
 
 
 class RQWorker:
-    """Runs ``rq worker`` until the end of the with block, and ends its whole session."""
+    """Runs a worker ``command`` until the end of the with block, and ends it with all that it has started."""
 
-    def __init__(self, environment: dict[str, str], log: Path, *arguments: str, kind: str = FORKING) -> None:
-        url = environment["TEST_BROKER"]
-        command = [sys.executable, "-m", "rq.cli", "worker", "--url", url, "-w", kind]
-        command += ["-c", APP]  # imports the project before the first job, not in every work-horse
+    def __init__(self, command: list[str], environment: dict[str, str], log: Path) -> None:
         self.log = log
         self._start = log.stat().st_size if log.exists() else 0
         with log.open("ab") as stream:
             self.process = subprocess.Popen(
-                [*command, *(arguments or ("emails", "--with-scheduler"))],
+                [sys.executable, "-m", *command],
                 env={**os.environ, **environment, "PYTHONPATH": os.getcwd()},
                 stdout=stream,
                 stderr=subprocess.STDOUT,
@@ -89,7 +86,14 @@ class RQShop(Shop):
 
     def worker_of(self, *arguments: str, kind: str = FORKING) -> RQWorker:
         """Return another worker, to be used in a with block."""
-        return RQWorker(self.environment, self.directory / "worker.log", *arguments, kind=kind)
+        # -c imports the project before the first job, and not in every work-horse.
+        command = ["rq.cli", "worker", "--url", self.environment["TEST_BROKER"], "-w", kind, "-c", APP]
+        command += arguments or ("emails", "--with-scheduler")
+        return RQWorker(command, self.environment, self.directory / "worker.log")
+
+    def managed_worker(self, *arguments: str) -> RQWorker:
+        """Return a ``manage.py rqworker``."""
+        return RQWorker(["django", "rqworker", *arguments], self.environment, self.directory / "worker.log")
 
 
 def clean(shop: RQShop) -> RQShop:
@@ -102,12 +106,14 @@ def clean(shop: RQShop) -> RQShop:
 
 
 @contextmanager
-def opened(directory: Path, database: dict[str, Any] | None = None, **more: str) -> Iterator[RQShop]:
+def opened(
+    directory: Path, database: dict[str, Any] | None = None, app: str = APP, **more: str
+) -> Iterator[RQShop]:
     """A migrated project with a Redis to itself for its jobs; no worker yet."""
     with ScriptedSMTP() as server, Redis() as broker:
         where = environment(directory, broker.url, database or sqlite(directory), server.port)
         shop = RQShop(directory, server, {**where, **more}, redis=broker)
-        with Console(APP, shop.environment) as console:
+        with Console(app, shop.environment) as console:
             shop.console = console
             shop.ask("from django.core.management import call_command; call_command('migrate', verbosity=0)")
             yield shop
