@@ -98,7 +98,7 @@ class Call(ABC):
     """How often it has come back already, because somebody else was at work or the ledger did not answer."""
     deferrals: int = 0
     """How often it has come back for recipients that the mail server refused for now."""
-    interrupts: tuple[type[Exception], ...] = ()
+    interrupts: tuple[type[BaseException], ...] = ()
     """Raised into the body by the queue, at any point: a time limit."""
     app: Celery | None = None
 
@@ -322,5 +322,5 @@ def _stop(call: Call, run: Run, error: IdempotencyError) -> Any:
     raise TakenOver(run.policy.lease, error) from error
 
 
-def _doubtful(call: Call) -> tuple[type[Exception], ...]:
+def _doubtful(call: Call) -> tuple[type[BaseException], ...]:
     return (*call.interrupts, *call.task.in_doubt_for)

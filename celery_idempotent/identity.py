@@ -145,9 +145,11 @@ def _shown(value: Any) -> str:
 
 def own_note(carried: Any, job_id: str) -> dict[str, Any] | None:
     """Return the note in what a job ``carried`` if it was written for this very job: such things get copied."""
-    note = (carried or {}).get(HEADER)
-    whole = isinstance(note, dict) and note.get("id") == job_id and {"key", "fingerprint", "label"} <= set(note)
-    return note if whole else None
+    note = carried.get(HEADER) if isinstance(carried, Mapping) else None
+    if not isinstance(note, dict) or note.get("id") != job_id:
+        return None
+    whole = all(isinstance(note.get(name), str) for name in ("key", "fingerprint", "label"))
+    return note if whole and isinstance(note.get("waits", 0), int) else None
 
 
 def as_note(identity: Identity, task_id: str) -> dict[str, Any]:

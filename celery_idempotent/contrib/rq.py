@@ -1,4 +1,4 @@
-"""RQ's life cycle, translated to the ledger. For RQ 2.1 and later, alone or with django-rq.
+"""RQ's life cycle, translated to the ledger. For RQ 2.8 and later, alone or with django-rq.
 
 The decorator is the guarantee, under every worker class. `IdempotentJob` adds what can be done at enqueue: the
 key travels in the job's ``meta``, a call without its key fields is refused there and then, and the job's
@@ -10,17 +10,20 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from copy import copy
 from typing import Any
 
 from django.db import close_old_connections
 from rq import Retry, get_current_job
+from rq.exceptions import ShutDownImminentException
 from rq.job import Job
 from rq.scheduler import RQScheduler
 from rq.timeouts import BaseTimeoutException
 
 from ..conduct import Call, ComeBack, Ending, Next
+from ..core.errors import KeyFieldError
 from ..functions import Declared, DirectCall, declare, made
 from ..identity import HEADER, as_note, asker_of, own_note
 from ..run import current_run
@@ -57,26 +60,28 @@ class IdempotentJob(Job):
         job = super().create(*args, **kwargs)
         declared = _declared(job)
         if declared is not None:
-            note = as_note(declared.identify(job.args, job.kwargs), job.id)
+            note = as_note(declared.identify(job.args, job.kwargs), _intention(job))
             job.meta = {**job.meta, HEADER: note}
             job.description = described or f"{declared.name}({note['label']}) {note['key']}"
         return job
 
 
 class JobCall(Call):
-    """One execution of an RQ job."""
+    """One execution of an RQ job. Raises `KeyFieldError` for a job that has no key and can be given none."""
 
-    interrupts = (BaseTimeoutException,)
+    interrupts = (BaseTimeoutException, ShutDownImminentException)  # the latter an Exception in older RQ
 
     def __init__(self, task: Declared, job: Job, args: Any, kwargs: Any) -> None:
         self.task = task
         self.job = job
         self.opaque = task.opaque
         self.local = self.eager = job.worker_name == "sync"  # Queue(is_async=False)
-        found = own_note(job.meta, job.id) or as_note(task.identify(args, kwargs), job.id)
-        self.carried = found
-        self.waits, self.deferrals = found.get("waits", 0), found.get("deferrals", 0)
-        own = {**found, "id": _execution(job)}
+        with _final(task, job):
+            self.carried = own_note(job.meta, _intention(job)) or as_note(
+                task.identify(args, kwargs), _intention(job)
+            )
+        self.waits, self.deferrals = self.carried.get("waits", 0), self.carried.get("deferrals", 0)
+        own = {**self.carried, "id": _execution(job)}
         self.asker = asker_of(task, own, str(job.worker_name or ""), args, kwargs)
 
     def retries_itself(self) -> bool:
@@ -85,18 +90,30 @@ class JobCall(Call):
 
     def ending(self, error: Exception) -> Ending:
         """A returned `Retry` runs again; so does an error, as long as the job has retries left."""
-        if isinstance(error, Returned):
-            return error.ending()
-        if isinstance(error, self.task.dont_autoretry_for):
-            self.job.retries_left = 0  # for RQ, which would offer it again at once
-        elif self.job.should_retry:
+        if self.local:
+            return Ending(Next.GIVES_UP, error)
+        if isinstance(error, RetryReturned):
+            retry = self.retry(error.retry)
+            is_last = (self.job.number_of_retries or 0) >= retry.max
+            return Ending(Next.GIVES_UP if is_last else Next.RUNS_AGAIN, error, retry.intervals[0])
+        if self.job.should_retry and not isinstance(error, _never_retried(self.task)):
             return Ending(Next.RUNS_AGAIN, error, self.job.get_retry_interval())
         return Ending(Next.GIVES_UP, error)
 
     def note(self, outcome: dict[str, Any]) -> None:
         """Keep ``outcome`` in the job's ``meta``, where dashboards show it. One round trip."""
-        self.carried = {**self.carried, "outcome": outcome["outcome"], "first_job_id": outcome["first_task_id"]}
+        first = outcome["first_task_id"].partition("@")[0]
+        self.carried = {**self.carried, "outcome": outcome["outcome"], "first_job_id": first}
         self._save()
+
+    def retry(self, returned: Retry) -> Retry:
+        """Return a body's ``returned`` as RQ has to count it: what has been waited is not of its retries."""
+        back = self.waits + self.deferrals
+        done = max((self.job.number_of_retries or 0) - back, 0)
+        counted = copy(returned)
+        counted.max = returned.max + back
+        counted.intervals = [Retry.get_interval(done, returned.intervals)]
+        return counted
 
     def again(self, back: ComeBack) -> Retry:
         """Return what makes RQ run the job again after a while, whatever retries it has left."""
@@ -105,7 +122,8 @@ class JobCall(Call):
         wait = back.wait
         if not self._has_scheduler():
             logger.info("no scheduler works on queue %r, so the worker waits by itself", self.job.origin)
-            time.sleep(min(wait, _NAP))
+            with suppress(BaseTimeoutException):  # a job_timeout: then it has waited long enough
+                time.sleep(min(wait, _NAP))
             wait = 0
         return Retry(max=(self.job.number_of_retries or 0) + 1, interval=math.ceil(wait))
 
@@ -117,37 +135,21 @@ class JobCall(Call):
         self.job.save_meta()  # type: ignore[no-untyped-call]
 
 
-class Returned(Exception):
+class RetryReturned(Exception):
     """Raised in the place of a `Retry` that a body has returned: a way to run again, not a result."""
 
-    def __init__(self, retry: Retry, job: Job, waits: int) -> None:
+    def __init__(self, retry: Retry) -> None:
         super().__init__("the body returned a Retry")
-        done = max((job.number_of_retries or 0) - waits, 0)  # what has been waited is not of the body's retries
-        self.is_last = done >= retry.max
-        self.retry = copy(retry)
-        self.retry.max += waits
-        self.retry.intervals = [Retry.get_interval(done, retry.intervals)]
-
-    def ending(self) -> Ending:
-        """Tell whether RQ will run it again."""
-        if self.is_last:
-            return Ending(Next.GIVES_UP, self)
-        return Ending(Next.RUNS_AGAIN, self, self.retry.intervals[0])
+        self.retry = retry
 
 
 def perform_job(call: JobCall, body: Callable[[], Any]) -> Any:
     """Do what ``call`` asks for, and return what RQ is to be given: a result, or a `Retry`."""
-
-    def run() -> Any:
-        result = body()
-        if isinstance(result, Retry):
-            raise Returned(result, call.job, call.waits)
-        return result
-
     try:
-        return made(call, run)
-    except Returned as returned:
-        return returned.retry
+        with _final(call.task, call.job):
+            return made(call, _raising(body))
+    except RetryReturned as returned:
+        return call.retry(returned.retry)
     except ComeBack as back:
         return call.again(back)
 
@@ -155,7 +157,10 @@ def perform_job(call: JobCall, body: Callable[[], Any]) -> Any:
 def _perform(declared: Declared, args: Any, kwargs: Any, body: Callable[[], Any]) -> Any:
     job = get_current_job()
     if job is None or not _runs(job, declared):
-        return made(DirectCall(declared, args, kwargs), body)
+        try:
+            return made(DirectCall(declared, args, kwargs), _raising(body))
+        except RetryReturned as returned:
+            return returned.retry
     call = JobCall(declared, job, args, kwargs)
     if call.local:
         return perform_job(call, body)
@@ -164,6 +169,30 @@ def _perform(declared: Declared, args: Any, kwargs: Any, body: Callable[[], Any]
         return perform_job(call, body)
     finally:
         close_old_connections()
+
+
+def _raising(body: Callable[[], Any]) -> Callable[[], Any]:
+    def run() -> Any:
+        result = body()
+        if isinstance(result, Retry):
+            raise RetryReturned(result)
+        return result
+
+    return run
+
+
+@contextmanager
+def _final(task: Declared, job: Job) -> Iterator[None]:
+    """Keep RQ from trying again what only an operator or other code can change."""
+    try:
+        yield
+    except _never_retried(task):
+        job.retries_left = 0
+        raise
+
+
+def _never_retried(task: Declared) -> tuple[type[Exception], ...]:
+    return (*task.dont_autoretry_for, KeyFieldError)
 
 
 def _runs(job: Job, declared: Declared) -> bool:
@@ -183,6 +212,14 @@ def _declared(job: Job) -> Declared | None:
     return found if isinstance(found, Declared) else None
 
 
+def _intention(job: Job) -> str:
+    """Return what tells this job from an earlier one under the same id.
+
+    RQ lets a job id be used again, its unique jobs need that, and what the earlier one left in ``meta`` stays.
+    """
+    return f"{job.id}@{job.created_at:%Y-%m-%dT%H:%M:%S.%f}"
+
+
 def _execution(job: Job) -> str:
     """Return the id that the ledger knows. Each repetition of a repeated job is an intention of its own."""
-    return job.id if job.repeats_left is None else f"{job.id}-{job.repeats_left}"
+    return _intention(job) + ("" if job.repeats_left is None else f"-{job.repeats_left}")

@@ -1,0 +1,166 @@
+"""Whole workers killed or paused, and work-horses killed that have no retries left."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.support.rq import FORKING, SIMPLE, SPAWNING, RQShop, clean, opened
+from tests.support.worker import wait_for
+
+orders = itertools.count(3000)
+
+
+@pytest.fixture(scope="module")
+def bare_process(tmp_path_factory: Any) -> Iterator[RQShop]:
+    """A shop whose tests start the workers."""
+    with opened(tmp_path_factory.mktemp("rq")) as shop:
+        yield shop
+
+
+@pytest.fixture
+def bare(bare_process: RQShop) -> RQShop:
+    """The module's shop, emptied, its queue too."""
+    # The lock of a scheduler that was killed stays for a minute, and RQ's next one would wait for it.
+    bare_process.ask("emails.empty(); connection.delete('rq:scheduler-lock:emails')")
+    return clean(bare_process)
+
+
+@contextmanager
+def stopped_at_the_mail_server(shop: RQShop, enqueue: str) -> Iterator[None]:
+    """Enqueue a job, wait until it talks to the mail server, and pause its process for the with block."""
+    before = shop.server.count("mail")
+    shop.server.hold("mail")
+    shop.ask(enqueue)
+    shop.server.reached("mail", before + 1)
+    pid = int(shop.bodies()[-1].split()[-1])
+    os.kill(pid, signal.SIGSTOP)
+    shop.server.release("mail")
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize(
+    ("point", "expected", "status", "copies"),
+    [
+        ("after-claim", "finished", "sent", 1),
+        ("after-record", "finished", "sent", 1),
+        ("after-complete", "finished", "sent", 1),
+        ("after-dot", "failed", "in_doubt", 1),
+        ("after-write-ahead", "failed", "in_doubt", 0),
+    ],
+)
+def test_a_simple_worker_killed_whole(
+    bare: RQShop, point: str, expected: str, status: str, copies: int
+) -> None:
+    """P1, P2: its job stays STARTED until RQ's maintenance finds it abandoned; another worker goes on."""
+    order = next(orders)
+    bare.crash_at(point)
+    with bare.worker_of("emails", kind=SIMPLE) as first:
+        bare.ask(f"keep['job'] = emails.enqueue(confirm, {order}, retry=Retry(1))")
+        first.process.wait(40)
+    bare.crashed()
+    assert bare.ask("answer(keep['job'].get_status().value)") == "started"
+    bare.ask("abandoned()")
+    assert bare.ask("answer(keep['job'].get_status().value)") == "queued"
+    with bare.worker_of("emails", kind=SIMPLE):
+        (how, value), found = bare.ask(f"answer([outcome(keep['job']), status_of(confirm, {order})])")
+    assert (how, found, bare.copies()) == (expected, status, copies)
+    assert value == "DeliveryInDoubt" or value["order"] == order
+
+
+def test_an_abandoned_job_without_retries_is_failed_and_its_key_is_free_later(bare: RQShop) -> None:
+    """P2: RQ calls it AbandonedJobError; the entry can be seen, and the same event sends after its lease."""
+    order = next(orders)
+    bare.crash_at("after-claim")
+    with bare.worker_of("emails", kind=SIMPLE) as first:
+        bare.ask(f"keep['job'] = emails.enqueue(confirm, {order})")
+        first.process.wait(40)
+    bare.ask("abandoned()")
+    status, text, entry = bare.ask(f"""
+job = keep['job']
+answer([job.get_status().value, job.latest_result().exc_string, status_of(confirm, {order})])
+""")
+    assert (status, entry) == ("failed", "claimed")
+    assert "AbandonedJobError" in text
+    with bare.worker_of("emails", kind=SIMPLE):
+        outcome, entry = bare.ask(f"""
+job = emails.enqueue(confirm, {order})
+answer([outcome(job), status_of(confirm, {order})])
+""")
+    assert (outcome[0], entry, bare.copies()) == ("finished", "sent", 1)
+
+
+def test_a_killed_work_horse_without_retries(shop: RQShop) -> None:
+    """P2: the job is FAILED, the entry can be seen, and the same event sends once its lease is over."""
+    order = next(orders)
+    shop.crash_at("after-354")
+    assert shop.ask(f"""
+job = emails.enqueue(confirm, {order})
+answer([*outcome(job), status_of(confirm, {order})])
+""") == ["failed", "Work-horse", "claimed"]
+    shop.crashed()
+    assert shop.copies() == 0
+    outcome, status = shop.ask(f"""
+job = emails.enqueue(confirm, {order})
+answer([outcome(job), status_of(confirm, {order})])
+""")
+    assert (outcome[0], status, shop.copies()) == ("finished", "sent", 1)
+
+
+@pytest.mark.parametrize(("point", "expected"), [("after-claim", "finished"), ("after-payload", "failed")])
+def test_a_spawned_work_horse_that_is_killed(bare: RQShop, point: str, expected: str) -> None:
+    """RQ's SpawnWorker starts a new interpreter for each job; the same holds there."""
+    order = next(orders)
+    bare.crash_at(point)
+    with bare.worker_of("emails", "--with-scheduler", kind=SPAWNING):
+        (how, value), status = bare.ask(f"""
+job = emails.enqueue(confirm, {order}, retry=Retry(1))
+answer([outcome(job), status_of(confirm, {order})])
+""")
+    bare.crashed()
+    assert how == expected
+    assert (value, status, bare.copies()) in (
+        ("DeliveryInDoubt", "in_doubt", 0),
+        ({"order": order, "by": value.get("by") if isinstance(value, dict) else None}, "sent", 1),
+    )
+
+
+@pytest.mark.parametrize("kind", [FORKING, SIMPLE])
+def test_a_paused_process_cannot_send_after_its_lease(bare: RQShop, kind: str) -> None:
+    """SIGSTOP in mid-body, another job takes over after the lease and sends; the woken one replays."""
+    order = next(orders)
+    with bare.worker_of("emails", kind=kind), bare.worker_of("emails", kind=kind):
+        with stopped_at_the_mail_server(bare, f"keep['paused'] = emails.enqueue(confirm, {order})"):
+            how, value = bare.ask(
+                f"keep['other'] = emails.enqueue(confirm, {order}); answer(outcome(keep['other']))"
+            )
+            assert how == "finished"
+            assert bare.ask("answer(keep['other'].id)") == value["by"]
+            assert bare.copies() == 1
+        assert bare.ask("answer(outcome(keep['paused']))") == ["finished", value]
+    assert bare.copies() == 1
+
+
+def test_a_paused_job_that_was_given_up_and_runs_a_second_time(bare: RQShop) -> None:
+    """P1, P4: RQ retries the very job on another worker, which sends at once; the woken first run replays."""
+    order = next(orders)
+    with bare.worker_of("emails", kind=SIMPLE), bare.worker_of("emails", kind=SIMPLE):
+        enqueue = f"keep['job'] = emails.enqueue(confirm, {order}, retry=Retry(2))"
+        with stopped_at_the_mail_server(bare, enqueue):
+            how, value = bare.ask("abandoned(); answer(outcome(keep['job']))")
+            assert (how, bare.copies()) == ("finished", 1)
+        both = f"Successfully completed tests.rq.app.confirm(order={order})"
+        wait_for(lambda: bare.logs().count(both) == 2, 30, bare.logs)
+        assert f"claim lost (order={order})" in bare.logs()
+        assert bare.ask("answer(outcome(keep['job']))") == ["finished", value]
+        assert bare.ask("answer([emails.count, len(emails.started_job_registry)])") == [0, 0]
+    assert bare.copies() == 1

@@ -1,0 +1,124 @@
+"""A project whose jobs run in real ``rq worker`` processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.support.console import Console
+from tests.support.mailserver import ScriptedSMTP
+from tests.support.servers import Redis
+from tests.support.shop import Shop, sqlite
+from tests.support.worker import environment, wait_for
+
+APP = "tests.rq.app"
+FORKING = "rq.Worker"
+SIMPLE = "rq.SimpleWorker"
+SPAWNING = "rq.SpawnWorker"
+
+
+class RQWorker:
+    """Runs a worker ``command`` until the end of the with block, and ends it with all that it has started."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], log: Path) -> None:
+        self.log = log
+        self._start = log.stat().st_size if log.exists() else 0
+        with log.open("ab") as stream:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *command],
+                env={**os.environ, **environment, "PYTHONPATH": os.getcwd()},
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> RQWorker:
+        try:
+            wait_for(lambda: "Listening on" in self.said() or self.process.poll() is not None, 40, self.said)
+            assert self.process.poll() is None, self.said()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def said(self) -> str:
+        """Return what is in the log since this worker began."""
+        return self.log.read_bytes()[self._start :].decode(errors="replace")
+
+    def kill(self) -> None:
+        """End worker, scheduler and work-horses at once; the latter have process groups of their own."""
+        try:
+            whole = psutil.Process(self.process.pid)
+            family = [whole, *whole.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            family = []
+        for process in family:
+            try:
+                process.send_signal(signal.SIGKILL)
+            except psutil.NoSuchProcess:
+                continue
+        self.process.wait(10)
+
+
+@dataclass
+class RQShop(Shop):
+    """A shop whose tests talk to one process of the project that stays."""
+
+    console: Console | None = None
+    redis: Redis | None = None
+
+    def ask(self, code: str) -> Any:
+        assert self.console is not None
+        return self.console.ask(code)
+
+    def worker_of(self, *arguments: str, kind: str = FORKING) -> RQWorker:
+        """Return another worker, to be used in a with block."""
+        # -c imports the project before the first job, and not in every work-horse.
+        command = ["rq.cli", "worker", "--url", self.environment["TEST_BROKER"], "-w", kind, "-c", APP]
+        command += arguments or ("emails", "--with-scheduler")
+        return RQWorker(command, self.environment, self.directory / "worker.log")
+
+    def managed_worker(self, *arguments: str) -> RQWorker:
+        """Return a ``manage.py rqworker``."""
+        return RQWorker(["django", "rqworker", *arguments], self.environment, self.directory / "worker.log")
+
+
+def clean(shop: RQShop) -> RQShop:
+    """Return ``shop`` with its mail server, its notes and its answers as at first."""
+    shop.server.accepted.clear()
+    shop.server.script["dot"] = shop.server.script["rcpt"] = "250 ok"
+    for name in ("bodies", "crash"):
+        (shop.directory / name).unlink(missing_ok=True)
+    return shop
+
+
+@contextmanager
+def opened(
+    directory: Path, database: dict[str, Any] | None = None, app: str = APP, **more: str
+) -> Iterator[RQShop]:
+    """A migrated project with a Redis to itself for its jobs; no worker yet."""
+    with ScriptedSMTP() as server, Redis() as broker:
+        where = environment(directory, broker.url, database or sqlite(directory), server.port)
+        shop = RQShop(directory, server, {**where, **more}, redis=broker)
+        with Console(app, shop.environment) as console:
+            shop.console = console
+            shop.ask("from django.core.management import call_command; call_command('migrate', verbosity=0)")
+            yield shop
+
+
+def redis_ledger(url: str, **more: Any) -> dict[str, str]:
+    """Return the environment of a project with its ledger in Redis."""
+    return {"TEST_IDEMPOTENT": json.dumps({"MESSAGE_ID_DOMAIN": "shop.example.com", "LEDGER": url, **more})}
