@@ -21,7 +21,7 @@ from tests.support.mailserver import DROP, STALL, TRICKLE, ScriptedSMTP
 app = Celery("bad-servers", broker="memory://", backend="cache+memory://", set_as_current=False)
 
 
-@app.task(base=IdempotentEmailTask, key_fields=("n",), name="to-bad-servers", send_timeout=0.4)
+@app.task(base=IdempotentEmailTask, key_fields=("n",), name="to-bad-servers", send_timeout=0.4, max_retries=0)
 def send(n: int, body: str = "text") -> str:
     EmailMessage("Hi", body, to=["ann@example.com"]).send()
     return "sent"
@@ -193,7 +193,9 @@ def test_a_callers_own_connection_has_a_deadline_too(settings: Any) -> None:
     """EMAIL_TIMEOUT None, and a connection that the body opens itself."""
     settings.EMAIL_TIMEOUT = None
 
-    @app.task(base=IdempotentEmailTask, key_fields=("n",), name="own-connection", send_timeout=0.3)
+    @app.task(
+        base=IdempotentEmailTask, key_fields=("n",), name="own-connection", send_timeout=0.3, max_retries=0
+    )
     def own(n: int) -> None:
         with get_connection() as connection:
             EmailMessage("Hi", "text", to=["ann@example.com"], connection=connection).send()

@@ -23,7 +23,7 @@ from tests.support.mailserver import DROP, DROP_AFTER_ACCEPT, STALL, ScriptedSMT
 app = Celery("connections", broker="memory://", backend="cache+memory://", set_as_current=False)
 
 
-@app.task(base=IdempotentEmailTask, key_fields=("n",), name="connected", send_timeout=10.0)
+@app.task(base=IdempotentEmailTask, key_fields=("n",), name="connected", send_timeout=10.0, max_retries=0)
 def send(n: int) -> str:
     EmailMessage("Hi", "text", to=["ann@example.com"]).send()
     return "sent"
