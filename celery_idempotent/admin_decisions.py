@@ -16,7 +16,8 @@ from django.views.decorators.http import require_POST
 from . import desk
 from .conf import conf
 from .core.errors import IdempotencyError
-from .core.interventions import HINTS, LONGEST_REASON, offered
+from .core.interventions import LONGEST_REASON, offered
+from .core.status import Status
 
 PERMISSION = "celery_idempotent.decide_logicalemail"
 LABELS = {
@@ -25,6 +26,16 @@ LABELS = {
     "reopen": "Allow one more sending",
     "release": "Release the key",
     "cancel": "Withdraw it",
+}
+ADVICE = {
+    Status.CLAIMED: "Its worker shows no sign of life. The next call takes it over.",
+    Status.SENDING: "The hand-over has passed its deadline: nobody knows how it ended.",
+    Status.SENT: "Done. Calls are answered with this result.",
+    Status.RELEASED: "Nobody is at work on it. The next call sends it.",
+    Status.FAILED: "Given up. A call tries again for those who have not got it.",
+    Status.IN_DOUBT: "Nobody knows whether the mail server took it, so nothing is sent until you decide. "
+    "Look for the Message-ID in the mail server's log.",
+    Status.CANCELLED: "Withdrawn. Calls succeed without sending.",
 }
 _TOLD = 5
 """How many refusals of a bulk action are shown one by one."""
@@ -115,7 +126,7 @@ class Decides:
         may = self.has_decide_permission(request)
         return {
             "status": entry.status.value.replace("_", " ").capitalize(),
-            "hint": HINTS[entry.status] if offered(entry, stored.now) else "A worker may be at it right now",
+            "hint": ADVICE[entry.status] if offered(entry, stored.now) else "A worker may be at it right now.",
             "behind": entry.version != row.version,
             "version": entry.version,
             "audit": entry.audit,

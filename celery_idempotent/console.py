@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -89,7 +90,7 @@ def page(entry: Entry, attempts: Sequence[Attempt], now: datetime) -> str:
         ("first seen", entry.created_at),
         ("sent", entry.sent_at),
         ("deadline", entry.deadline),
-        ("result", entry.result),
+        ("result", None if entry.result is None else json.dumps(entry.result, ensure_ascii=False)),
     ]
     width = max(len(name) for name, _ in facts)
     parts = [f"{entry.email_type}  {entry.label}"]

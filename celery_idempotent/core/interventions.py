@@ -120,7 +120,7 @@ class Operator:
                 "by the store's clock. Wait until then and look again"
             )
         if found.status not in allowed:
-            raise InterventionRefused(f"{named(found)} {complaint}. {HINTS[found.status]}")
+            raise InterventionRefused(f"{named(found)} {complaint}. {_HINTS[found.status]}")
         return stored
 
     def _write(self, action: str, changed: Entry, stored: Stored, attempt: Attempt | None = None) -> Entry:
@@ -134,7 +134,7 @@ class Operator:
         return written
 
 
-HINTS = {
+_HINTS = {
     Status.CLAIMED: "Its lease has passed: release it, or cancel it",
     Status.SENDING: "Its send deadline has passed: resolve it as sent or as not sent",
     Status.SENT: "To send it once more, resend or reopen it",

@@ -28,7 +28,7 @@ from .rows import CLOCKS, StoreNow, columns, delivery_columns, delivery_of, entr
 
 _BATCH = 500
 _ROUNDS = 5
-_PURGEABLE = [Status.SENT.value, Status.FAILED.value, Status.CANCELLED.value]
+_UNFINISHED = sorted(status.value for status in (*IN_FLIGHT, Status.RELEASED, Status.IN_DOUBT))
 
 
 def open_transaction(alias: str) -> str | None:
@@ -137,8 +137,9 @@ class DatabaseStore(Store):
         """
         with self._connection() as alias, transaction.atomic(using=alias):
             rows = LogicalEmail.objects.using(alias)
-            old = rows.filter(status__in=_PURGEABLE, updated_at__lte=written(alias, After(-older_than)))
-            old = old.order_by("updated_at")
+            # Not "status in (what is finished)": SQLite would go through the index of all that is finished.
+            old = rows.filter(updated_at__lte=written(alias, After(-older_than))).order_by("updated_at")
+            old = old.exclude(status__in=_UNFINISHED)
             if dry_run:
                 return old[:limit].count()
             skipping = connections[alias].features.has_select_for_update_skip_locked

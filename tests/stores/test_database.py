@@ -217,11 +217,3 @@ def test_a_purge_leaves_alone_what_a_claim_is_changing(store: Store, alias: str)
     found = store.get(KEY)
     assert found is not None
     assert (gone, found.entry.status) == (0, Status.CLAIMED)
-
-
-def test_a_purge_uses_the_index(alias: str) -> None:
-    """However many entries there are, it looks at the old ones alone."""
-    wipe(alias)
-    with CaptureQueriesContext(connections[alias]) as queries:
-        DatabaseStore(lambda: alias).purge(older_than=60)
-    assert any("updated_at" in query["sql"] and "LIMIT" in query["sql"] for query in queries)
