@@ -14,12 +14,13 @@ from tests.support.mailserver import DROP_AFTER_ACCEPT
 orders = itertools.count(1)
 
 
-@pytest.fixture(scope="module", params=["default", "rq"], ids=["db_worker", "rqworker"])
-def place(request: Any, tmp_path_factory: Any) -> Iterator[tuple[Site, str]]:
-    """A project with two workers, and the alias of the backend that they serve."""
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: Any) -> Iterator[Site]:
+    """A project with two workers of each kind."""
     with opened(tmp_path_factory.mktemp("site")) as site:
-        (db_workers if request.param == "default" else rq_workers)(site)
-        yield site, request.param
+        db_workers(site)
+        rq_workers(site)
+        yield site
 
 
 class Desk:
@@ -33,11 +34,11 @@ class Desk:
         return self.site.ask(f"alias, order = {self.alias!r}, {self.order}\n{code}")
 
 
-@pytest.fixture
-def desk(place: tuple[Site, str]) -> Desk:
-    """A desk for one test, with an order of its own."""
-    place[0].clear()
-    return Desk(*place)
+@pytest.fixture(params=["default", "rq"], ids=["db_worker", "rqworker"])
+def desk(request: Any, site: Site) -> Desk:
+    """A desk for one test on one backend, with an order of its own."""
+    site.clear()
+    return Desk(site, request.param)
 
 
 def test_duplicates_get_the_first_ones_result(desk: Desk) -> None:
@@ -161,7 +162,7 @@ answer(waiting.id)
         task = failed[2].rpartition("; this goes on as task ")[2]
         desk.ask(f"waiting = confirm.get_result({task!r})")
     else:
-        desk.site.said(f"[{task}] comes back", times=3)
+        desk.site.said(f"Job {task}: scheduled for retry", times=2)
     desk.ask("held.ledger.fail(claimed, 'gave up')")
     status, value = desk.ask("answer(outcome(waiting))")
     assert (status, value["order"]) == ("SUCCESSFUL", desk.order)
