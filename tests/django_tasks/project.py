@@ -142,6 +142,12 @@ def entry(of: Any, order: Any) -> Any:
     return of.func.entry_for(order)
 
 
+def owner(of: Any, order: Any) -> Any:
+    """Return the id of the task that the entry belongs to; RQ's carry the time of their creation besides."""
+    found = entry(of, order)
+    return found and found.owner.partition("@")[0]
+
+
 def seed(of: Any, order: Any, **policy: Any) -> Seed:
     """Return somebody else's run of the same email."""
     declared = of.func.declared

@@ -26,12 +26,19 @@ answer([value, killed.status, entry(confirm, {order}).status])
 """
 
 
-@pytest.fixture(scope="module", params=["default", "rq"], ids=["db_worker", "rqworker"])
-def place(request: Any, tmp_path_factory: Any) -> Iterator[tuple[Site, str]]:
-    """A project with two workers, and the alias of the backend that they serve."""
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: Any) -> Iterator[Site]:
+    """A project with two workers of each kind."""
     with opened(tmp_path_factory.mktemp("site")) as site:
-        (db_workers if request.param == "default" else rq_workers)(site)
-        yield site, request.param
+        db_workers(site)
+        rq_workers(site)
+        yield site
+
+
+@pytest.fixture(params=["default", "rq"], ids=["db_worker", "rqworker"])
+def place(request: Any, site: Site) -> tuple[Site, str]:
+    """The project, and the alias of one backend."""
+    return site, request.param
 
 
 def kill(site: Site, alias: str, order: int, point: str, task: str = "confirm") -> Any:
