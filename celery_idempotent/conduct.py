@@ -97,7 +97,7 @@ class Call(ABC):
     waits: int = 0
     """How often it has come back already, because somebody else was at work or the ledger did not answer."""
     deferrals: int = 0
-    """How often it has come back for recipients that the mail server refused for now."""
+    """How often it has come back because the mail server did not take the mail yet."""
     interrupts: tuple[type[BaseException], ...] = ()
     """Raised into the body by the queue, at any point: a time limit."""
     app: Celery | None = None
@@ -106,8 +106,8 @@ class Call(ABC):
     def ending(self, error: Exception) -> Ending:
         """Tell what the queue does after the body raised ``error``."""
 
-    def retries_itself(self) -> bool:
-        """Tell whether its queue or its body has retries of its own, or nobody could bring it back later."""
+    def retries_itself(self, error: Exception) -> bool:
+        """Tell whether its queue or its body has retries for ``error``, or nobody could bring it back later."""
         return True
 
     @abstractmethod
@@ -235,9 +235,11 @@ def _raised(call: Call, run: Run, error: Exception) -> Any:
 
 
 def _is_offered_again(call: Call, run: Run, error: Exception) -> bool:
-    """Tell whether what was refused for now is offered again without the task having said anything about it."""
-    mine = isinstance(error, RecipientsDeferred) and run.stopped_by is None
-    return mine and call.deferrals < call.task.deferred_retries and not (call.local or call.retries_itself())
+    """Tell whether what may pass is offered again without the task having said anything about it."""
+    if run.stopped_by is not None or call.local or call.deferrals >= call.task.deferred_retries:
+        return False
+    passes = isinstance(error, RecipientsDeferred) or error is run.passing
+    return passes and not call.retries_itself(error)
 
 
 def deferral(times: int, error: Exception) -> float:

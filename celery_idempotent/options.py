@@ -60,8 +60,8 @@ class Options:
     fingerprint_fields: ClassVar[tuple[str, ...] | None] = None
     """Which parameters count as content. Default: all that are not key fields."""
     deferred_retries: ClassVar[int] = 16
-    """How often recipients that were refused for now are offered the mail again, where neither the task nor its
-    queue retries by itself: after 1, 2, 4, 8 and then every 15 minutes. 0: not at all."""
+    """How often a mail is offered again, where neither the task nor its queue retries, to recipients refused
+    for now and to servers that could not be reached: after 1, 2, 4, 8, then every 15 minutes. 0: never."""
     in_doubt_for: ClassVar[tuple[type[Exception], ...]] = ()
     """Exceptions of an opaque body after which the outcome is unknown."""
     dedupe_on_publish: ClassVar[bool] = False

@@ -18,7 +18,6 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from .conduct import LONGEST_WAIT, Call, ComeBack, Ending, Next, TakenOver, claim, conduct
 from .core.entry import Entry
-from .core.errors import RecipientsDeferred
 from .core.outcomes import Duplicate
 from .identity import HEADER, argsrepr, as_note, asker_of, kwargsrepr, own_note
 from .mailers import backend_in_place
@@ -49,10 +48,10 @@ class CeleryCall(Call):
         self.waits, self.deferrals = found.get("waits", 0), found.get("deferrals", 0)
         self.asker = asker_of(task, found, str(request.hostname or ""), args, kwargs)
 
-    def retries_itself(self) -> bool:
+    def retries_itself(self, error: Exception) -> bool:
         """Tell whether the task declares a retry for this, or has come that way."""
         declared = tuple(getattr(self.task, "autoretry_for", ()))
-        return bool(self.task.request.retries or issubclass(RecipientsDeferred, declared))
+        return bool(self.task.request.retries or isinstance(error, declared))
 
     def ending(self, error: Exception) -> Ending:
         """Retry, Ignore and Reject are Celery's signals; all else is final: it autoretries by raising Retry."""

@@ -143,7 +143,7 @@ def test_w011_and_w013_look_at_functions_too(settings: Any, monkeypatch: pytest.
     @once(key_fields=("order",), window=timedelta(days=400))
     def rare(order: int) -> None: ...
 
-    monkeypatch.setattr(checks, "known", [rare.declared])
+    monkeypatch.setattr(checks, "functions", lambda: [rare.declared])
     monkeypatch.setattr(checks, "tasks", list)
     settings.CELERY_IDEMPOTENT = {**settings.CELERY_IDEMPOTENT, "LEDGER": "auto"}
     assert ids(checks.check_windows(None)) == ["W011"]

@@ -84,7 +84,7 @@ class JobCall(Call):
         own = {**self.carried, "id": _execution(job)}
         self.asker = asker_of(task, own, str(job.worker_name or ""), args, kwargs)
 
-    def retries_itself(self) -> bool:
+    def retries_itself(self, error: Exception) -> bool:
         """Tell whether the job was enqueued with a `Retry`, or no scheduler would bring it back."""
         return self.job.retries_left is not None or not self._has_scheduler()
 

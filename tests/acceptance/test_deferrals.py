@@ -42,7 +42,7 @@ def test_a_task_that_says_nothing_about_retries_serves_everybody(
     shop: Shop, rcpt: dict[str, list[str]]
 ) -> None:
     """The deferred one alone is offered it again: same Message-ID, same To; the task ends in SUCCESS."""
-    rcpt["bob"] = ["450 4.2.0 greylisted", "451 4.3.0 later"]
+    rcpt["bob"] = ["450 4.2.0 mailbox busy", "451 4.3.0 later"]
     value, status, deliveries, state = shop.ask(RUN.format(task="announce", order=next(orders)))
     assert (value, status, state) == ("announced", "sent", "SUCCESS")
     assert deliveries == ["accepted"] * 3
@@ -56,7 +56,7 @@ def test_a_task_that_says_nothing_about_retries_serves_everybody(
 
 def test_who_is_never_taken_fails_visibly_in_the_end(shop: Shop, rcpt: dict[str, list[str]]) -> None:
     """After `deferred_retries`; whoever was served stays served."""
-    rcpt["bob"] = ["450 4.2.0 greylisted"] * 20
+    rcpt["bob"] = ["450 4.2.0 mailbox busy"] * 20
     value, status, deliveries, _ = shop.ask(RUN.format(task="announce", order=next(orders)))
     assert (value, status) == ("RecipientsDeferred", "failed")
     assert deliveries == ["accepted", "accepted", "deferred"]
@@ -69,7 +69,7 @@ def test_a_task_with_retries_of_its_own_has_those_alone(
     shop: Shop, rcpt: dict[str, list[str]], task: str, offers: int
 ) -> None:
     """They are exhausted when they are, or there are none on purpose."""
-    rcpt["ann"] = ["450 4.2.0 greylisted"] * 20
+    rcpt["ann"] = ["450 4.2.0 mailbox busy"] * 20
     value, status, _, _ = shop.ask(RUN.format(task=task, order=next(orders)))
     assert (value, status) == ("RecipientsDeferred", "failed")
     assert len(rcpt["ann"]) == 20 - offers

@@ -33,7 +33,7 @@ def test_retries_before_and_after_the_send(shop: Shop) -> None:
 
 def test_a_mail_server_that_defers_at_first(shop: Shop) -> None:
     """A temporary refusal is a retry like any other, under one Message-ID."""
-    shop.server.script["rcpt"] = ["450 4.7.1 greylisted", "450 4.7.1 greylisted", "250 ok"]
+    shop.server.script["rcpt"] = ["450 4.7.1 greylisted, try again in 1 second"] * 2 + ["250 ok"]
     shop.server.forget_calls()
     try:
         assert shop.ask("answer(stubborn.delay(1003).get(timeout=60))") == 2
