@@ -18,7 +18,7 @@ from rq.timeouts import JobTimeoutException, TimerDeathPenalty
 from celery_idempotent import InProgress, KeyFieldError, PayloadMismatch, Status
 from celery_idempotent.contrib import rq as adapter
 from celery_idempotent.contrib.rq import IdempotentJob, idempotent, idempotent_email
-from celery_idempotent.identity import HEADER
+from celery_idempotent.identity import HEADER, own_note
 from celery_idempotent.options import policy
 from tests.rq import app
 from tests.support.mailserver import ScriptedSMTP
@@ -237,12 +237,11 @@ def test_a_call_that_does_not_fit_is_refused_at_enqueue(queue: Queue, args: Any,
 def test_a_call_that_does_not_fit_fails_in_the_worker(queue: Queue) -> None:
     """From an enqueuer without the job class: FAILED at once, whatever retries it has; nothing is claimed."""
     plain = Queue("queue", connection=queue.connection)
-    job = plain.enqueue(listed, None, retry=Retry(3))
+    job = plain.enqueue(listed, None, retry=Retry(3, interval=60))
     work(plain)
     assert job.get_status() == "failed"
     assert "KeyFieldError" in job.latest_result().exc_string
     assert "listed: key field 'n' is None" in job.latest_result().exc_string
-    assert job.latest_result().exc_string.count("Traceback") == 1
     assert not calls
 
 
@@ -277,6 +276,7 @@ def test_a_note_with_a_field_of_another_kind(queue: Queue, field: str) -> None:
     job = queue.enqueue(listed, 1, answer="done")
     job.meta[HEADER] = {**job.meta[HEADER], field: ["garbled"]}
     job.save_meta()
+    assert own_note(job.meta, job.meta[HEADER]["id"]) is None
     work(queue)
     assert job.return_value() == "done"
     assert listed.entry_for(1).status is Status.SENT
@@ -309,7 +309,7 @@ def test_other_content_under_the_same_key(
         settings.EMAIL_PORT = server.port
         queue = Queue("queue", connection=connection, job_class=IdempotentJob)
         first = queue.enqueue(app.particular, 1, "one")
-        second = queue.enqueue(app.particular, 1, "two", retry=Retry(3))
+        second = queue.enqueue(app.particular, 1, "two", retry=Retry(3, interval=60))
         work(queue)
         assert first.return_value() == "one"
         assert PayloadMismatch.__name__ in second.latest_result().exc_string

@@ -20,18 +20,18 @@ from tests.support.servers import Postgres, Redis
 from tests.support.worker import Worker
 
 KEYS = 1000
-KILLS = 6
-"""Of each kind: a process of Celery's pool, an RQ work-horse, a whole RQ worker."""
+EACH = 5
+"""How often each of these is struck: a process of Celery's pool, an RQ work-horse, a whole RQ worker, and (with
+a pause that is longer than a lease) one of the first and the last."""
+KINDS = ("pool", "horse", "simple", "pause")
+PAUSE = 2.5
 
 ENQUEUE = """
-import random
-numbers = list(range({keys}))
-random.Random(1).shuffle(numbers)
+os.mkdir(os.path.join(os.environ["TEST_DIRECTORY"], "barrier"))  # who comes first waits for the other queue
 with celery_shop.app.producer_or_acquire() as producer:
-    for n in numbers:
+    for n in range({keys}):
         celery_shop.confirm.apply_async((n,), producer=producer)
-random.Random(2).shuffle(numbers)
-emails.enqueue_many([Queue.prepare_data(confirm, (n,), retry=Retry(20)) for n in numbers])
+emails.enqueue_many([Queue.prepare_data(confirm, (n,), retry=Retry(20)) for n in range({keys})])
 """
 
 
@@ -86,12 +86,43 @@ def _children(pid: int) -> list[int]:
         return []
 
 
-def kill_one(pids: list[int]) -> bool:
-    """SIGKILL one of ``pids``, and tell whether there was one."""
-    if not pids:
-        return False
+class Striker:
+    """Kills and pauses processes, in turns, as the mails come in."""
+
+    def __init__(self, celery: Worker, fleet: Fleet) -> None:
+        self.struck: Counter[str] = Counter()
+        self._celery = celery
+        self._fleet = fleet
+        self._paused: list[tuple[float, int]] = []
+
+    @property
+    def done(self) -> bool:
+        """Whether everybody has been struck and nobody is paused any more."""
+        return self.struck.total() == EACH * len(KINDS) and not self._paused
+
+    def strike(self, mails: int) -> None:
+        """Do what is due when ``mails`` have been sent."""
+        self._paused = [(until, pid) for until, pid in self._paused if not self._woken(until, pid)]
+        if self.struck.total() >= min(mails * EACH * len(KINDS) / (KEYS * 0.9), EACH * len(KINDS)):
+            return
+        kind = KINDS[self.struck.total() % len(KINDS)]
+        if kind == "horse":
+            pids = self._fleet.horses()
+        else:
+            pids = self._celery.children() if kind == "pool" else self._fleet.simple()
+            pids += self._celery.children() if kind == "pause" else []
+        if pids and _signal(pid := random.choice(pids), signal.SIGSTOP if kind == "pause" else signal.SIGKILL):
+            self.struck[kind] += 1
+            if kind == "pause":
+                self._paused.append((time.monotonic() + PAUSE, pid))
+
+    def _woken(self, until: float, pid: int) -> bool:
+        return time.monotonic() >= until and (_signal(pid, signal.SIGCONT) or True)
+
+
+def _signal(pid: int, what: signal.Signals) -> bool:
     try:
-        os.kill(random.choice(pids), signal.SIGKILL)
+        os.kill(pid, what)
     except ProcessLookupError:
         return False
     return True
@@ -109,41 +140,38 @@ def test_a_celery_worker_and_rq_workers_at_the_same_keys(kind: str, tmp_path: Pa
     with place(kind, tmp_path) as shop:
         shop.ask(ENQUEUE.format(keys=KEYS))
         celery = Worker("tests.acceptance.app", shop.environment, tmp_path / "celery.log", "-c", "2")
-        with Fleet(shop, [SIMPLE, FORKING]) as fleet, celery:
-            kills = race(shop, celery, fleet)
+        with shop.scheduler(), Fleet(shop, [SIMPLE, SIMPLE, FORKING]) as fleet, celery:
+            striker = Striker(celery, fleet)
+            race(shop, fleet, striker)
         copies = sent(shop)
         entries = shop.ask(f"""
 found = [confirm.entry_for(n) for n in range({KEYS})]
 answer([[entry.status.value, "@" in entry.owner] for entry in found])
 """)
     doubtful = {n for n, (status, _) in enumerate(entries) if status == "in_doubt"}
-    assert kills == Counter(pool=KILLS, horse=KILLS, simple=KILLS)
+    assert striker.struck == dict.fromkeys(KINDS, EACH)
     assert {status for status, _ in entries} <= {"sent", "in_doubt"}
     assert len({by_rq for _, by_rq in entries}) == 2, "one of the queues sent nothing: that was no race"
-    assert len(doubtful) <= sum(kills.values())
+    assert len(doubtful) <= EACH * len(KINDS)
     assert {n: copies[n] for n in range(KEYS) if n not in doubtful} == dict.fromkeys(
         set(range(KEYS)) - doubtful, 1
     )
     assert all(copies[n] <= 1 for n in doubtful)
 
 
-def race(shop: RQShop, celery: Worker, fleet: Fleet) -> Counter[str]:
-    """Kill someone every now and then, until nothing is left to do; return who was killed how often."""
-    kills: Counter[str] = Counter()
+def race(shop: RQShop, fleet: Fleet, striker: Striker) -> None:
+    """Strike someone every now and then, until nothing is left to do."""
     end = time.monotonic() + 150
-    while sum(kills.values()) < KILLS * 3 or not over(shop):
-        assert time.monotonic() < end, (kills, len(sent(shop)), shop.ask("answer(left())"), shop.logs())
-        due = len(shop.server.accepted) * KILLS * 3 / (KEYS * 0.9)
-        if sum(kills.values()) < min(due, KILLS * 3):
-            name, pids = [
-                ("pool", celery.children()),
-                ("horse", fleet.horses()),
-                ("simple", fleet.simple()),
-            ][sum(kills.values()) % 3]
-            kills[name] += kill_one(pids)
+    while not striker.done or not over(shop):
+        assert time.monotonic() < end, (
+            striker.struck,
+            len(sent(shop)),
+            shop.ask("answer(left())"),
+            shop.logs(),
+        )
+        striker.strike(len(shop.server.accepted))
         fleet.supervise()
         time.sleep(0.01)
-    return kills
 
 
 def over(shop: RQShop) -> bool:

@@ -91,6 +91,10 @@ class RQShop(Shop):
         command += arguments or ("emails", "--with-scheduler")
         return RQWorker(command, self.environment, self.directory / "worker.log")
 
+    def scheduler(self) -> RQWorker:
+        """Return RQ's scheduler as a process of its own."""
+        return RQWorker(["tests.rq.scheduler"], self.environment, self.directory / "worker.log")
+
     def managed_worker(self, *arguments: str) -> RQWorker:
         """Return a ``manage.py rqworker``."""
         return RQWorker(["django", "rqworker", *arguments], self.environment, self.directory / "worker.log")
