@@ -25,8 +25,9 @@ LIST = "/admin/celery_idempotent/logicalemail/"
 
 
 @pytest.fixture
-def email(db: None) -> LogicalEmail:
+def email(db: None, settings: Any) -> LogicalEmail:
     """An email with one attempt and two recipients."""
+    settings.CELERY_IDEMPOTENT |= {"LEDGER": "database"}
     ledger = Ledger(DatabaseStore())
     targets = [("0", Recipient(c * 64, f"{c}***@example.com")) for c in "ab"]
     entry = ledger.claim(ASKER, Policy()).entry
