@@ -435,7 +435,9 @@ def patiently(ledger: Ledger, entry: Any) -> Any:
 def test_cluster(settings: Any) -> None:
     """Three nodes: every shard is in one slot, and due, purge and problems look at all of them."""
     with ExitStack() as stack:
-        nodes = [stack.enter_context(Redis("--cluster-enabled", "yes")) for _ in range(3)]
+        # Or it takes its own port plus 10,000, which an outgoing connection may have.
+        own = ("--cluster-enabled", "yes", "--cluster-port")
+        nodes = [stack.enter_context(Redis(*own, str(free_port()))) for _ in range(3)]
         places = [f"127.0.0.1:{node.port}" for node in nodes]
         command = [find("redis-cli"), "--cluster", "create", *places, "--cluster-yes"]
         subprocess.run(command, capture_output=True, check=True, timeout=60)
