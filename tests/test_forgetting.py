@@ -14,7 +14,7 @@ from django.db import connection
 from celery_idempotent import IdempotentEmailTask, InterventionRefused, RecipientsRefused, Status, wiring
 from celery_idempotent.core.addresses import recipient
 from celery_idempotent.forgetting import forget
-from celery_idempotent.models import LogicalEmail
+from celery_idempotent.models import Delivery, LogicalEmail
 from tests.support.mailserver import ScriptedSMTP
 
 app = Celery("forgetting", broker="memory://", backend="cache+memory://", set_as_current=False)
@@ -72,7 +72,7 @@ def test_digest_and_mask_leave_every_store_and_the_key_stays_closed(
     run("two", 2, BOB).get()
     salt = settings.SECRET_KEY
     ann, bob = (recipient(address, salt, "masked") for address in (ANN, BOB))
-    before = everything()
+    before, rows = everything(), Delivery.objects.count()
     assert ann.shown in before
     found = forget("Ann <ANN@example.com>", **WHY)
     assert (len(found.erased), found.left) == (1, {})
@@ -80,6 +80,7 @@ def test_digest_and_mask_leave_every_store_and_the_key_stays_closed(
     for trace in (ANN, ann.shown, ann.digest):
         assert trace not in after
     assert bob.shown in after
+    assert Delivery.objects.count() == rows, "in place of each row is one that names nobody"
     count = len(server.accepted)
     assert run("three", 1, ANN, (BOB,)).get() is None, "its result showed the address"
     assert len(server.accepted) == count

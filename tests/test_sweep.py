@@ -15,7 +15,7 @@ import redis as client
 from celery import Celery
 from django.db import connections
 
-from celery_idempotent import IdempotentEmailTask, Status, Verdict, signals, sweep, wiring
+from celery_idempotent import ClaimLost, IdempotentEmailTask, Status, Verdict, signals, sweep, wiring
 from celery_idempotent.core.entry import After, Recipient
 from celery_idempotent.core.expiry import expire
 from celery_idempotent.core.ledger import Ledger
@@ -199,13 +199,16 @@ def test_sweeps_and_duplicates_of_the_same_emails() -> None:
                 if not isinstance(outcome, Acquired):
                     time.sleep(0.0002)
                     continue
+                entry = outcome.entry
                 try:
                     time.sleep((number % 3) * 0.0004)
-                    entry = ledger.begin(outcome.entry, [TARGET], "<m@x>", who, policy)
-                except sweep.ClaimLost:
+                    if not entry.deliveries:  # as the mail backend does: what was accepted is not offered again
+                        entry = ledger.begin(entry, [TARGET], "<m@x>", who, policy)
+                        accepted.append(who.key)
+                        entry = ledger.settle(entry, ACCEPTED, "<m@x>", who, policy)
+                    ledger.complete(entry, None)
+                except ClaimLost:
                     continue
-                accepted.append(who.key)
-                ledger.complete(ledger.settle(entry, ACCEPTED, "<m@x>", who, policy), None)
                 break
 
     thread = threading.Thread(target=go_round)
@@ -322,9 +325,12 @@ def test_verifiers_settle_doubts(ledger: Ledger, heard: list[tuple[str, str]]) -
 
 def test_no_doubt_is_always_left_out(ledger: Ledger) -> None:
     """With more doubts than a pass looks at, those that cannot be settled do not stand in the way of others."""
-    VERDICTS.update({f"d{n}": Verdict.UNKNOWN for n in range(6)}, last=Verdict.SENT)
-    for name in (*(f"d{n}" for n in range(6)), "last"):
+    names = [*(f"d{n}" for n in range(6)), "last"]
+    VERDICTS.update(dict.fromkeys(names, Verdict.UNKNOWN))
+    for name in names:
         late(ledger, sending(ledger, name, "verified-mail"))
+    assert sweep.sweep(app=app).unknown == len(names)
+    VERDICTS["last"] = Verdict.SENT
     for _ in range(200):
         if status_of(ledger, "last") is Status.SENT:
             break

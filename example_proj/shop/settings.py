@@ -106,7 +106,9 @@ CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_LOST_WAIT = 0.5
 # A round that nobody took before the next one is not wanted any more.
 WELCOME = {"task": "shop.tasks.welcome_new_customers", "schedule": 10.0, "options": {"expires": 10.0}}
-CELERY_BEAT_SCHEDULE = {"welcome": WELCOME}
+SWEEP = {"task": "celery_idempotent.sweep", "schedule": 60, "options": {"expires": 60}}
+PURGE = {"task": "celery_idempotent.purge", "schedule": 24 * 3600}
+CELERY_BEAT_SCHEDULE = {"welcome": WELCOME, "sweep": SWEEP, "purge": PURGE}
 CELERY_BEAT_SCHEDULE_FILENAME = str(DIRECTORY / "beat-schedule")
 CELERY_BEAT_SYNC_EVERY = 1  # the file's age says whether beat is alive
 if CELERY_BROKER_URL.startswith("filesystem"):

@@ -339,6 +339,19 @@ def test_a_new_generation_is_out_of_a_late_process_reach(ledger: Ledger, clock: 
     assert ledger.store.get("k").entry == opened  # type: ignore[union-attr]
 
 
+def test_a_write_ahead_taken_back_late_does_not_undo_a_decision(
+    ledger: Ledger, clock: Clock, operator: Operator
+) -> None:
+    """Its confirmation was lost, nothing was sent, and meanwhile somebody has decided: that stands."""
+    claim = claimed(ledger)
+    late = ledger.begin(claim, [TARGET], "<m@x>", ONE, POLICY)
+    clock.forward(31)
+    decided = operator.cancel(operator.resolve(late, Verdict.NOT_SENT))
+    with pytest.raises(ClaimLost):
+        ledger.withdraw(claim, [TARGET], "<m@x>", ONE, POLICY)
+    assert ledger.store.get("k").entry == decided  # type: ignore[union-attr]
+
+
 # -- expiry ------------------------------------------------------------------------------------------------
 
 

@@ -52,8 +52,11 @@ def alias(request: Any, tmp_path_factory: Any, django_db_setup: None, django_db_
         database = request.getfixturevalue(request.param).database
     with django_db_blocker.unblock(), added(f"plans-{request.param}", database) as name:
         LogicalEmail.objects.using(name).bulk_create(rows(), batch_size=500)
-        with connections[name].cursor() as cursor:
-            cursor.execute({"mysql": f"ANALYZE TABLE {TABLE}"}.get(connections[name].vendor, "ANALYZE"))
+        # A server analyses its tables by itself in time; SQLite never does.
+        analyse = {"mysql": f"ANALYZE TABLE {TABLE}", "postgresql": "ANALYZE"}.get(connections[name].vendor)
+        if analyse:
+            with connections[name].cursor() as cursor:
+                cursor.execute(analyse)
         yield name
 
 
