@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .core.errors import (
+        ArgumentsNotSerializable,
         ClaimLost,
         DeliveryInDoubt,
         EntryUnreadable,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "ArgumentsNotSerializable",
     "ClaimLost",
     "DeliveryInDoubt",
     "EntryUnreadable",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +17,7 @@ from .core.errors import LedgerUnavailable
 from .functions import Declared, known
 from .mailers import SMTP, Mailer, mailers
 from .options import misspelt, problems
+from .payload import check_keys
 from .wiring import get_ledger
 
 
@@ -52,19 +53,31 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Ch
         if name not in DEFAULTS
     ]
     found += _unusable()
-    if conf.database not in connections.settings:
-        found.append(
-            Error(
-                f"CELERY_IDEMPOTENT['DATABASE'] is {conf.database!r}, which DATABASES does not have",
-                id="celery_idempotent.E003",
-            )
+    named = [("DATABASE", conf.database)]
+    if not any(message.id == "celery_idempotent.E002" for message in found):
+        named += [("OUTBOX_DATABASES", alias) for alias in conf.outbox_databases]
+    return found + [
+        Error(
+            f"CELERY_IDEMPOTENT[{name!r}] names {alias!r}, which DATABASES does not have",
+            id="celery_idempotent.E003",
         )
-    return found
+        for name, alias in named
+        if alias not in connections.settings
+    ]
 
 
 def _unusable() -> list[CheckMessage]:
     found: list[CheckMessage] = []
-    for read in (lambda: conf.retention, lambda: conf.recipients, lambda: conf.redis_wait, _store):
+    settings_read: tuple[Callable[[], object], ...] = (
+        lambda: conf.retention,
+        lambda: conf.recipients,
+        lambda: conf.redis_wait,
+        lambda: conf.outbox_databases,
+        lambda: conf.redeliver_after,
+        check_keys,
+        _store,
+    )
+    for read in settings_read:
         try:
             read()
         except ImproperlyConfigured as error:
