@@ -135,7 +135,7 @@ class OutboxMessage(models.Model):
     due_at = models.DateTimeField(help_text="When the relay looks at it next.")
 
     class Meta:
-        indexes = [models.Index(fields=["due_at", "id"], name="celery_idempotent_outbox_due")]
+        indexes = [models.Index(fields=["due_at"], name="celery_idempotent_outbox_due")]
 
     def __str__(self) -> str:
         return f"{self.task} {self.label}".strip()

@@ -30,6 +30,7 @@ def handle(command: Any, *, continuous: bool, interval: float, batch: int, **_: 
         raise CommandError("--interval has to be positive, and --batch at least 1")
     with _until_told() as stop:
         relay = Relay(batch=batch, stop=stop)
+        relay.app.loader.import_default_modules()  # as a worker does, so that every task is known
         if continuous:
             relay.run(interval)
             command.stdout.write("relay: stopped")

@@ -118,7 +118,7 @@ class Migration(migrations.Migration):
                 ("due_at", models.DateTimeField(help_text="When the relay looks at it next.")),
             ],
             options={
-                "indexes": [models.Index(fields=["due_at", "id"], name="celery_idempotent_outbox_due")],
+                "indexes": [models.Index(fields=["due_at"], name="celery_idempotent_outbox_due")],
             },
         ),
         migrations.CreateModel(
