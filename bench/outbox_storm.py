@@ -34,6 +34,7 @@ def main() -> int:
         broker_lives=30,
         relay_lives=25,
         patience=600,
+        redeliver_after=10,
         seed=options.seed,
         publishers=2,
         early_ack=not options.late_ack,

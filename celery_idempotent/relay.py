@@ -17,7 +17,7 @@ from django.db import Error as DatabaseError
 from django.db import close_old_connections
 
 from .conf import conf
-from .core.changes import running, starts_new_generation
+from .core.changes import running, starts_new_generation, took_part_earlier
 from .core.errors import EntryUnreadable, LedgerUnavailable
 from .core.outcomes import Asker, Policy
 from .core.status import Status
@@ -50,6 +50,8 @@ class Next(Enum):
 def judge(stored: Stored, asker: Asker, rules: Policy) -> Next:
     """Tell what is to be done with the message of ``asker``, given what the ledger knows."""
     entry, now = stored.entry, stored.now
+    if took_part_earlier(entry, asker):
+        return Next.REMOVE
     match entry.status:
         case Status.CANCELLED:
             return Next.REMOVE

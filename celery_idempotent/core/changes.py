@@ -12,6 +12,8 @@ from .outcomes import Asker, Policy
 from .status import DeliveryStatus, Status
 
 MAX_PARTICIPANTS = 256
+_EARLIER = ""
+"""Stands among the participants behind those of earlier generations. No task has an empty id."""
 
 
 def is_same_write(stored: Entry, wanted: Entry) -> bool:
@@ -81,15 +83,30 @@ def next_generation(entry: Entry) -> Entry:
         result=None,
         begun_at=After(),
         sent_at=None,
+        participants=(*filter(None, entry.participants), _EARLIER) if entry.participants else (),
     )
 
 
 def starts_new_generation(entry: Entry, now: datetime, asker: Asker, policy: Policy) -> bool:
-    """Tell whether the window has passed, for a task that did not take part."""
-    if entry.status is not Status.SENT or policy.window is None or not isinstance(entry.sent_at, datetime):
+    """Tell whether the window has passed since the last acceptance, for a task that did not take part.
+
+    Also where the run that had it accepted never came to its end; not while somebody is at work.
+    """
+    if policy.window is None or not isinstance(entry.sent_at, datetime):
         return False
+    if entry.status in (Status.CLAIMED, Status.RELEASED):
+        idle = not running(entry, now)
+    else:
+        idle = entry.status in (Status.SENT, Status.FAILED)
     took_part = asker.task_id == entry.owner or asker.task_id in entry.participants
-    return not took_part and now >= entry.sent_at + timedelta(seconds=policy.window)
+    return idle and not took_part and now >= entry.sent_at + timedelta(seconds=policy.window)
+
+
+def took_part_earlier(entry: Entry, asker: Asker) -> bool:
+    """Tell whether ``asker`` was answered in an earlier window: it never sends again."""
+    if _EARLIER not in entry.participants:
+        return False
+    return asker.task_id in entry.participants[: entry.participants.index(_EARLIER)]
 
 
 def with_participant(entry: Entry, task_id: str) -> tuple[str, ...]:

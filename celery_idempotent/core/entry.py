@@ -92,7 +92,7 @@ class Entry:
     error: str = ""
     """Class name of the last error; never its text, which may quote the mail."""
     participants: tuple[str, ...] = ()
-    """Task ids that took part, for tasks with a window; the newest last."""
+    """Task ids that took part, for tasks with a window; the newest last. An empty one ends earlier windows."""
     begun_at: Moment | None = None
     """When this generation was first claimed: the ``Date`` of its messages."""
     sent_at: Moment | None = None

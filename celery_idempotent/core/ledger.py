@@ -100,6 +100,8 @@ class Ledger:
         """Apply the table of what a claim finds; None when the entry changed meanwhile."""
         entry, now = found.entry, found.now
         mismatch = changes.differs(entry, asker)
+        if changes.took_part_earlier(entry, asker) and not changes.running(entry, now):
+            return Duplicate(entry, mismatch)
         if changes.starts_new_generation(entry, now, asker, policy):
             return self._acquire(entry, claim_id, asker, policy, becoming=changes.next_generation(entry))
         if mismatch and policy.raise_on_mismatch:

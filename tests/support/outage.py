@@ -46,6 +46,7 @@ class Plan:
     relay_lives: float
     patience: float
     """Seconds after the last order within which everything has to have come to its end."""
+    redeliver_after: float = 2
     seed: int = 7
     publishers: int = 1
     early_ack: bool = True
@@ -104,7 +105,10 @@ class Outage:
             "task_acks_late": not self.plan.early_ack,
             "task_reject_on_worker_lost": not self.plan.early_ack,
         }
-        settings = {"REDELIVER_AFTER": 2, "OUTBOX_KEYS": [Fernet.generate_key().decode()]}
+        settings = {
+            "REDELIVER_AFTER": self.plan.redeliver_after,
+            "OUTBOX_KEYS": [Fernet.generate_key().decode()],
+        }
         return {
             **os.environ,
             **environment(self.directory, self.broker.url, self.database.database, smtp_port),
