@@ -11,11 +11,12 @@ from celery_idempotent.core.entry import Recipient
 from celery_idempotent.core.ledger import Ledger
 from celery_idempotent.core.outcomes import Asker, Policy, Reply
 from celery_idempotent.core.status import DeliveryStatus
-from celery_idempotent.models import Delivery, LogicalEmail, SendAttempt
+from celery_idempotent.models import Delivery, LogicalEmail, OutboxMessage, SendAttempt
+from celery_idempotent.stores import outbox
 from celery_idempotent.stores.database import DatabaseStore
 
 ASKER = Asker("1:" + "ab" * 32, "order-confirmation", "task-1", "worker@host", "order_id=7")
-MODELS = [LogicalEmail, Delivery, SendAttempt]
+MODELS = [LogicalEmail, Delivery, SendAttempt, OutboxMessage]
 
 
 @pytest.fixture
@@ -30,7 +31,10 @@ def email(db: None) -> LogicalEmail:
         targets[1]: Reply(DeliveryStatus.DEFERRED, 450, "greylisted"),
     }
     ledger.settle(entry, replies, "<m@shop>", ASKER, Policy())
-    return LogicalEmail.objects.get()
+    email = LogicalEmail.objects.get()
+    owed = OutboxMessage(task_id="task-1", task="t", key=email.key, label=email.label, payload="a secret")
+    outbox.add("default", [owed])
+    return email
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -62,3 +66,12 @@ def test_nothing_can_be_changed(admin_client: Any, email: LogicalEmail, model: A
     assert admin_client.post(reverse(f"{name}_change", args=[row.pk]), {"status": "sent"}).status_code == 403
     assert "_save" not in admin_client.get(reverse(f"{name}_change", args=[row.pk])).content.decode()
     assert model.objects.count() >= 1
+
+
+def test_arguments_are_shown_to_nobody(admin_client: Any, email: LogicalEmail) -> None:
+    """They can hold reset tokens."""
+    row = OutboxMessage.objects.get()
+    url = reverse("admin:celery_idempotent_outboxmessage_change", args=[row.pk])
+    page = admin_client.get(url).content.decode()
+    assert row.label in page
+    assert "a secret" not in page
