@@ -77,7 +77,10 @@ def server(url: str) -> dict[str, Any]:
     }
 
 
-CELERY_IDEMPOTENT: dict[str, Any] = {"MESSAGE_ID_DOMAIN": "shop.example"}
+CELERY_IDEMPOTENT: dict[str, Any] = {
+    "MESSAGE_ID_DOMAIN": "shop.example",
+    "REDELIVER_AFTER": float(os.environ.get("SHOP_REDELIVER_AFTER", "900")),
+}
 if url := os.environ.get("SHOP_DATABASE_URL"):
     # The ledger opens a connection of its own to the same database.
     DATABASES = {"default": server(url)}
@@ -106,7 +109,9 @@ CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_LOST_WAIT = 0.5
 # A round that nobody took before the next one is not wanted any more.
 WELCOME = {"task": "shop.tasks.welcome_new_customers", "schedule": 10.0, "options": {"expires": 10.0}}
-CELERY_BEAT_SCHEDULE = {"welcome": WELCOME}
+# Publishes what waits in the outbox; `manage.py idempotency relay --continuous` does the same without beat.
+RELAY = {"task": "celery_idempotent.relay", "schedule": 10.0, "options": {"expires": 10.0}}
+CELERY_BEAT_SCHEDULE = {"welcome": WELCOME, "relay": RELAY}
 CELERY_BEAT_SCHEDULE_FILENAME = str(DIRECTORY / "beat-schedule")
 CELERY_BEAT_SYNC_EVERY = 1  # the file's age says whether beat is alive
 if CELERY_BROKER_URL.startswith("filesystem"):
