@@ -17,7 +17,9 @@ from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask, LedgerUnavai
 from celery_idempotent.core.errors import EntryUnreadable
 from celery_idempotent.core.outcomes import Asker, Policy
 from celery_idempotent.core.status import DeliveryStatus, Status
+from celery_idempotent.identity import HEADER
 from celery_idempotent.models import OutboxMessage
+from celery_idempotent.receivers import forget_revoked
 from celery_idempotent.relay import Next, Pass, Relay, judge
 from celery_idempotent.stores import outbox as store
 from tests.support.seed import Seed
@@ -301,9 +303,6 @@ def test_relays_side_by_side_publish_each_message_once(monkeypatch: pytest.Monke
 
 def test_a_revoked_or_expired_message_is_not_owed_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker that drops it tells the outbox; a plain task's revocation is none of its business."""
-    from celery_idempotent.identity import HEADER
-    from celery_idempotent.receivers import forget_revoked
-
     task_id = lost(relayed)
 
     class Request:
@@ -318,13 +317,17 @@ def test_a_revoked_or_expired_message_is_not_owed_any_more(monkeypatch: pytest.M
     assert OutboxMessage.objects.count() == 0
 
 
-def test_the_worker_removes_only_what_has_ended() -> None:
-    """Held in doubt: the row stays for the operator's decision."""
-    task_id = lost(relayed)
-    seeds(task_id)["in doubt"]()
-    from celery_idempotent.identity import HEADER
+@app.task(base=IdempotentEmailTask, key_fields=("n",), name="skipping", on_conflict="skip")
+def skipping(n: int) -> None: ...
 
-    note = {"id": task_id, "key": relayed.key_for(1), "fingerprint": "", "label": "", "outbox": "default"}
-    result = relayed.apply((1,), task_id=task_id, headers={HEADER: note})
-    assert isinstance(result.result, DeliveryInDoubt)
+
+@pytest.mark.parametrize(("task", "state"), [(relayed, "in doubt"), (skipping, "claimed")])
+def test_the_worker_removes_only_what_has_ended(task: Any, state: str) -> None:
+    """In doubt, the row stays for the operator's decision; skipped, until whoever works on it has its end."""
+    task_id = lost(task)
+    seed = Seed(task, 1, by="another")
+    seed.claimed() if state == "claimed" else seed.settled(DeliveryStatus.IN_DOUBT)
+    note = {"id": task_id, "key": task.key_for(1), "fingerprint": "", "label": "", "outbox": "default"}
+    result = task.apply((1,), task_id=task_id, headers={HEADER: note})
+    assert isinstance(result.result, DeliveryInDoubt) == (state == "in doubt")
     assert OutboxMessage.objects.count() == 1

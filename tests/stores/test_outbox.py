@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -97,6 +98,26 @@ def test_relays_side_by_side_share_the_rows(alias: str) -> None:
 
     shares = race(take, 4)
     assert sorted(task_id for share in shares for task_id in share) == ids
+
+
+def test_a_relay_does_not_wait_for_another(alias: str) -> None:
+    """Rows that one is just taking are passed over by the next; on SQLite taking is one statement a row."""
+    ids = filled(alias, 4)
+    if connections[alias].vendor == "sqlite":
+        assert not connections[alias].features.has_select_for_update_skip_locked
+        return
+
+    def take(_: int) -> list[str]:
+        try:
+            return [row.task_id for row in outbox.take(alias, 10)]
+        finally:
+            connections[alias].close()
+
+    with transaction.atomic(using=alias), ThreadPoolExecutor(1) as pool:
+        held = outbox.take(alias, 2)  # its transaction is not over
+        others = pool.submit(take, 0)
+        assert others.result(timeout=20) == ids[2:]
+    assert [row.task_id for row in held] == ids[:2]
 
 
 def test_what_was_published_waits_longer_each_time(alias: str) -> None:
