@@ -9,6 +9,7 @@ import logging
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from enum import Enum
 from threading import Event
 
@@ -33,6 +34,10 @@ logger = logging.getLogger("celery_idempotent")
 
 BATCH = 100
 ENDED = (Status.SENT, Status.FAILED, Status.CANCELLED)
+TOO_OLD = (
+    "it was published so long ago that the ledger may have forgotten whether it was sent (RETENTION). "
+    "Call its task again if it was not, and delete this message"
+)
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 
 
@@ -45,6 +50,8 @@ class Next(Enum):
     """Somebody is at work on it, or has to decide."""
     PUBLISH = "publish"
     """No sign of life: it may be lost."""
+    TOO_OLD = "too old"
+    """The ledger may have forgotten that it was sent."""
 
 
 def judge(stored: Stored, asker: Asker, rules: Policy) -> Next:
@@ -137,9 +144,12 @@ class Relay:
                 return
 
     def _deal(self, alias: str, rows: list[OutboxMessage], outcome: Pass) -> None:
-        verdicts = self._judged([row for row in rows if row.tries])
+        verdicts = self._judged(alias, [row for row in rows if row.tries])
         done = [row.task_id for row in rows if verdicts.get(row.pk) is Next.REMOVE]
         outcome.removed += store.remove(alias, done)
+        if old := [row for row in rows if verdicts.get(row.pk) is Next.TOO_OLD]:
+            store.wait(alias, old, conf.redeliver_after, TOO_OLD)
+            outcome.faults.update((row.task, TOO_OLD) for row in old)
         waiting = [row for row in rows if verdicts.get(row.pk) is Next.WAIT]
         store.wait(alias, waiting, conf.redeliver_after)
         outcome.waiting += len(waiting)
@@ -149,7 +159,7 @@ class Relay:
             outcome.published += sent.published
             outcome.faults.update(sent.faults)
 
-    def _judged(self, rows: list[OutboxMessage]) -> dict[int, Next]:
+    def _judged(self, alias: str, rows: list[OutboxMessage]) -> dict[int, Next]:
         """Ask the ledger about messages that were published before; if it is away, they wait."""
         if not rows:
             return {}
@@ -158,7 +168,7 @@ class Relay:
         except LedgerUnavailable as error:
             logger.warning("relay: nothing is published again while the ledger does not answer: %s", error)
             return dict.fromkeys((row.pk for row in rows), Next.WAIT)
-        return {row.pk: self._judge(row, known.get(row.key)) for row in rows}
+        return {row.pk: self._judge(alias, row, known.get(row.key)) for row in rows}
 
     def _known(self, keys: list[str]) -> dict[str, Stored]:
         ledger = get_ledger(self.app).store
@@ -174,9 +184,9 @@ class Relay:
                     known[key] = stored
         return known
 
-    def _judge(self, row: OutboxMessage, stored: Stored | None) -> Next:
+    def _judge(self, alias: str, row: OutboxMessage, stored: Stored | None) -> Next:
         if stored is None:
-            return Next.PUBLISH
+            return Next.TOO_OLD if _is_forgotten(alias, row) else Next.PUBLISH
         try:
             task = task_of(self.app, row)
         except Unsendable:
@@ -184,3 +194,9 @@ class Relay:
             return Next.REMOVE if own else Next.PUBLISH  # which says what is wrong
         asker = Asker(row.key, email_type(task), row.task_id)
         return judge(stored, asker, policy(task, True))
+
+
+def _is_forgotten(alias: str, row: OutboxMessage) -> bool:
+    """Tell whether the ledger may have had an entry for ``row`` that its retention has ended."""
+    begun = max(store.moment(alias, row.created_at), store.moment(alias, row.eta or row.created_at))
+    return datetime.now(timezone.utc) - begun > conf.retention

@@ -71,7 +71,7 @@ def published(alias: str, rows: Iterable[OutboxMessage], wait: Callable[[int], f
     now = datetime.now(timezone.utc)  # an ETA is a time of the workers' clocks
     for (tries, eta), keys in _grouped(rows).items():
         seconds = wait(tries + 1)
-        late = 0.0 if eta is None else max((_read(alias, eta) - now).total_seconds(), 0.0)
+        late = 0.0 if eta is None else max((moment(alias, eta) - now).total_seconds(), 0.0)
         rows_of(alias).filter(task_id__in=keys).update(
             tries=tries + 1,
             published_at=StoreNow(),
@@ -80,10 +80,11 @@ def published(alias: str, rows: Iterable[OutboxMessage], wait: Callable[[int], f
         )
 
 
-def _read(alias: str, eta: Any) -> datetime:
-    moment = read(alias, eta)
-    assert moment is not None
-    return moment
+def moment(alias: str, value: Any) -> datetime:
+    """Return a time of a row in aware UTC, also where Django does without time zones."""
+    found = read(alias, value)
+    assert found is not None
+    return found
 
 
 def _grouped(rows: Iterable[OutboxMessage]) -> dict[tuple[int, Any], list[str]]:

@@ -205,6 +205,28 @@ def test_options_travel(broker: Broker) -> None:
     assert datetime.fromisoformat(broker.take("mail")[0].headers["eta"]) == eta
 
 
+def test_a_link_hangs_on_it(broker: Broker) -> None:
+    """A signature among the options reaches the worker as Celery's own would."""
+    owed.enqueue_with((1,), link=owed.si(5))
+    _, _, embedded = broker.take()[0].decode()
+    assert [callback["args"] for callback in embedded["callbacks"]] == [[5]]
+
+
+def test_without_autocommit_the_relay_publishes(broker: Broker) -> None:
+    """A project that commits by hand has no moment "after the commit": the row waits for the relay."""
+    transaction.set_autocommit(False)
+    try:
+        owed.enqueue(1)
+        transaction.commit()
+        owed.enqueue(2)
+        transaction.rollback()
+    finally:
+        transaction.set_autocommit(True)
+    assert broker.take() == []
+    make_due()
+    assert Relay(app).once().published == 1
+
+
 def test_enqueue_many_takes_calls_of_each_form(broker: Broker) -> None:
     """Tuples, dicts and signatures with options of their own: two INSERTs at most, in order."""
     results = owed.enqueue_many([(1, "a"), {"n": 2}, owed.s(3).set(queue="mail")])

@@ -187,6 +187,21 @@ def test_an_entry_that_nobody_can_read_keeps_nobody_else_waiting(
     assert (outcome.removed, outcome.published) == (1, 1)
 
 
+def test_what_the_ledger_may_have_forgotten_is_not_sent_again(caplog: Any) -> None:
+    """No relay ran for longer than ``RETENTION``: nobody can know, so somebody has to look. New ones go out."""
+    relayed.enqueue_many([(n,) for n in range(4)])
+    old = datetime.now(timezone.utc) - timedelta(days=91)
+    OutboxMessage.objects.filter(label="n=0").update(created_at=old, tries=1)
+    OutboxMessage.objects.filter(label="n=1").update(created_at=old)
+    OutboxMessage.objects.filter(label="n=2").update(created_at=old, tries=1, eta=old + 2 * DAY)
+    OutboxMessage.objects.filter(label="n=3").update(created_at=old + 2 * DAY, tries=1)
+    make_due()
+    outcome = Relay(app).once()
+    assert (outcome.published, sum(outcome.faults.values())) == (3, 1)
+    assert "RETENTION" in OutboxMessage.objects.get(label="n=0").error
+    assert caplog.text.count("may have forgotten") == 1
+
+
 def test_a_poisoned_message_keeps_nobody_waiting() -> None:
     """One that cannot be read stays behind with the reason; the others go out in order of their age."""
     for n in range(5):
