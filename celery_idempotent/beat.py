@@ -8,7 +8,7 @@ from typing import Any
 from celery import shared_task
 from django.db import Error as DatabaseError
 
-from .outbox import BrokerDown
+from .dispatch import BrokerDown
 from .relay import Relay
 
 logger = logging.getLogger("celery_idempotent")

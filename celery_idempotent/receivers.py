@@ -12,8 +12,9 @@ from django.db import connections
 from .core.entry import Entry
 from .core.errors import LedgerUnavailable
 from .core.status import Status
+from .dispatch import OUTBOX
 from .identity import own_note
-from .outbox import OUTBOX, forget
+from .outbox import forget
 from .signals import duplicate_suppressed, email_failed, email_sent
 from .wiring import get_ledger
 

@@ -23,9 +23,9 @@ from .core.errors import EntryUnreadable, LedgerUnavailable
 from .core.outcomes import Asker, Policy
 from .core.status import Status
 from .core.store import Stored
+from .dispatch import BrokerDown, send, task_of
 from .models import OutboxMessage
 from .options import email_type, policy
-from .outbox import BrokerDown, send, task_of
 from .payload import Unsendable
 from .stores import outbox as store
 from .wiring import get_ledger

@@ -11,7 +11,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 from django.db import Error as DatabaseError
 
-from ..outbox import BrokerDown
+from ..dispatch import BrokerDown
 from ..relay import BATCH, Relay
 
 HELP = "Publish what waits in the outbox, and remove what has come to its end."

@@ -13,7 +13,7 @@ from celery.local import Proxy
 from django.core.management import CommandError, call_command
 from django.db import OperationalError
 
-from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask, LedgerUnavailable, beat, outbox
+from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask, LedgerUnavailable, beat, dispatch, outbox
 from celery_idempotent.core.errors import EntryUnreadable
 from celery_idempotent.core.outcomes import Asker, Policy
 from celery_idempotent.core.status import DeliveryStatus, Status
@@ -245,7 +245,7 @@ def test_the_limit_and_the_stop_are_kept(monkeypatch: pytest.MonkeyPatch) -> Non
     assert Relay(app).once().published == 5, "due at once"
 
 
-@pytest.mark.parametrize("error", [outbox.BrokerDown("away"), OperationalError("away")])
+@pytest.mark.parametrize("error", [dispatch.BrokerDown("away"), OperationalError("away")])
 def test_the_pauses_grow_while_nobody_answers(
     error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
@@ -281,7 +281,7 @@ def test_beats_task_makes_one_pass(monkeypatch: pytest.MonkeyPatch, caplog: Any)
     assert OutboxMessage.objects.get().tries == 1
 
     def away(*_: Any) -> Any:
-        raise outbox.BrokerDown("away")
+        raise dispatch.BrokerDown("away")
 
     monkeypatch.setattr(beat.Relay, "once", away)
     app.tasks["celery_idempotent.relay"].apply().get()
@@ -300,7 +300,7 @@ def test_the_command_makes_one_pass(capsys: Any, monkeypatch: pytest.MonkeyPatch
             call_command("idempotency", "relay", *wrong)
 
     def away(*_: Any) -> Any:
-        raise outbox.BrokerDown("the broker is away")
+        raise dispatch.BrokerDown("the broker is away")
 
     monkeypatch.setattr(Relay, "once", away)
     with pytest.raises(CommandError, match=r"the broker is away\. What waits is kept"):
