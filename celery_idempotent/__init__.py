@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .core.errors import (
+        ArgumentsNotSerializable,
         ClaimLost,
         DeliveryInDoubt,
         EntryChanged,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "ArgumentsNotSerializable",
     "ClaimLost",
     "DeliveryInDoubt",
     "EntryChanged",

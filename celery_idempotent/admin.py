@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 
 from .admin_decisions import Decides
-from .models import Delivery, LogicalEmail, SendAttempt
+from .models import Delivery, LogicalEmail, OutboxMessage, SendAttempt
 
 
 def exactly(name: str) -> Any:
@@ -117,4 +117,18 @@ class SendAttemptAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-a
     search_fields = ("task_id", "message_id", "email__key", "email__label")
     list_select_related = ("email",)
     ordering = ("-started_at",)
+    show_full_result_count = False
+
+
+@admin.register(OutboxMessage)
+class OutboxMessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-arg]
+    """What is owed to the broker, without its arguments."""
+
+    list_display = ("label", "task", "tries", "error", "created", "published", "due")
+    fields = ("task", "label", "key", "task_id", "tries", "error", "created", "published", "due")
+    readonly_fields = ("key", "task_id", "created", "published", "due")
+    created, published, due = exactly("created_at"), exactly("published_at"), exactly("due_at")
+    list_filter = ("task",)
+    search_fields = ("key", "label", "task_id")
+    ordering = ("due_at",)
     show_full_result_count = False

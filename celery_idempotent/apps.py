@@ -14,7 +14,7 @@ class CeleryIdempotentConfig(AppConfig):
 
     def ready(self) -> None:
         """Connect what has to be there before the first task or request."""
-        from . import checks, receivers  # noqa: F401
+        from . import checks, maintenance, receivers  # noqa: F401
         from .wiring import add_own_connection
 
         add_own_connection()

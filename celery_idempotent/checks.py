@@ -17,6 +17,7 @@ from .conf import DEFAULTS, conf
 from .core.errors import LedgerUnavailable
 from .mailers import SMTP, Mailer, mailers
 from .options import misspelt, problems
+from .payload import check_keys
 from .registry import functions, tasks
 from .retention import longest_redelivery
 from .wiring import get_ledger
@@ -38,21 +39,32 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Ch
         if name not in DEFAULTS
     ]
     found += _unusable()
-    if conf.database not in connections.settings:
-        found.append(
-            Error(
-                f"CELERY_IDEMPOTENT['DATABASE'] is {conf.database!r}, which DATABASES does not have",
-                id="celery_idempotent.E003",
-            )
+    named = [("DATABASE", conf.database)]
+    if not any(message.id == "celery_idempotent.E002" for message in found):
+        named += [("OUTBOX_DATABASES", alias) for alias in conf.outbox_databases]
+    return found + [
+        Error(
+            f"CELERY_IDEMPOTENT[{name!r}] names {alias!r}, which DATABASES does not have",
+            id="celery_idempotent.E003",
         )
-    return found
+        for name, alias in named
+        if alias not in connections.settings
+    ]
 
 
 def _unusable() -> list[CheckMessage]:
     found: list[CheckMessage] = []
-    names = ("retention", "recipients", "redis_wait", "classify_reply", "connection_idle")
+    names = (
+        "retention",
+        "recipients",
+        "redis_wait",
+        "classify_reply",
+        "connection_idle",
+        "outbox_databases",
+        "redeliver_after",
+    )
     reads: list[Callable[[], object]] = [partial(getattr, conf, name) for name in names]
-    for read in (*reads, _store):
+    for read in (*reads, check_keys, _store):
         try:
             read()
         except ImproperlyConfigured as error:

@@ -23,6 +23,9 @@ DEFAULTS: dict[str, Any] = {
     "REDIS_WAIT": None,
     "CLASSIFY_REPLY": None,
     "CONNECTION_IDLE": 30.0,
+    "OUTBOX_DATABASES": ("default",),
+    "OUTBOX_KEYS": (),
+    "REDELIVER_AFTER": 900,
 }
 RECIPIENT_FORMS = ("masked", "plain", "digest")
 
@@ -121,6 +124,34 @@ class Conf:
     def recipient_salt(self) -> str:
         """Key of the recipients' HMAC; ``SECRET_KEY`` unless set."""
         return str(self._get("RECIPIENT_SALT") or settings.SECRET_KEY)
+
+    @property
+    def outbox_databases(self) -> tuple[str, ...]:
+        """Aliases of the databases that have an outbox: those in which the project's own data is written."""
+        return _texts("OUTBOX_DATABASES", self._get("OUTBOX_DATABASES"), "aliases of DATABASES", least=1)
+
+    @property
+    def outbox_keys(self) -> tuple[str, ...]:
+        """Fernet keys for the arguments in the outbox; the first one encrypts. Empty: kept as they are."""
+        return _texts("OUTBOX_KEYS", self._get("OUTBOX_KEYS"), "Fernet keys", least=0)
+
+    @property
+    def redeliver_after(self) -> float:
+        """Seconds after which a message whose email has no end yet is published again; doubled each time."""
+        value = self._get("REDELIVER_AFTER")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise ImproperlyConfigured(
+                "CELERY_IDEMPOTENT['REDELIVER_AFTER'] has to be a positive number of seconds"
+            )
+        return float(value)
+
+
+def _texts(name: str, value: Any, meaning: str, least: int) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(text, str) and text for text in value):
+        raise ImproperlyConfigured(f"CELERY_IDEMPOTENT['{name}'] has to be a list of {meaning}")
+    if len(value) < least:
+        raise ImproperlyConfigured(f"CELERY_IDEMPOTENT['{name}'] is empty; it has to be a list of {meaning}")
+    return tuple(value)
 
 
 conf = Conf()

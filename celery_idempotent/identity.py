@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from .conf import conf
@@ -96,7 +96,11 @@ class CallKeys:
 
     def _bucket(self, bound: Mapping[str, Any]) -> str | None:
         task = self.task
-        if task.window is None or task.window_mode != "fixed":
+        if task.window is None:
+            return None
+        if not isinstance(task.window, timedelta) or task.window <= timedelta(0):
+            raise KeyFieldError(f"{task.name}: window is {task.window!r}; it has to be a positive timedelta")
+        if task.window_mode != "fixed":
             return None
         path = task.event_time_field
         if not path:

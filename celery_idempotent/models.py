@@ -118,3 +118,27 @@ class SendAttempt(models.Model):
 
     def __str__(self) -> str:
         return f"attempt {self.generation}.{self.number}: {self.outcome}"
+
+
+class OutboxMessage(models.Model):
+    """A message that is owed to the broker, until the ledger knows its end. Written with the caller's data."""
+
+    task_id = models.CharField(max_length=255, unique=True, editable=False)
+    task = models.CharField(max_length=255)
+    key = models.CharField(max_length=80, editable=False)
+    label = models.CharField(max_length=255, blank=True, help_text="The key fields, addresses masked.")
+    fingerprint = models.CharField(max_length=64, blank=True)
+    payload = models.TextField(editable=False, help_text="Arguments and options, as Celery serialises them.")
+    encrypted = models.BooleanField(default=False)
+    eta = models.DateTimeField(null=True)
+    tries = models.PositiveIntegerField(default=0, help_text="How often it was published.")
+    error = models.CharField(max_length=200, blank=True, help_text="Why it could not be published.")
+    created_at = models.DateTimeField()
+    published_at = models.DateTimeField(null=True)
+    due_at = models.DateTimeField(help_text="When the relay looks at it next.")
+
+    class Meta:
+        indexes = [models.Index(fields=["due_at"], name="celery_idempotent_outbox_due")]
+
+    def __str__(self) -> str:
+        return f"{self.task} {self.label}".strip()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from celery import uuid
 from celery.backends.base import DisabledBackend
 from celery.contrib.django.task import DjangoTask
+from celery.result import AsyncResult
 from django.db import transaction
 
 from .core.changes import differs
@@ -23,6 +25,7 @@ from .core.errors import (
 from .core.interventions import Operator
 from .identity import HEADER, CallKeys, Identity, argsrepr, as_note, asker_of, kwargsrepr, own_note
 from .options import Options, policy
+from .outbox import Intention, record, taken_apart
 from .reporting import Report
 from .wiring import get_ledger, get_mirror
 
@@ -124,6 +127,38 @@ class KeyedTask(Options, DjangoTask):
         """Publish after the current transaction commits. Raises `KeyFieldError` now, not then."""
         self._identify(args, kwargs)
         transaction.on_commit(lambda: self.apply_async(args, kwargs, **options))
+
+    def enqueue(self, *args: Any, **kwargs: Any) -> AsyncResult:
+        """Write the call into the outbox, in the caller's transaction; it is published after the commit.
+
+        Raises `KeyFieldError`, `ArgumentsNotSerializable` and `UnsafeTransaction` before anything is written.
+        """
+        return self.enqueue_with(args, kwargs)
+
+    def enqueue_with(
+        self, args: Any = None, kwargs: Any = None, *, using: str | None = None, **options: Any
+    ) -> AsyncResult:
+        """Do as `enqueue` does, with options of ``apply_async``: ``queue``, ``countdown``, ``priority``, …
+
+        ``using`` is the alias of the database whose transaction counts; by default the one that has one open.
+        """
+        intention = Intention(self._identify(args, kwargs), args or (), kwargs or {}, options)
+        return self.AsyncResult(record(self, [intention], using)[0])
+
+    def enqueue_many(
+        self, calls: Iterable[Any], *, using: str | None = None, **options: Any
+    ) -> list[AsyncResult]:
+        """Write many calls at once: all of them, or none if one is refused. Raises as `enqueue` does.
+
+        A call is a tuple of arguments, a dict of keyword arguments, or a signature of this task with options of
+        its own; ``options`` are those of all.
+        """
+        intentions = [self._intention(call, options) for call in calls]
+        return [self.AsyncResult(task_id) for task_id in record(self, intentions, using)]
+
+    def _intention(self, call: Any, options: Mapping[str, Any]) -> Intention:
+        args, kwargs, own = taken_apart(self, call)
+        return Intention(self._identify(args, kwargs), args, kwargs, {**options, **own})
 
     def _done_before(self, note: dict[str, Any], args: Any, kwargs: Any) -> Any:
         """Return the result of the task that did this, or None where publishing is the way to an answer.

@@ -1,14 +1,21 @@
-"""Celery's worker signals: what a worker should know before its first task, and tidy up after its last."""
+"""Signals: what a worker should know and tidy up, and messages of the outbox that are done."""
 
 from __future__ import annotations
 
 import logging
 from typing import Any
 
-from celery.signals import worker_process_shutdown, worker_ready, worker_shutdown
+from celery.signals import task_revoked, worker_process_shutdown, worker_ready, worker_shutdown
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
 
+from .core.entry import Entry
 from .core.errors import LedgerUnavailable
+from .core.status import Status
+from .dispatch import OUTBOX
+from .identity import own_note
+from .outbox import forget
+from .signals import duplicate_suppressed, email_failed, email_sent
 from .wiring import get_ledger
 
 logger = logging.getLogger("celery_idempotent")
@@ -34,3 +41,32 @@ def say_goodbye(**_: Any) -> None:
     from .mail.connections import kept
 
     kept.close()
+
+
+def forget_message(sender: Any, entry: Entry, task_id: str, **_: Any) -> None:
+    """Remove the outbox's row of the message that this worker was given, if it came through the outbox.
+
+    Where this fails, or the worker dies before it, the relay finds the row.
+    """
+    request = getattr(sender, "request", None)
+    if entry.status in (Status.SENT, Status.FAILED, Status.CANCELLED):
+        _forget(getattr(request, "headers", None), task_id)
+
+
+def _forget(headers: Any, task_id: str) -> None:
+    note = own_note(headers, task_id)
+    if note is not None and OUTBOX in note:
+        forget(note[OUTBOX], task_id)
+
+
+for _signal in (email_sent, email_failed, duplicate_suppressed):
+    _signal.connect(forget_message)
+
+
+@task_revoked.connect(weak=False)
+def forget_revoked(request: Any, **_: Any) -> None:
+    """Remove the row of a message that was revoked, or that has expired: nobody wants it any more."""
+    try:
+        _forget(getattr(request, "headers", None) or getattr(request, "request_dict", None), request.id)
+    finally:
+        connections.close_all()  # the worker's main process has no business with the database

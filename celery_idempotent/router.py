@@ -1,4 +1,7 @@
-"""For a ledger in a database of its own: sends its models, their migrations and their admin pages there."""
+"""For a ledger in a database of its own: sends its models, their migrations and their admin pages there.
+
+The outbox stays with the project's data, whose transactions it is part of.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,24 @@ from typing import Any
 from .conf import conf
 
 APP = "celery_idempotent"
+OUTBOX = "outboxmessage"
 
 
 class LedgerRouter:
     """Put ``"celery_idempotent.router.LedgerRouter"`` into ``DATABASE_ROUTERS``."""
 
     def db_for_read(self, model: Any, **hints: Any) -> str | None:
-        """Return the ledger's database for the ledger's models."""
-        return conf.database if model._meta.app_label == APP else None
+        """Return the ledger's database for the ledger's models, and the outbox's for the outbox."""
+        if model._meta.app_label != APP:
+            return None
+        return conf.outbox_databases[0] if model._meta.model_name == OUTBOX else conf.database
 
     db_for_write = db_for_read
 
-    def allow_migrate(self, db: str, app_label: str, **hints: Any) -> bool | None:
-        """Keep the ledger's tables in the ledger's database, and let other routers decide on the rest."""
-        return db == conf.database if app_label == APP else None
+    def allow_migrate(
+        self, db: str, app_label: str, model_name: str | None = None, **hints: Any
+    ) -> bool | None:
+        """Keep the tables in their databases, and let other routers decide on the rest."""
+        if app_label != APP:
+            return None
+        return db in conf.outbox_databases if model_name == OUTBOX else db == conf.database

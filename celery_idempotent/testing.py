@@ -194,6 +194,15 @@ class StoreConformance:
         assert found is not None
         assert found.entry.owner == winners[0].entry.owner
 
+    def test_many_are_read_at_once(self, store: Store) -> None:
+        """Those that are there, each under its key and with the store's clock; the others are left out."""
+        for key in ("a", "b"):
+            store.insert(make_entry(key, owner=f"task-{key}"))
+        found = store.get_many(["a", "b", "absent"])
+        assert {key: stored.entry.owner for key, stored in found.items()} == {"a": "task-a", "b": "task-b"}
+        assert all(abs(stored.now - store.now()) < timedelta(seconds=5) for stored in found.values())
+        assert store.get_many([]) == {}
+
     def test_due_finds_passed_deadlines_alone(self, store: Store) -> None:
         """Oldest first; running ones, finished ones and reserved ones are not due."""
         store.insert(make_entry("late", deadline=After(-5)))

@@ -15,19 +15,31 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from storm import HERE, KILLS, PUBLISHERS, WORKERS, Figures, Plan, Storm, make_plan
+from storm import HERE, KILLS, OUTAGE, PUBLISHERS, WORKERS, Figures, Plan, Storm, make_plan
 
 ROOT = HERE.parent
-BUDGET = 100.0
-LEDGER_SHARE = 60.0
-LOGICAL, EVENTS, SEED = 300, 1000, 2024
+BUDGET = 115.0
+LEDGER_SHARE = 80.0
+LOGICAL, EVENTS, SEED = 200, 600, 2024
+INTRODUCTION = f"""\
+{{mails}} order confirmations, asked for by {{events}} events from {PUBLISHERS} publishers that race.
+Three in ten first attempts fail, one in ten after the mail has gone out. The mail server refuses one mail in
+twelve for now. {WORKERS} workers; {KILLS} of their processes are killed in the middle of a task.
+
+After {OUTAGE:.0f} seconds the broker dies. It is a folder, so there is no process to kill. What kill -9 does to
+a broker that keeps nothing on disk is done to the folder: every message that waits in it is deleted. A whole
+worker is killed with -9 as well, and what it had in hand is gone too. The outbox has those messages still.
+
+First with ledger and outbox, then the same storm on a plain task.
+"""
 ROWS = {
     "logical": "logical emails",
     "events": "events",
     "sent": "sent",
     "duplicates": "duplicates delivered",
     "suppressed": "duplicates suppressed",
-    "lost": "lost",
+    "wiped": "messages the broker lost",
+    "lost": "mails lost",
     "in_doubt": "in doubt",
     "seconds": "seconds",
 }
@@ -45,7 +57,8 @@ def main() -> int:
     rest = BUDGET - (time.monotonic() - began)
     plain = Storm("plain", "shop.plain_confirmation", plan, folder).run(rest)
     # Doubt is only allowed where a process was killed in the hand-over.
-    kept = ledger.duplicates == 0 and ledger.lost == 0 and ledger.in_doubt <= KILLS
+    killed = KILLS + 2  # the worker that goes with the broker has two
+    kept = ledger.duplicates == 0 and ledger.lost == 0 and ledger.in_doubt <= killed
     report(ledger, plain, kept, options.build)
     return 0 if kept else 1
 
@@ -68,6 +81,7 @@ def prepare(folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in ("SHOP_DATABASE_URL", "SHOP_BROKER_URL", "SHOP_RESULT_BACKEND"):
         os.environ.pop(name, None)
+    os.environ["SHOP_REDELIVER_AFTER"] = "8"  # the demo is in a hurry
     os.environ |= {"DJANGO_SETTINGS_MODULE": "shop.settings", "SHOP_DIRECTORY": str(folder), "SHOP_DEBUG": "0"}
     import django
     from django.core.management import call_command
@@ -82,13 +96,7 @@ def prepare(folder: Path) -> None:
 
 def introduce(plan: Plan) -> None:
     """Say what is going to happen."""
-    print(
-        f"{len(plan.mails)} order confirmations, asked for by {len(plan.events)} events from {PUBLISHERS} "
-        f"publishers that race.\nThree in ten first attempts fail, one in ten after the mail has gone out. "
-        f"The mail server refuses one mail in twelve\nfor now. {WORKERS} workers; {KILLS} of their processes "
-        "are killed in the middle of a task.\nFirst with the ledger, then the same storm on a plain task.\n",
-        flush=True,
-    )
+    print(INTRODUCTION.format(mails=len(plan.mails), events=len(plan.events)), flush=True)
 
 
 def report(ledger: Figures, plain: Figures, kept: bool, build: Path) -> None:
@@ -99,7 +107,7 @@ def report(ledger: Figures, plain: Figures, kept: bool, build: Path) -> None:
     for key, title in ROWS.items():
         print(f"{title:24}{figures['ledger'][key]:>10}{figures['plain'][key]:>10}")
     if kept:
-        print("\nThe promise held: no mail went out twice, and none was lost.")
+        print("\nThe promise held: no mail went out twice, and none was lost, though the broker lost messages.")
     else:
         print("\nThe promise did NOT hold. Please report it, with build/demo.")
     if ledger.in_doubt:

@@ -25,6 +25,11 @@ PUBLISH_SECONDS = 12.0
 HEAD_START = 2.0
 WORKERS = 2
 KILLS = 6
+OUTAGE = 7.0
+"""Seconds after the first event at which the broker loses everything."""
+LEAST_LOST = 5
+QUIET = 8.0
+"""Seconds without any news after which nobody expects any more."""
 READY = ("SUCCESS", "FAILURE", "REVOKED", "REJECTED")
 
 Mail = tuple[int, str]
@@ -54,7 +59,8 @@ class Plan:
 class Figures:
     """What came of a storm.
 
-    Copies are counted at the mail server, suppressed duplicates in the tasks' results, doubt in the ledger.
+    Copies are counted at the mail server, suppressed duplicates in the tasks' results, wiped messages in the
+    broker's folder, doubt in the ledger.
     """
 
     logical: int
@@ -62,6 +68,7 @@ class Figures:
     sent: int
     duplicates: int
     suppressed: int
+    wiped: int
     lost: int
     in_doubt: int
     seconds: float
@@ -95,10 +102,14 @@ def publish(task_name: str, events: list[Event], ids: list[str], start: float) -
 
     app.loader.import_default_modules()
     task = app.tasks[task_name]
+    enqueue = getattr(task, "enqueue_with", None)
     for event, task_id in sorted(zip(events, ids, strict=True), key=lambda pair: pair[0].at):
         time.sleep(max(0.0, start + event.at - time.time()))
         headers = {HEADER: event.mishap} if event.mishap else {}
-        task.apply_async(event.mail, task_id=task_id, headers=headers)
+        if enqueue:
+            enqueue(event.mail, headers=headers)
+        else:
+            task.apply_async(event.mail, task_id=task_id, headers=headers)
 
 
 class Storm:
@@ -115,7 +126,9 @@ class Storm:
         self.ids = [str(uuid4()) for _ in plan.events]
         self.workers: list[subprocess.Popen[bytes]] = []
         self.killed = 0
+        self.wiped = 0
         self.deadline = 0.0
+        self.environment: dict[str, str] = {}
 
     def run(self, seconds: float) -> Figures:
         """Run the storm for ``seconds`` at most, and count."""
@@ -124,13 +137,16 @@ class Storm:
         for name in ("queue", "taken", "control"):
             (self.broker / name).mkdir(parents=True)
         with ExitStack() as stack:
-            environment = {"SHOP_EMAIL_PORT": stack.enter_context(self._sink())}
-            environment["SHOP_BUSY_FOLDER"] = str(self.busy)
-            self.workers = [stack.enter_context(self._worker(n + 1, environment)) for n in range(WORKERS)]
+            self.environment = {"SHOP_EMAIL_PORT": stack.enter_context(self._sink())}
+            self.environment["SHOP_BUSY_FOLDER"] = str(self.busy)
+            stack.callback(self._end)
+            self.workers = [self._worker(n + 1) for n in range(WORKERS)]
+            if self._has_outbox():
+                stack.enter_context(self._relay())
             self._wait_until_ready()
             start = time.monotonic()
-            with self._publishers():
-                self._watch(start)
+            with self._publishers() as publishers:
+                self._watch(start, publishers)
             return self._count(time.monotonic() - start)
 
     # -- the processes -----------------------------------------------------------------------------------
@@ -145,29 +161,36 @@ class Storm:
             finally:
                 process.kill()
 
-    @contextmanager
-    def _worker(self, number: int, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    def _worker(self, number: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "celery", "-A", "shop", "worker", "--loglevel=INFO"]
         command += ["--pool=prefork", "--concurrency=2", f"--hostname={self.name}{number}@demo"]
         command += ["--without-mingle", "--without-gossip", "--without-heartbeat"]
-        with self._log(number).open("wb") as log:
-            process = subprocess.Popen(
+        return self._started(command, self._log(number))
+
+    @contextmanager
+    def _relay(self) -> Iterator[None]:
+        command = [sys.executable, str(HERE / "manage.py"), "idempotency", "relay"]
+        process = self._started([*command, "--continuous", "--interval", "0.5"], self.folder / "relay.log")
+        try:
+            yield
+        finally:
+            _kill(process)
+
+    def _started(self, command: list[str], log: Path) -> subprocess.Popen[bytes]:
+        with log.open("ab") as stream:
+            return subprocess.Popen(
                 command,
                 cwd=HERE,
-                env={**os.environ, **environment},
-                stdout=log,
+                env={**os.environ, **self.environment},
+                stdout=stream,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        try:
-            yield process
-        finally:
-            # Nothing is left to do, or the time is up.
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-            process.wait(10)
+
+    def _end(self) -> None:
+        """Nothing is left to do, or the time is up."""
+        for worker in self.workers:
+            _kill(worker)
 
     def _log(self, number: int) -> Path:
         return self.folder / f"worker{number}.log"
@@ -182,7 +205,7 @@ class Storm:
         raise RuntimeError(f"a worker did not start; its log is in {self.folder}")
 
     @contextmanager
-    def _publishers(self) -> Iterator[None]:
+    def _publishers(self) -> Iterator[list[Any]]:
         spawn = multiprocessing.get_context("spawn")
         start = time.time() + HEAD_START  # for the processes to come up
         shares = [slice(n, None, PUBLISHERS) for n in range(PUBLISHERS)]
@@ -195,7 +218,7 @@ class Storm:
         for process in processes:
             process.start()
         try:
-            yield
+            yield processes
         finally:
             for process in processes:
                 process.kill()
@@ -203,21 +226,57 @@ class Storm:
 
     # -- while it lasts ----------------------------------------------------------------------------------
 
-    def _watch(self, start: float) -> None:
-        """Kill on time and show progress until every event's task has ended, or the time is up."""
+    def _watch(self, start: float, publishers: list[Any]) -> None:
+        """Kill on time and show progress until all has come to its end, nothing moves, or the time is up."""
         kills = [start + HEAD_START + at for at in self.plan.kills]
-        shown = 0.0
+        shown = news = 0.0
+        answered = -1
         while time.monotonic() < self.deadline:
-            if kills and time.monotonic() >= kills[0] and self._kill_one():
+            now = time.monotonic()
+            if kills and now >= kills[0] and self._kill_one():
                 kills.pop(0)
-            if time.monotonic() - shown >= 1.5:
-                shown = time.monotonic()
-                ended = self._ended()
-                self._show(shown - start, ended)
-                if ended >= len(self.ids):
+            if not self.wiped and now >= start + HEAD_START + OUTAGE:
+                self._kill_broker()
+            if now - shown >= 1.5:
+                shown = now
+                before, answered = answered, self._answered()
+                news = now if answered != before else news
+                self._show(shown - start, answered)
+                over = not any(process.is_alive() for process in publishers)
+                if over and (self._is_done(answered) or now - news > QUIET):
                     return
             time.sleep(0.005)
         print(f"{self.name:>7}  the time is up; what follows is how far it came", flush=True)
+
+    def _is_done(self, answered: int) -> bool:
+        """Tell whether every event is answered; with an outbox, whether nothing waits but what is in doubt."""
+        if not self._has_outbox():
+            return answered >= len(self.ids)
+        from celery_idempotent.models import LogicalEmail, OutboxMessage
+
+        doubtful = LogicalEmail.objects.filter(status="in_doubt").values_list("key", flat=True)
+        return not OutboxMessage.objects.exclude(key__in=list(doubtful)).exists()
+
+    def _kill_broker(self) -> None:
+        """Do to a folder what kill -9 does to a broker that keeps nothing: all that waits in it is gone.
+
+        So is a whole worker, with the messages that it has in hand: a folder does not give those back.
+        """
+        waiting = list((self.broker / "queue").glob("*.msg"))
+        if len(waiting) < LEAST_LOST:
+            return  # at once, when there is something to lose
+        for message in waiting:
+            try:
+                message.unlink()
+                self.wiped += 1
+            except FileNotFoundError:
+                continue  # a worker was faster
+        _kill(self.workers[0])
+        self.workers[0] = self._worker(1)
+        print(
+            f"{self.name:>7}  the broker's folder was emptied ({self.wiped} messages) and a worker killed",
+            flush=True,
+        )
 
     def _kill_one(self) -> bool:
         """SIGKILL a pool process in the middle of a task, as the kernel does when memory runs out."""
@@ -244,15 +303,20 @@ class Storm:
         except FileNotFoundError:
             return False
 
-    def _ended(self) -> int:
+    def _answered(self) -> int:
         from django_celery_results.models import TaskResult
 
         return int(TaskResult.objects.filter(task_name=self.task_name, status__in=READY).count())
 
-    def _show(self, seconds: float, ended: int) -> None:
+    def _has_outbox(self) -> bool:
+        from shop.celery import app
+
+        return hasattr(app.tasks[self.task_name], "enqueue")
+
+    def _show(self, seconds: float, answered: int) -> None:
         mails = sum(self._copies().values())
         print(
-            f"{self.name:>7}  {seconds:5.1f} s   {ended:4} of {len(self.ids)} events done   "
+            f"{self.name:>7}  {seconds:5.1f} s   {answered:4} of {len(self.ids)} events answered   "
             f"{mails:4} mails at the server   {self.killed} processes killed",
             flush=True,
         )
@@ -277,10 +341,8 @@ class Storm:
     def _doubtful(self) -> set[Mail]:
         from shop.celery import app
 
-        from celery_idempotent import IdempotentTask
-
         task = app.tasks[self.task_name]
-        if not isinstance(task, IdempotentTask):
+        if not self._has_outbox():
             return set()
         entries = {mail: task.entry_for(*mail) for mail in self.plan.mails}
         return {mail for mail, entry in entries.items() if entry and entry.status == "in_doubt"}
@@ -295,7 +357,16 @@ class Storm:
             sent=len(copies),
             duplicates=duplicates,
             suppressed=self._suppressed(),
+            wiped=self.wiped,
             lost=sum(mail not in copies and mail not in doubtful for mail in self.plan.mails),
             in_doubt=len(doubtful),
             seconds=round(seconds, 1),
         )
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait(10)

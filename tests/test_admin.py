@@ -16,11 +16,12 @@ from celery_idempotent.core.entry import Recipient
 from celery_idempotent.core.ledger import Ledger
 from celery_idempotent.core.outcomes import Asker, Policy, Reply
 from celery_idempotent.core.status import DeliveryStatus, Status
-from celery_idempotent.models import Delivery, LogicalEmail, SendAttempt
+from celery_idempotent.models import Delivery, LogicalEmail, OutboxMessage, SendAttempt
+from celery_idempotent.stores import outbox
 from celery_idempotent.stores.database import DatabaseStore
 
 ASKER = Asker("1:" + "ab" * 32, "order-confirmation", "task-1", "worker@host", "order_id=7")
-MODELS = [LogicalEmail, Delivery, SendAttempt]
+MODELS = [LogicalEmail, Delivery, SendAttempt, OutboxMessage]
 LIST = "/admin/celery_idempotent/logicalemail/"
 
 
@@ -37,7 +38,10 @@ def email(db: None, settings: Any) -> LogicalEmail:
         targets[1]: Reply(DeliveryStatus.DEFERRED, 450, "greylisted"),
     }
     ledger.settle(entry, replies, "<m@shop>", ASKER, Policy())
-    return LogicalEmail.objects.get()
+    email = LogicalEmail.objects.get()
+    owed = OutboxMessage(task_id="task-1", task="t", key=email.key, label=email.label, payload="a secret")
+    outbox.add("default", [owed])
+    return email
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -219,3 +223,12 @@ def test_a_ledger_that_does_not_answer(admin_client: Any, email: LogicalEmail, s
     assert "does not answer" in page
     assert "order_id=7" in page
     assert "does not answer" in told(admin_client.post(decision_on(email), form(email), follow=True))
+
+
+def test_arguments_are_shown_to_nobody(admin_client: Any, email: LogicalEmail) -> None:
+    """They can hold reset tokens."""
+    row = OutboxMessage.objects.get()
+    url = reverse("admin:celery_idempotent_outboxmessage_change", args=[row.pk])
+    page = admin_client.get(url).content.decode()
+    assert row.label in page
+    assert "a secret" not in page

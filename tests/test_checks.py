@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import redis as client
 from celery import Celery
+from cryptography.fernet import Fernet
 
 from celery_idempotent import IdempotentEmailTask, checks, receivers
 from tests.support.servers import Redis
@@ -56,6 +58,7 @@ WRONG = {
     "an unknown in_doubt": ({"in_doubt": "pray"}, "verifier"),
     "an unknown window mode": ({"window_mode": "tumbling"}, "'tumbling'"),
     "a window of zero": ({"window": timedelta(0)}, "positive timedelta"),
+    "a window that is negative": ({"window": timedelta(days=-1)}, "positive timedelta"),
     "a window in seconds": ({"window": 60}, "positive timedelta"),
     "a lease of zero": ({"lease": 0}, "positive number of seconds"),
     "a send_timeout that is no number": ({"send_timeout": "60"}, "positive number of seconds"),
@@ -127,6 +130,16 @@ def test_w012_a_misspelt_option(app: Celery, wrong: dict[str, Any], meant: str) 
         ({"CONNECTION_IDLE": float("inf")}, ["E002"]),
         ({"CONNECTION_IDLE": 0}, []),
         ({"DATABASE": "archive"}, ["E003"]),
+        ({"OUTBOX_DATABASES": ["default", "archive"]}, ["E003"]),
+        ({"OUTBOX_DATABASES": []}, ["E002"]),
+        ({"OUTBOX_DATABASES": "default"}, ["E002"]),
+        ({"OUTBOX_KEYS": ["short"]}, ["E002"]),
+        ({"OUTBOX_KEYS": Fernet.generate_key().decode()}, ["E002"]),
+        ({"OUTBOX_KEYS": [Fernet.generate_key().decode()]}, []),
+        ({"REDELIVER_AFTER": 0}, ["E002"]),
+        ({"REDELIVER_AFTER": -5}, ["E002"]),
+        ({"REDELIVER_AFTER": timedelta(minutes=5)}, ["E002"]),
+        ({"REDELIVER_AFTER": float("inf")}, ["E002"]),
         ("database", ["E002"]),
     ],
 )
@@ -134,6 +147,15 @@ def test_wrong_settings(settings: Any, given: Any, found: list[str]) -> None:
     """E001 unknown name, E002 unusable value, E003 unknown database."""
     settings.CELERY_IDEMPOTENT = given
     assert ids(checks.check_settings(None)) == found
+
+
+def test_keys_without_the_package_that_uses_them(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """E002 names the extra to install."""
+    settings.CELERY_IDEMPOTENT = {"OUTBOX_KEYS": [Fernet.generate_key().decode()]}
+    monkeypatch.setitem(sys.modules, "cryptography.fernet", None)
+    found = checks.check_settings(None)
+    assert ids(found) == ["E002"]
+    assert "celery-idempotent[encryption]" in found[0].msg
 
 
 def test_a_password_in_the_ledgers_url_is_not_shown(settings: Any) -> None:

@@ -314,8 +314,7 @@ def test_a_ledger_without_tables(memory_ledger: Any, app: Celery) -> None:
 
 
 def test_the_tasks_for_beat(ledger: Ledger, app: Celery) -> None:
-    """Registered once the module is imported, as the how-to says; they do what the commands do."""
-    app.autodiscover_tasks(["celery_idempotent"], related_name="maintenance", force=True)
+    """They do what the commands do."""
     app.finalize()
     entry = ledger.claim(asker(app), POLICY).entry
     ledger.store.swap(replace(entry, deadline=After(-1)), entry.version)

@@ -93,10 +93,18 @@ def reopened(entry: Entry) -> Entry:
 
 
 def starts_new_generation(entry: Entry, now: datetime, asker: Asker, policy: Policy) -> bool:
-    """Tell whether the window has passed, for a task that did not take part."""
-    if entry.status is not Status.SENT or policy.window is None or not isinstance(entry.sent_at, datetime):
+    """Tell whether the window has passed since the last acceptance, for a task that did not take part.
+
+    Also where the run that had it accepted never came to its end; not while somebody is at work.
+    """
+    if policy.window is None or not isinstance(entry.sent_at, datetime):
         return False
-    return not took_part(entry, asker.task_id) and now >= entry.sent_at + timedelta(seconds=policy.window)
+    if entry.status in (Status.CLAIMED, Status.RELEASED):
+        idle = not running(entry, now)
+    else:
+        idle = entry.status in (Status.SENT, Status.FAILED)
+    passed = now >= entry.sent_at + timedelta(seconds=policy.window)
+    return idle and passed and not took_part(entry, asker.task_id)
 
 
 def took_part(entry: Entry, task_id: str) -> bool:

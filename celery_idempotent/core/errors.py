@@ -16,6 +16,10 @@ class KeyFieldError(IdempotencyError, ValueError):
     """Raised when a key field is missing from a call, or its value has no canonical form."""
 
 
+class ArgumentsNotSerializable(IdempotencyError, TypeError):
+    """Raised by ``enqueue`` for arguments that cannot be kept in the outbox. Nothing was written."""
+
+
 class PayloadMismatch(IdempotencyError):
     """Raised when a key comes back with other content and the task says ``on_mismatch="raise"``."""
 

@@ -49,6 +49,11 @@ class Store(ABC):
     def get(self, key: str) -> Stored | None:
         """Return the entry of ``key``, deliveries included, or None."""
 
+    def get_many(self, keys: Sequence[str]) -> dict[str, Stored]:
+        """Return what is there of ``keys``, for a look around: deliveries and history may be left out."""
+        found = {key: self.get(key) for key in keys}
+        return {key: stored for key, stored in found.items() if stored is not None}
+
     @abstractmethod
     def due(self, limit: int = 100) -> Sequence[Entry]:
         """Return up to ``limit`` CLAIMED or SENDING entries whose deadline has passed, oldest first."""

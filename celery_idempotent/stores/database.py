@@ -121,6 +121,13 @@ class DatabaseStore(Store):
                 return None
             return _stored(alias, row, _deliveries(alias, row))
 
+    def get_many(self, keys: Sequence[str]) -> dict[str, Stored]:
+        """One SELECT, without deliveries."""
+        alias = self._alias()
+        with translated(alias):
+            rows = LogicalEmail.objects.using(alias).filter(key__in=keys).annotate(store_now=StoreNow())
+            return {row.key: _stored(alias, row, ()) for row in rows}
+
     def due(self, limit: int = 100) -> Sequence[Entry]:
         """One SELECT on the (status, deadline) index; deliveries are not loaded."""
         with self._connection() as alias:

@@ -11,4 +11,3 @@ TRANSPORT_ALIASES["filesystem"] = "shop.broker:Transport"
 app = Celery("shop")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks(["shop"])
-app.autodiscover_tasks(["celery_idempotent"], related_name="maintenance")

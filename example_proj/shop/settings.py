@@ -77,7 +77,10 @@ def server(url: str) -> dict[str, Any]:
     }
 
 
-CELERY_IDEMPOTENT: dict[str, Any] = {"MESSAGE_ID_DOMAIN": "shop.example"}
+CELERY_IDEMPOTENT: dict[str, Any] = {
+    "MESSAGE_ID_DOMAIN": "shop.example",
+    "REDELIVER_AFTER": float(os.environ.get("SHOP_REDELIVER_AFTER", "900")),
+}
 if url := os.environ.get("SHOP_DATABASE_URL"):
     # The ledger opens a connection of its own to the same database.
     DATABASES = {"default": server(url)}
@@ -108,7 +111,9 @@ CELERY_WORKER_LOST_WAIT = 0.5
 WELCOME = {"task": "shop.tasks.welcome_new_customers", "schedule": 10.0, "options": {"expires": 10.0}}
 SWEEP = {"task": "celery_idempotent.sweep", "schedule": 60, "options": {"expires": 60}}
 PURGE = {"task": "celery_idempotent.purge", "schedule": 24 * 3600}
-CELERY_BEAT_SCHEDULE = {"welcome": WELCOME, "sweep": SWEEP, "purge": PURGE}
+# Publishes what waits in the outbox; `manage.py idempotency relay --continuous` does the same without beat.
+RELAY = {"task": "celery_idempotent.relay", "schedule": 10.0, "options": {"expires": 10.0}}
+CELERY_BEAT_SCHEDULE = {"welcome": WELCOME, "sweep": SWEEP, "purge": PURGE, "relay": RELAY}
 CELERY_BEAT_SCHEDULE_FILENAME = str(DIRECTORY / "beat-schedule")
 CELERY_BEAT_SYNC_EVERY = 1  # the file's age says whether beat is alive
 if CELERY_BROKER_URL.startswith("filesystem"):

@@ -12,6 +12,7 @@ from celery import Celery
 from django.core.mail import EmailMessage
 
 from celery_idempotent import (
+    ArgumentsNotSerializable,
     ClaimLost,
     DeliveryInDoubt,
     IdempotentEmailTask,
@@ -220,10 +221,37 @@ def test_fixed_windows_take_the_events_own_time() -> None:
             digest.key_for(1, wrong)
 
 
+@pytest.mark.parametrize("window", [timedelta(0), timedelta(days=-1), 3600])
+@pytest.mark.parametrize("mode", ["sliding", "fixed"])
+def test_a_window_that_is_none_is_refused_when_the_task_is_called(window: Any, mode: str) -> None:
+    """Zero, negative or no duration at all, in a project that silences its checks: before anything is sent."""
+    options = {"window": window, "window_mode": mode, "event_time_field": "at"}
+
+    @app.task(base=IdempotentTask, key_fields=("user",), name=f"no-window-{mode}-{window}", **options)
+    def windowed(user: int, at: Any) -> None: ...
+
+    for call in (windowed.delay, windowed.enqueue, windowed.key_for):
+        with pytest.raises(KeyFieldError, match=r"window is .* positive timedelta"):
+            call(1, "2026-01-01T00:00:00+00:00")
+
+
+def test_a_fixed_window_without_event_time_is_refused_when_the_task_is_called() -> None:
+    """It names the option that is missing."""
+
+    @app.task(
+        base=IdempotentTask, key_fields=("user",), name="timeless", window=timedelta(1), window_mode="fixed"
+    )
+    def timeless(user: int) -> None: ...
+
+    with pytest.raises(KeyFieldError, match=r"timeless.*event_time_field"):
+        timeless.enqueue(1)
+
+
 @pytest.mark.parametrize(
     "error",
     [
         KeyFieldError("x"),
+        ArgumentsNotSerializable("x"),
         InProgress("x", 2.5),
         ClaimLost("x", "task"),
         DeliveryInDoubt("x"),

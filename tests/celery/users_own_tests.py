@@ -10,7 +10,7 @@ from django.db import transaction
 from django.test import TestCase, TransactionTestCase, override_settings
 
 from celery_idempotent import IdempotentEmailTask, Status
-from celery_idempotent.models import LogicalEmail
+from celery_idempotent.models import LogicalEmail, OutboxMessage
 
 app = Celery("users", broker="memory://", set_as_current=False)
 app.conf.task_always_eager = True
@@ -57,9 +57,30 @@ class InATransaction(Checks, TestCase):
             confirm.delay_on_commit(1)
         assert len(mail.outbox) == 1
 
+    def test_through_the_outbox(self) -> None:
+        with self.captureOnCommitCallbacks(execute=True):
+            with transaction.atomic():
+                confirm.enqueue(1)
+                confirm.enqueue_many([(1,), (2,)])
+            assert OutboxMessage.objects.count() == 3
+            assert mail.outbox == []
+        assert len(mail.outbox) == 2
+        assert not OutboxMessage.objects.exists()
+
     def test_each_test_starts_empty(self) -> None:
         assert not LogicalEmail.objects.exists()
 
 
 class WithRealCommits(Checks, TransactionTestCase):
     """Django's TransactionTestCase forbids connections that it does not list."""
+
+    def test_through_the_outbox(self) -> None:
+        with transaction.atomic():
+            confirm.enqueue(1)
+            assert mail.outbox == []
+        assert len(mail.outbox) == 1
+        with transaction.atomic():
+            confirm.enqueue(2)
+            transaction.set_rollback(True)
+        assert len(mail.outbox) == 1
+        assert not OutboxMessage.objects.exists()

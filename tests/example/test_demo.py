@@ -26,7 +26,10 @@ def test_the_promise_holds_and_the_figures_say_so(tmp_path: Path) -> None:
     assert (ledger["logical"], ledger["events"]) == (60, 240)
     assert (ledger["duplicates"], ledger["lost"]) == (0, 0)
     assert 54 <= ledger["sent"] <= 60
-    assert ledger["in_doubt"] <= 6, "only what was killed in a hand-over"
+    assert ledger["in_doubt"] <= 8, "only what was killed in a hand-over"
+    assert ledger["wiped"] >= 5, "or the outbox was not needed"
+    assert plain["wiped"] >= 5
+    assert "the broker's folder was emptied" in done.stdout
     assert ledger["sent"] + ledger["in_doubt"] >= 60
     assert ledger["suppressed"] > 100
     assert plain["duplicates"] > 100

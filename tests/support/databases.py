@@ -27,5 +27,5 @@ def added(alias: str, database: dict[str, Any]) -> Iterator[str]:
 def wipe(alias: str) -> None:
     """Empty the ledger's tables."""
     with connections[alias].cursor() as cursor:
-        for table in ("sendattempt", "delivery", "logicalemail"):
+        for table in ("sendattempt", "delivery", "logicalemail", "outboxmessage"):
             cursor.execute(f"DELETE FROM celery_idempotent_{table}")

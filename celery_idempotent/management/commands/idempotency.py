@@ -22,6 +22,7 @@ from ...forgetting import forget
 from ...retention import BATCH, purge
 from ...sweep import LIMIT, STUCK_AFTER, sweep
 from ...wiring import get_ledger
+from .. import relay
 from ..arguments import duration, pair, positive
 
 REFUSED, LEFT = 1, 3
@@ -59,6 +60,7 @@ class Command(BaseCommand):
         )
         one.add_argument("--limit", type=positive, default=LIMIT, help="entries a pass looks at (%(default)s)")
         self._stuck_after(one)
+        relay.add_arguments(commands.add_parser("relay", help=relay.HELP, description=relay.HELP))
         old = add("purge", "Remove finished emails that are old enough.")
         old.add_argument("--older-than", type=duration, help="such as 90d; by default RETENTION")
         old.add_argument("--dry-run", action="store_true", help="count them and remove nothing")
@@ -101,7 +103,10 @@ class Command(BaseCommand):
         """Run the subcommand; what it cannot do is said in one sentence, with exit code 1."""
         current_app.loader.import_default_modules()  # verifiers and windows are the tasks' own
         try:
-            options["run"](options)
+            if options["subcommand"] == "relay":
+                relay.handle(self, **options)
+            else:
+                options["run"](options)
         except (IdempotencyError, ImproperlyConfigured) as error:
             raise CommandError(str(error), returncode=REFUSED) from None
 

@@ -1,0 +1,121 @@
+"""Rows of the outbox as messages: published under their own task ids, and what became of each noted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from kombu import pools
+from kombu.exceptions import OperationalError
+
+from .conf import conf
+from .identity import HEADER, Identity, as_note
+from .models import OutboxMessage
+from .payload import Unsendable, unpack, unseal
+from .stores import outbox as store
+
+OUTBOX = "outbox"
+"""What the note in a message's headers calls the database that has its row."""
+_QUICKLY = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+"""A stale connection is replaced; a broker that is away is the relay's to wait for, not a request's."""
+_LONGEST = 86_400.0
+
+
+class BrokerDown(Exception):
+    """Raised when the broker does not take messages. The rows wait."""
+
+
+@dataclass
+class Sent:
+    """What became of messages."""
+
+    published: int = 0
+    faults: list[tuple[str, str]] = field(default_factory=list)
+    """Task name and reason of those that cannot be published."""
+
+
+def redeliver_in(tries: int) -> float:
+    """Return the seconds after which a message that was published ``tries`` times is looked at again.
+
+    Twice as long each time: what waits in a long queue is not lost, and copies would make that queue longer.
+    """
+    first = conf.redeliver_after
+    return float(min(first * 2.0 ** min(tries - 1, 30), max(first, _LONGEST)))
+
+
+def send(app: Any, alias: str, rows: Sequence[OutboxMessage], stop: Callable[[], bool] = lambda: False) -> Sent:
+    """Publish ``rows`` in their order until ``stop()``, and note what became of each. Raises `BrokerDown`."""
+    outcome, left, done = Sent(), list(rows), []
+    try:
+        with _producer(app) as producer:
+            while left and not stop():
+                row = left[0]
+                try:
+                    hand_over(app, alias, row, producer=producer)
+                    done.append(row)
+                except Unsendable as error:
+                    store.wait(alias, [row], conf.redeliver_after, str(error))
+                    outcome.faults.append((row.task, str(error)))
+                left.pop(0)
+    finally:
+        store.published(alias, done, redeliver_in)
+        store.give_back(alias, left)
+    outcome.published = len(done)
+    return outcome
+
+
+@contextmanager
+def _producer(app: Any) -> Iterator[Any]:
+    """Yield a pooled producer that does not wait for a broker. Errors of the broker become `BrokerDown`."""
+    options = {**(app.conf.broker_transport_options or {}), **_QUICKLY}
+    try:
+        with pools.producers[app.connection_for_write(transport_options=options)].acquire(
+            block=True
+        ) as producer:
+            yield producer
+    except (OperationalError, OSError) as error:
+        raise BrokerDown(f"the broker does not take messages: {type(error).__name__}: {error}") from error
+
+
+def hand_over(app: Any, alias: str, row: OutboxMessage, **how: Any) -> None:
+    """Publish one message. Raises `Unsendable`, or what the broker raises."""
+    task = task_of(app, row)
+    args, kwargs, options = unpack(unseal(row.payload, row.encrypted), app)
+    note = as_note(Identity(row.key, row.fingerprint, row.label), row.task_id)
+    headers = {**(options.pop("headers", None) or {}), HEADER: {**note, OUTBOX: alias}}
+    try:
+        task.apply_async(
+            args,
+            kwargs,
+            task_id=row.task_id,
+            headers=headers,
+            retry=bool(how),
+            retry_policy=_QUICKLY,
+            **how,
+            **options,
+        )
+    except (OperationalError, OSError):
+        raise
+    except Exception as error:
+        if app.conf.task_always_eager:
+            raise
+        raise Unsendable(
+            f"Celery refused it ({type(error).__name__}). Its options may be the reason"
+        ) from error
+
+
+def task_of(app: Any, row: OutboxMessage) -> Any:
+    """Return the task of ``row``. Raises `Unsendable` for one that is gone, or is no longer idempotent."""
+    task = app.tasks.get(row.task)
+    if task is None:
+        raise Unsendable(
+            f"this process knows no task {row.task!r}. If it was renamed, register it under the old name as "
+            "well until the outbox is empty; if it was removed, delete these messages"
+        )
+    if not hasattr(task, "key_fields"):
+        raise Unsendable(
+            f"task {row.task!r} is not idempotent any more: nobody would know when its messages are done"
+        )
+    return task

@@ -1,0 +1,58 @@
+"""``manage.py idempotency relay``."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event, current_thread, main_thread
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser
+from django.db import Error as DatabaseError
+
+from ..dispatch import BrokerDown
+from ..relay import BATCH, Relay
+
+HELP = "Publish what waits in the outbox, and remove what has come to its end."
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Take how long to go on, and in what steps."""
+    parser.add_argument("--continuous", action="store_true", help="go on until SIGTERM or SIGINT")
+    parser.add_argument("--interval", type=float, default=1.0, help="seconds between passes (%(default)s)")
+    parser.add_argument("--batch", type=int, default=BATCH, help="messages taken at once (%(default)s)")
+
+
+def handle(command: Any, *, continuous: bool, interval: float, batch: int, **_: Any) -> None:
+    """Make one pass, or go on until told to stop. Raises `CommandError`."""
+    if interval <= 0 or batch < 1:
+        raise CommandError("--interval has to be positive, and --batch at least 1")
+    with _until_told() as stop:
+        relay = Relay(batch=batch, stop=stop)
+        relay.app.loader.import_default_modules()  # as a worker does, so that every task is known
+        if continuous:
+            relay.run(interval)
+            command.stdout.write("relay: stopped")
+            return
+        try:
+            command.stdout.write(str(relay.once()))
+        except (BrokerDown, DatabaseError) as error:
+            raise CommandError(f"{error}. What waits is kept") from error
+
+
+@contextmanager
+def _until_told() -> Iterator[Event]:
+    """Yield an event that SIGTERM and SIGINT set: the message in hand is finished, then it ends."""
+    stop = Event()
+    if current_thread() is not main_thread():  # as in a test; signals are the main thread's
+        yield stop
+        return
+    known = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in known:
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        for number, handler in known.items():
+            signal.signal(number, handler)

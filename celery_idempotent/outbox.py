@@ -1,0 +1,178 @@
+"""The outbox: an intention is a row in the caller's own transaction, and a message once that has committed.
+
+A rollback leaves nothing. What is committed stays until the ledger knows the email's end, so that a message
+which got lost is published again, always under its own task id: however many copies of it reach a worker, they
+are one task to the ledger, which sends once.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from typing import Any
+
+from celery import Signature, uuid
+from celery.utils.time import maybe_make_aware
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections, transaction
+
+from .conf import conf
+from .core.errors import UnsafeTransaction
+from .dispatch import BrokerDown, hand_over, redeliver_in, send
+from .identity import Identity
+from .models import OutboxMessage
+from .payload import pack, seal
+from .stores import outbox as store
+from .wiring import OWN_ALIAS, ledger_alias
+
+logger = logging.getLogger("celery_idempotent")
+
+OURS = ("task_id", "producer", "publisher", "connection", "retry", "retry_policy", "argsrepr", "kwargsrepr")
+"""Options of ``apply_async`` that the outbox sets itself."""
+_PAUSE = 5.0
+"""Seconds without further tries by this process after the broker did not answer: its requests go on."""
+_not_before = 0.0
+
+
+@dataclass(frozen=True)
+class Intention:
+    """One call to be made: arguments and options of ``apply_async``."""
+
+    identity: Identity
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    options: Mapping[str, Any]
+
+
+def record(task: Any, intentions: Sequence[Intention], using: str | None = None) -> list[str]:
+    """Write ``intentions`` on the caller's connection and publish them after its commit; return the task ids.
+
+    Raises `ArgumentsNotSerializable`, `TypeError` and `ImproperlyConfigured` before anything is written, and
+    `UnsafeTransaction` where the rows would not share the fate of the caller's transaction.
+    """
+    alias = _alias(using)
+    rows = [_row(task, intention) for intention in intentions]
+    store.add(alias, rows)
+    connection = connections[alias]
+    if connection.in_atomic_block or connection.get_autocommit():
+        transaction.on_commit(partial(_publish, task.app, alias, rows), using=alias)
+    return [row.task_id for row in rows]
+
+
+def taken_apart(task: Any, call: Any) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
+    """Return args, kwargs and options of a ``call`` of ``task``. Raises `TypeError` for what is not one."""
+    if isinstance(call, Signature):
+        if call.task != task.name:
+            raise TypeError(f"{task.name}: enqueue_many got a signature of {call.task}")
+        return tuple(call.args), dict(call.kwargs), dict(call.options)
+    if isinstance(call, Mapping):
+        return (), dict(call), {}
+    if isinstance(call, tuple | list):
+        return tuple(call), {}, {}
+    raise TypeError(
+        f"{task.name}: enqueue_many takes tuples of arguments, dicts of keyword arguments or signatures, "
+        f"not {type(call).__name__}"
+    )
+
+
+def forget(alias: str, task_id: str) -> None:
+    """Remove the row of a message whose email has come to its end. One statement."""
+    store.remove(ledger_alias() if alias == conf.database else alias, [task_id])
+
+
+# -- what is written -------------------------------------------------------------------------------------
+
+
+def _alias(using: str | None) -> str:
+    """Return the database whose transaction the rows have to be part of."""
+    known = conf.outbox_databases
+    if using is not None:
+        if using not in known:
+            raise ImproperlyConfigured(
+                f"enqueue(using={using!r}): no relay looks there. Add {using!r} to "
+                f"CELERY_IDEMPOTENT['OUTBOX_DATABASES'], which is {known}, and migrate that database"
+            )
+        return using
+    opened = [c.alias for c in connections.all(initialized_only=True) if _holds_transaction(c)]
+    for alias in known:
+        if alias in opened:
+            return alias
+    if opened:
+        raise UnsafeTransaction(
+            f"a transaction is open on {opened[0]!r}, and its rollback would not take back a message in the "
+            f"outbox of {known[0]!r}. Nothing was written. Add {opened[0]!r} to "
+            f"CELERY_IDEMPOTENT['OUTBOX_DATABASES'], or say using={known[0]!r} where that is meant"
+        )
+    return known[0]
+
+
+def _holds_transaction(connection: Any) -> bool:
+    if connection.alias == OWN_ALIAS or connection.connection is None:
+        return False
+    if connection.in_atomic_block:
+        return not all(getattr(block, "_from_testcase", False) for block in connection.atomic_blocks)
+    return not connection.autocommit
+
+
+def _row(task: Any, intention: Intention) -> OutboxMessage:
+    options = _absolute(task, intention.options)
+    payload, encrypted = seal(pack(task, intention.args, intention.kwargs, options))
+    return OutboxMessage(
+        task_id=uuid(),
+        task=task.name,
+        key=intention.identity.key,
+        label=intention.identity.label[:255],
+        fingerprint=intention.identity.fingerprint,
+        payload=payload,
+        encrypted=encrypted,
+        eta=options.get("eta"),
+    )
+
+
+def _absolute(task: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options with times in place of durations: a message may be published much later, and again."""
+    if wrong := [name for name in OURS if name in given]:
+        raise TypeError(f"{task.name}: enqueue sets {', '.join(wrong)} itself")
+    options, now = dict(given), datetime.now(timezone.utc)
+    if countdown := options.pop("countdown", None):
+        options["eta"] = now + timedelta(seconds=countdown)
+    for name in ("eta", "expires"):
+        value = options.get(name)
+        if isinstance(value, int | float):
+            options[name] = now + timedelta(seconds=value)
+        elif isinstance(value, str):
+            options[name] = datetime.fromisoformat(value)
+        if isinstance(options.get(name), datetime):
+            options[name] = maybe_make_aware(options[name], task.app.timezone)
+    return options
+
+
+# -- what is published -----------------------------------------------------------------------------------
+
+
+def _publish(app: Any, alias: str, rows: Sequence[OutboxMessage]) -> None:
+    """Publish what has just been committed. Whatever fails here, the caller goes on and a relay takes over."""
+    global _not_before
+    if app.conf.task_always_eager:
+        return _publish_eagerly(app, alias, rows)
+    try:
+        if time.monotonic() < _not_before:
+            return store.give_back(alias, rows)
+        for task_name, reason in send(app, alias, rows).faults:
+            logger.error("outbox: a message of %s waits: %s", task_name, reason)
+    except BrokerDown as down:
+        _not_before = time.monotonic() + _PAUSE
+        logger.warning("outbox: %s; what is in the outbox waits for the relay", down)
+    except Exception:
+        logger.exception("outbox: what was committed could not be published; the relay will")
+
+
+def _publish_eagerly(app: Any, alias: str, rows: Sequence[OutboxMessage]) -> None:
+    """Run the tasks here and now, as Celery's eager mode does; what they raise is its business."""
+    for row in rows:
+        store.published(alias, [row], redeliver_in)
+        hand_over(app, alias, row)

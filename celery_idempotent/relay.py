@@ -1,0 +1,203 @@
+"""The relay: publishes what waits in the outbox, and removes what has come to its end.
+
+Several may run at once, on any hosts. One that is killed loses nothing: what it had in hand is due again soon.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from enum import Enum
+from threading import Event
+
+from celery import Celery, current_app
+from django.db import Error as DatabaseError
+from django.db import close_old_connections
+
+from .conf import conf
+from .core.changes import running, starts_new_generation, took_part
+from .core.errors import EntryUnreadable, LedgerUnavailable
+from .core.outcomes import Asker, Policy
+from .core.status import Status
+from .core.store import Stored
+from .dispatch import BrokerDown, send, task_of
+from .models import OutboxMessage
+from .options import email_type, policy
+from .payload import Unsendable
+from .stores import outbox as store
+from .wiring import get_ledger
+
+logger = logging.getLogger("celery_idempotent")
+
+BATCH = 100
+ENDED = (Status.SENT, Status.FAILED, Status.CANCELLED)
+TOO_OLD = (
+    "it was published so long ago that the ledger may have forgotten whether it was sent (RETENTION). "
+    "Call its task again if it was not, and delete this message"
+)
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+
+
+class Next(Enum):
+    """What is to be done with a message that was published before."""
+
+    REMOVE = "remove"
+    """The ledger knows its end."""
+    WAIT = "wait"
+    """Somebody is at work on it, or has to decide."""
+    PUBLISH = "publish"
+    """No sign of life: it may be lost."""
+    TOO_OLD = "too old"
+    """The ledger may have forgotten that it was sent."""
+
+
+def judge(stored: Stored, asker: Asker, rules: Policy) -> Next:
+    """Tell what is to be done with the message of ``asker``, given what the ledger knows."""
+    entry, now = stored.entry, stored.now
+    if asker.task_id in entry.past:
+        return Next.REMOVE
+    match entry.status:
+        case Status.CANCELLED:
+            return Next.REMOVE
+        case Status.SENT:
+            # Sent by another task counts, unless window or rule may say that this one is a new email.
+            asks = rules.allow_send is not None and not took_part(entry, asker.task_id)
+            return Next.PUBLISH if asks or starts_new_generation(entry, now, asker, rules) else Next.REMOVE
+        case Status.FAILED:
+            # Another task's failure does not answer for this one: called, it would try again.
+            return Next.REMOVE if entry.owner == asker.task_id else Next.PUBLISH
+        case Status.IN_DOUBT:
+            # Once an operator has released it, the arguments are still here.
+            return Next.WAIT if rules.in_doubt == "hold" else Next.PUBLISH
+    return Next.WAIT if running(entry, now) else Next.PUBLISH
+
+
+@dataclass
+class Pass:
+    """What one pass did."""
+
+    published: int = 0
+    removed: int = 0
+    waiting: int = 0
+    faults: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Messages that cannot be published, by task and reason."""
+
+    def __str__(self) -> str:
+        text = f"{self.published} published, {self.removed} done, {self.waiting} waiting"
+        return text + (f", {self.faults.total()} unsendable" if self.faults else "")
+
+
+class Relay:
+    """Works off the outbox of each of ``OUTBOX_DATABASES``, ``batch`` messages at a time."""
+
+    def __init__(self, app: Celery | None = None, batch: int = BATCH, stop: Event | None = None) -> None:
+        self.app = app or current_app._get_current_object()
+        self.batch = batch
+        self.stop = stop or Event()
+
+    def once(self, limit: int | None = None) -> Pass:
+        """Work off what is due, up to ``limit`` messages of each database.
+
+        Raises `BrokerDown`, and Django's database errors. What was in hand then is due again.
+        """
+        outcome = Pass()
+        try:
+            for alias in conf.outbox_databases:
+                self._work_off(alias, limit, outcome)
+        finally:
+            for (task_name, reason), count in outcome.faults.items():
+                logger.error("outbox: %d message(s) of %s wait: %s", count, task_name, reason)
+        return outcome
+
+    def run(self, interval: float) -> None:
+        """Make one pass after the other, ``interval`` seconds apart, until `stop` is set.
+
+        While the broker or the database does not answer, the pauses grow.
+        """
+        pause = 0.0
+        while not self.stop.is_set():
+            try:
+                close_old_connections()
+                outcome = self.once()
+            except (BrokerDown, DatabaseError) as error:
+                pause = min(max(FIRST_PAUSE, pause * 2), LONGEST_PAUSE)
+                logger.warning("relay: next try in %.0f s: %s", pause, error)
+                self.stop.wait(pause)
+                continue
+            if pause:
+                logger.warning("relay: goes on")
+            pause = 0.0
+            if outcome.published or outcome.removed:
+                logger.info("relay: %s", outcome)
+            self.stop.wait(interval)
+
+    def _work_off(self, alias: str, limit: int | None, outcome: Pass) -> None:
+        left = limit
+        while not self.stop.is_set() and left != 0:
+            size = self.batch if left is None else min(self.batch, left)
+            rows = store.take(alias, size)
+            left = None if left is None else left - len(rows)
+            self._deal(alias, rows, outcome)
+            if len(rows) < size:
+                return
+
+    def _deal(self, alias: str, rows: list[OutboxMessage], outcome: Pass) -> None:
+        verdicts = self._judged(alias, [row for row in rows if row.tries])
+        done = [row.task_id for row in rows if verdicts.get(row.pk) is Next.REMOVE]
+        outcome.removed += store.remove(alias, done)
+        if old := [row for row in rows if verdicts.get(row.pk) is Next.TOO_OLD]:
+            store.wait(alias, old, conf.redeliver_after, TOO_OLD)
+            outcome.faults.update((row.task, TOO_OLD) for row in old)
+        waiting = [row for row in rows if verdicts.get(row.pk) is Next.WAIT]
+        store.wait(alias, waiting, conf.redeliver_after)
+        outcome.waiting += len(waiting)
+        wanted = [row for row in rows if verdicts.get(row.pk, Next.PUBLISH) is Next.PUBLISH]
+        if wanted:
+            sent = send(self.app, alias, wanted, self.stop.is_set)
+            outcome.published += sent.published
+            outcome.faults.update(sent.faults)
+
+    def _judged(self, alias: str, rows: list[OutboxMessage]) -> dict[int, Next]:
+        """Ask the ledger about messages that were published before; if it is away, they wait."""
+        if not rows:
+            return {}
+        try:
+            known = self._known([row.key for row in rows])
+        except LedgerUnavailable as error:
+            logger.warning("relay: nothing is published again while the ledger does not answer: %s", error)
+            return dict.fromkeys((row.pk for row in rows), Next.WAIT)
+        return {row.pk: self._judge(alias, row, known.get(row.key)) for row in rows}
+
+    def _known(self, keys: list[str]) -> dict[str, Stored]:
+        ledger = get_ledger(self.app).store
+        try:
+            return ledger.get_many(keys)
+        except EntryUnreadable as error:
+            # The worker that gets such a message says so in its result.
+            logger.error("relay: %s", error)
+        known = {}
+        for key in keys:
+            with suppress(EntryUnreadable):
+                if stored := ledger.get(key):
+                    known[key] = stored
+        return known
+
+    def _judge(self, alias: str, row: OutboxMessage, stored: Stored | None) -> Next:
+        if stored is None:
+            return Next.TOO_OLD if _is_forgotten(alias, row) else Next.PUBLISH
+        try:
+            task = task_of(self.app, row)
+        except Unsendable:
+            own = stored.entry.owner == row.task_id and stored.entry.status in ENDED
+            return Next.REMOVE if own else Next.PUBLISH  # which says what is wrong
+        asker = Asker(row.key, email_type(task), row.task_id)
+        return judge(stored, asker, policy(task, True))
+
+
+def _is_forgotten(alias: str, row: OutboxMessage) -> bool:
+    """Tell whether the ledger may have had an entry for ``row`` that its retention has ended."""
+    begun = max(store.moment(alias, row.created_at), store.moment(alias, row.eta or row.created_at))
+    return datetime.now(timezone.utc) - begun > conf.retention

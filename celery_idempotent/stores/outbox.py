@@ -1,0 +1,116 @@
+"""The rows of the outbox: written in the caller's transaction, taken by one relay at a time, removed.
+
+Times are the database's own. A row is looked at when it is due; whoever takes it moves that time on, so that
+nobody else has it, and a process that dies with rows in hand gives them back by doing nothing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from django.db import connections, transaction
+from django.db.models import F, QuerySet
+
+from ..core.entry import After
+from ..models import OutboxMessage
+from .rows import StoreNow, read, written
+
+GRACE = 30.0
+"""Seconds that a row has to be published by the process that wrote it, before a relay looks at it."""
+HOLD = 30.0
+"""Seconds for which a relay has what it took."""
+_BATCH = 500
+
+
+def rows_of(alias: str) -> QuerySet[OutboxMessage]:
+    """Return the outbox of the database ``alias``."""
+    return OutboxMessage._default_manager.using(alias)
+
+
+def add(alias: str, rows: Sequence[OutboxMessage]) -> None:
+    """Write new rows on the caller's connection, and so in its transaction."""
+    for row in rows:
+        row.eta = written(alias, row.eta)
+        row.created_at, row.due_at = StoreNow(), written(alias, After(GRACE))  # type: ignore[assignment]
+    rows_of(alias).bulk_create(rows, batch_size=_BATCH)
+
+
+def due(alias: str, limit: int) -> Any:
+    """Return the primary keys of what is due, the oldest first: one probe of the index on ``due_at``.
+
+    Nothing but the keys, so that the index has all that is asked for; else MariaDB may read the whole table.
+    """
+    return rows_of(alias).filter(due_at__lte=StoreNow()).order_by("due_at").values_list("pk", flat=True)[:limit]
+
+
+def take(alias: str, limit: int) -> list[OutboxMessage]:
+    """Take up to ``limit`` due rows for `HOLD` seconds. Of several relays each gets rows of its own."""
+    if connections[alias].features.has_select_for_update_skip_locked:
+        with transaction.atomic(using=alias):
+            keys = list(due(alias, limit).select_for_update(skip_locked=True))
+            _hold(alias, *keys)
+    else:
+        keys = [key for key in due(alias, limit) if _hold(alias, key, due_at__lte=StoreNow())]
+    found = rows_of(alias).in_bulk(keys)
+    return [found[key] for key in keys if key in found]
+
+
+def _hold(alias: str, *keys: int, **condition: Any) -> int:
+    until = written(alias, After(HOLD))
+    return rows_of(alias).filter(pk__in=keys, **condition).update(due_at=until) if keys else 0
+
+
+def published(alias: str, rows: Iterable[OutboxMessage], wait: Callable[[int], float]) -> None:
+    """Note that ``rows`` were published; due again ``wait(tries)`` seconds from now, or from their ETA.
+
+    One UPDATE for all that have been tried equally often and have no ETA.
+    """
+    now = datetime.now(timezone.utc)  # an ETA is a time of the workers' clocks
+    for (tries, eta), keys in _grouped(rows).items():
+        seconds = wait(tries + 1)
+        late = 0.0 if eta is None else max((moment(alias, eta) - now).total_seconds(), 0.0)
+        rows_of(alias).filter(task_id__in=keys).update(
+            tries=tries + 1,
+            published_at=StoreNow(),
+            due_at=written(alias, After(late + seconds)),
+            error="",
+        )
+
+
+def moment(alias: str, value: Any) -> datetime:
+    """Return a time of a row in aware UTC, also where Django does without time zones."""
+    found = read(alias, value)
+    assert found is not None
+    return found
+
+
+def _grouped(rows: Iterable[OutboxMessage]) -> dict[tuple[int, Any], list[str]]:
+    groups: dict[tuple[int, Any], list[str]] = defaultdict(list)
+    for row in rows:
+        groups[row.tries, row.eta].append(row.task_id)
+    return groups
+
+
+def wait(alias: str, rows: Sequence[OutboxMessage], seconds: float, error: str = "") -> None:
+    """Leave ``rows`` for ``seconds``, with the reason if there is something wrong with them."""
+    if rows:
+        later = written(alias, After(seconds))
+        rows_of(alias).filter(task_id__in=_ids(rows)).update(due_at=later, error=error[:200])
+
+
+def give_back(alias: str, rows: Sequence[OutboxMessage]) -> None:
+    """Make ``rows`` due again, in order of their age."""
+    if rows:
+        rows_of(alias).filter(task_id__in=_ids(rows)).update(due_at=F("created_at"))
+
+
+def _ids(rows: Sequence[OutboxMessage]) -> list[str]:
+    return [row.task_id for row in rows]  # MySQL does not tell the primary keys of a bulk insert
+
+
+def remove(alias: str, task_ids: Sequence[str]) -> int:
+    """Remove the rows of these task ids, their arguments with them; return how many there were."""
+    return rows_of(alias).filter(task_id__in=task_ids).delete()[0] if task_ids else 0

@@ -1,0 +1,105 @@
+"""P2 on real servers: what was committed is delivered, whoever is killed; what was rolled back is not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.outage import Outage, Plan, kept, shown
+from tests.support.servers import Postgres, RabbitMQ, Redis
+from tests.support.shop import Shop, opened, sqlite
+from tests.support.worker import wait_for
+
+WAITING = "from celery_idempotent.models import OutboxMessage\nanswer(OutboxMessage.objects.count())"
+
+
+@pytest.fixture(scope="module", params=["database", "redis"])
+def place(request: Any, redis: Redis, tmp_path_factory: Any) -> Iterator[Shop]:
+    """A worker, the outbox in SQLite, and a ledger beside it or in Redis."""
+    directory = tmp_path_factory.mktemp("shop")
+    results = {"database": "django-db", "redis": redis.url}[request.param]
+    with opened(directory, sqlite(directory), "-c", "2", TEST_RESULTS=results) as shop:
+        yield shop
+
+
+def test_a_commit_is_delivered_and_its_row_goes(place: Shop) -> None:
+    """The worker removes the row itself; what was rolled back was never there."""
+    place.ask("""
+with transaction.atomic():
+    confirm.enqueue(1)
+    confirm.enqueue_many([(n,) for n in range(2, 30)])
+try:
+    with transaction.atomic():
+        confirm.enqueue(99)
+        raise ValueError
+except ValueError: pass
+""")
+    wait_for(lambda: place.ask(WAITING) == 0, 60, place.logs)
+    assert place.copies() == 29
+    assert place.ask("answer(confirm.entry_for(99) is None)")
+
+
+def test_a_publisher_that_is_killed_after_its_commit(place: Shop) -> None:
+    """Nothing was published, and the relay does it, under the id that was written; told to stop, it stops."""
+    before = place.copies()
+    script = "from tests.acceptance.app import *\nfrom celery_idempotent import outbox\n"
+    script += "outbox._publish = lambda *_: os.kill(os.getpid(), 9)\nconfirm.enqueue(500)"
+    with python(place, script) as publisher:
+        assert publisher.wait(60) == -signal.SIGKILL
+    assert place.ask(WAITING) == 1
+    code = "from django.core.management import call_command\n"
+    code += "call_command('idempotency', 'relay', '--continuous', '--interval', '0.2')"
+    with python(place, f"from tests.acceptance.app import *\n{code}") as relay:
+        place.ask("""
+from django.utils import timezone
+from celery_idempotent.models import OutboxMessage
+OutboxMessage.objects.update(due_at=timezone.now())
+""")
+        wait_for(lambda: place.ask(WAITING) == 0, 60, place.logs)
+        assert place.copies() == before + 1
+        relay.terminate()
+        out, _ = relay.communicate(timeout=30)
+    assert relay.returncode == 0
+    assert "relay: stopped" in out
+
+
+def python(shop: Shop, script: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", script],
+        env={**os.environ, **shop.environment},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_everything_is_killed_and_every_committed_order_arrives_once(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    """A Redis that forgets everything, workers that acknowledge early, relays that die with rows in hand."""
+    plan = Plan(orders=300, seconds=18, worker_lives=4, broker_lives=6, relay_lives=5, patience=100)
+    with Redis() as broker:
+        figures = Outage(plan, broker, postgres, tmp_path).run()
+    assert kept(figures), shown(figures)
+    assert (figures.committed, figures.rolled_back) == (200, 100)
+    assert figures.delivered_once >= 200 - figures.in_doubt
+    assert figures.broker_killed >= 1, "or this shows nothing"
+    assert figures.workers_killed >= 2
+
+
+def test_the_same_on_rabbitmq(postgres: Postgres, tmp_path: Path) -> None:
+    """With late acknowledgement the broker and the relay both deliver again: harmless."""
+    plan = Plan(
+        orders=90, seconds=12, worker_lives=5, broker_lives=7, relay_lives=60, patience=100, early_ack=False
+    )
+    with RabbitMQ() as broker:
+        figures = Outage(plan, broker, postgres, tmp_path).run()
+    assert kept(figures), shown(figures)
+    assert (figures.committed, figures.rolled_back) == (60, 30)
+    assert figures.broker_killed >= 1

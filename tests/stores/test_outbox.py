@@ -1,0 +1,225 @@
+"""The outbox's rows on real databases: relays side by side, and statements that probe an index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from django.db import connections, transaction
+from django.db.models import F
+
+from celery_idempotent.models import LogicalEmail, OutboxMessage
+from celery_idempotent.stores import outbox
+from celery_idempotent.stores.database import DatabaseStore
+from celery_idempotent.testing import race
+from tests.support.databases import added, wipe
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres", "mariadb"])
+def database(
+    request: Any, tmp_path_factory: Any, django_db_setup: None, django_db_blocker: Any
+) -> Iterator[str]:
+    """A database of each kind, with the outbox's table."""
+    if request.param == "sqlite":
+        path = tmp_path_factory.mktemp("sqlite") / "outbox.sqlite3"
+        options = {"timeout": 30, "init_command": "PRAGMA journal_mode=wal"}
+        place = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(path), "OPTIONS": options}
+    else:
+        place = request.getfixturevalue(request.param).database
+    with django_db_blocker.unblock(), added(f"outbox-{request.param}", place) as name:
+        yield name
+
+
+@pytest.fixture
+def alias(database: str) -> Iterator[str]:
+    """It, empty."""
+    wipe(database)
+    yield database
+    connections[database].close()
+
+
+def rows(*task_ids: str, **values: Any) -> list[OutboxMessage]:
+    return [
+        OutboxMessage(**{"task_id": i, "task": "t", "key": f"k-{i}", "payload": "{}", **values})
+        for i in task_ids
+    ]
+
+
+def filled(alias: str, number: int) -> list[str]:
+    """Write ``number`` rows that are due, the first one longest, and return their task ids."""
+    ids = [f"task-{n:05}" for n in range(number)]
+    outbox.add(alias, rows(*ids))
+    begin = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    found = list(outbox.rows_of(alias))
+    for row in found:
+        row.due_at = begin + timedelta(seconds=int(row.task_id[5:]))
+    outbox.rows_of(alias).bulk_update(found, ["due_at"], batch_size=400)
+    return ids
+
+
+def test_rows_belong_to_the_callers_transaction(alias: str) -> None:
+    """A rollback takes them back; what is committed is due after a short grace, by the database's clock."""
+    with transaction.atomic(using=alias):
+        outbox.add(alias, rows("a", "b"))
+        transaction.set_rollback(True, using=alias)
+    assert outbox.rows_of(alias).count() == 0
+    outbox.add(alias, rows("c"))
+    row = outbox.rows_of(alias).get()
+    assert abs(row.created_at - datetime.now(timezone.utc)) < timedelta(minutes=1)
+    assert row.due_at - row.created_at == timedelta(seconds=outbox.GRACE)
+    assert outbox.take(alias, 10) == []
+
+
+def test_the_oldest_are_taken_first_and_held(alias: str) -> None:
+    """What one relay has in hand no other gets, and it is due again when that relay dies."""
+    ids = filled(alias, 5)
+    assert [row.task_id for row in outbox.take(alias, 3)] == ids[:3]
+    assert [row.task_id for row in outbox.take(alias, 3)] == ids[3:]
+    assert outbox.take(alias, 3) == []
+    held = outbox.rows_of(alias).first()
+    assert timedelta(0) < held.due_at - datetime.now(timezone.utc) <= timedelta(seconds=outbox.HOLD)
+
+
+def test_relays_side_by_side_share_the_rows(alias: str) -> None:
+    """Each row goes to one of them."""
+    ids = filled(alias, 60)
+
+    def take(_: int) -> list[str]:
+        taken = []
+        try:
+            while batch := outbox.take(alias, 4):
+                taken += [row.task_id for row in batch]
+            return taken
+        finally:
+            connections[alias].close()
+
+    shares = race(take, 4)
+    assert sorted(task_id for share in shares for task_id in share) == ids
+
+
+def test_a_relay_does_not_wait_for_another(alias: str) -> None:
+    """Rows that one is just taking are passed over by the next; on SQLite taking is one statement a row."""
+    ids = filled(alias, 4)
+    if connections[alias].vendor == "sqlite":
+        assert not connections[alias].features.has_select_for_update_skip_locked
+        return
+
+    def take(_: int) -> list[str]:
+        try:
+            return [row.task_id for row in outbox.take(alias, 10)]
+        finally:
+            connections[alias].close()
+
+    with transaction.atomic(using=alias), ThreadPoolExecutor(1) as pool:
+        held = outbox.take(alias, 2)  # its transaction is not over
+        others = pool.submit(take, 0)
+        assert others.result(timeout=20) == ids[2:]
+    assert [row.task_id for row in held] == ids[:2]
+
+
+def test_what_was_published_waits_longer_each_time(alias: str) -> None:
+    """From the publication, or from the ETA where that is later; trouble makes it due again in order of age."""
+    filled(alias, 2)
+    first, second = outbox.take(alias, 2)
+    second.eta = datetime.now(timezone.utc) + timedelta(seconds=100)
+    outbox.published(alias, [first, second], lambda tries: 10.0 * tries)
+    first, second = outbox.rows_of(alias).order_by("pk")
+    assert (first.due_at - first.published_at).total_seconds() == pytest.approx(10, abs=1)
+    assert (second.due_at - second.published_at).total_seconds() == pytest.approx(110, abs=3)
+    outbox.published(alias, [first], lambda tries: 10.0 * tries)
+    first.refresh_from_db(using=alias)
+    assert (first.due_at - first.published_at).total_seconds() == pytest.approx(20, abs=1)
+    outbox.give_back(alias, [first])
+    assert outbox.rows_of(alias).get(due_at=F("created_at")).task_id == first.task_id
+
+
+def test_every_statement_probes_an_index(alias: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The relay's, the worker's and the reconciliation's, by EXPLAIN; none reads the table through."""
+    ids = filled(alias, 2000)
+    entries(alias, 2000)
+    analyse(alias)
+    messages = list(outbox.rows_of(alias).filter(task_id__in=ids[:3]))
+    work: list[Callable[[], Any]] = [
+        lambda: outbox.take(alias, 20),
+        lambda: outbox.published(alias, messages, lambda tries: 1.0),
+        lambda: outbox.wait(alias, messages, 1.0, "why"),
+        lambda: outbox.give_back(alias, messages),
+        lambda: outbox.remove(alias, ids[:3]),
+        lambda: DatabaseStore(lambda: alias).get_many(["1:00001", "1:00002", "1:00003"]),
+    ]
+    said = [statement for step in work for statement in told(alias, step)]
+    assert len(said) >= 7
+    with monkeypatch.context() as patched:
+        patched.setattr(connections[alias].features, "has_select_for_update_skip_locked", False)
+        said += told(alias, lambda: outbox.take(alias, 2))
+    for sql, plan in said:
+        assert probes(connections[alias].vendor, plan), f"{sql}\n{plan}"
+
+
+def test_a_statement_that_reads_the_table_through_is_noticed(alias: str) -> None:
+    """The test above can fail."""
+    filled(alias, 2000)
+    analyse(alias)
+    for sql, plan in told(alias, lambda: list(outbox.rows_of(alias).filter(error="x"))):
+        assert not probes(connections[alias].vendor, plan), f"{sql}\n{plan}"
+
+
+def entries(alias: str, number: int) -> None:
+    now = datetime.now(timezone.utc)
+    LogicalEmail.objects.using(alias).bulk_create(
+        [
+            LogicalEmail(
+                key=f"1:{n:05}", email_type="t", status="sent", version=1, created_at=now, updated_at=now
+            )
+            for n in range(number)
+        ],
+        batch_size=500,
+    )
+
+
+def analyse(alias: str) -> None:
+    tables = ("celery_idempotent_outboxmessage", "celery_idempotent_logicalemail")
+    with connections[alias].cursor() as cursor:
+        for table in tables:
+            cursor.execute(
+                {"mysql": f"ANALYZE TABLE {table}"}.get(connections[alias].vendor, f"ANALYZE {table}")
+            )
+            if cursor.description:
+                cursor.fetchall()
+
+
+def told(alias: str, work: Callable[[], Any]) -> list[tuple[str, Any]]:
+    """Do ``work`` and return its statements with the plan of each."""
+    statements: list[tuple[str, Any]] = []
+
+    def listen(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
+        if sql.split()[0] in ("SELECT", "UPDATE", "DELETE"):
+            statements.append((sql, params))
+        return execute(sql, params, many, context)
+
+    with connections[alias].execute_wrapper(listen):
+        work()
+    assert statements
+    explain = "EXPLAIN QUERY PLAN " if connections[alias].vendor == "sqlite" else "EXPLAIN "
+    plans = []
+    with connections[alias].cursor() as cursor:
+        for sql, params in statements:
+            cursor.execute(explain + sql, params)
+            names = [column[0] for column in cursor.description]
+            plans.append((sql, [dict(zip(names, line, strict=True)) for line in cursor.fetchall()]))
+    return plans
+
+
+def probes(vendor: str, plan: list[dict[str, Any]]) -> bool:
+    """Tell whether ``plan`` finds its rows by an index, in order."""
+    if vendor == "mysql":
+        return all(
+            line["type"] in ("range", "ref", "const", "eq_ref", "system") and line["key"] for line in plan
+        ) and not any("filesort" in (line["Extra"] or "") for line in plan)
+    lines = " | ".join(str(value) for line in plan for value in line.values())
+    if vendor == "postgresql":
+        return "Seq Scan" not in lines and "Sort" not in lines and "Index" in lines
+    return "SCAN" not in lines and "TEMP B-TREE" not in lines and "SEARCH" in lines

@@ -1,0 +1,92 @@
+"""The router: the ledger in a database of its own, the outbox with the project's data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
+from django.db import connections, transaction
+
+from celery_idempotent import IdempotentTask, UnsafeTransaction, outbox
+from celery_idempotent.models import LogicalEmail, OutboxMessage
+from celery_idempotent.router import LedgerRouter
+from celery_idempotent.stores import outbox as store
+
+app = Celery("router", broker="memory://", backend="cache+memory://", set_as_current=False)
+
+
+@app.task(base=IdempotentTask, key_fields=("n",), name="routed")
+def routed(n: int) -> None: ...
+
+
+@pytest.fixture
+def archive(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory_ledger: Any) -> Any:
+    """A second database, empty."""
+    default = connections["default"].settings_dict
+    name = str(tmp_path / "archive.sqlite3")
+    connections.settings["archive"] = {
+        **default,
+        "TEST": {},
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": name,
+    }
+    monkeypatch.setattr(outbox, "_publish", lambda *_: None)
+
+    def having(**values: Any) -> None:
+        settings.CELERY_IDEMPOTENT = {**settings.CELERY_IDEMPOTENT, **values}
+
+    yield having
+    connections["archive"].close()
+    del connections.settings["archive"]
+    del connections["archive"]
+
+
+def test_each_table_is_made_where_it_belongs(archive: Any, settings: Any, django_db_blocker: Any) -> None:
+    """The outbox is part of the project's transactions; the ledger must not be."""
+    archive(DATABASE="archive")
+    settings.DATABASE_ROUTERS = ["celery_idempotent.router.LedgerRouter"]
+    router = LedgerRouter()
+    assert (router.db_for_write(LogicalEmail), router.db_for_read(OutboxMessage)) == ("archive", "default")
+    assert router.allow_migrate("default", "celery_idempotent", "outboxmessage") is True
+    assert router.allow_migrate("default", "celery_idempotent", "logicalemail") is False
+    assert router.allow_migrate("archive", "celery_idempotent", "outboxmessage") is False
+    assert router.allow_migrate("archive", "shop", "order") is None
+    with django_db_blocker.unblock():
+        call_command("migrate", "celery_idempotent", database="archive", verbosity=0)
+        tables = connections["archive"].introspection.table_names()
+    assert "celery_idempotent_logicalemail" in tables
+    assert "celery_idempotent_outboxmessage" not in tables
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_intention_goes_where_the_transaction_is(archive: Any, django_db_blocker: Any) -> None:
+    """The database with the open transaction, of those that have an outbox; a rollback there takes it back."""
+    archive(OUTBOX_DATABASES=["default", "archive"])
+    with django_db_blocker.unblock():
+        call_command("migrate", "celery_idempotent", database="archive", verbosity=0)
+        with transaction.atomic(using="archive"):
+            routed.enqueue(1)
+            transaction.set_rollback(True, using="archive")
+        assert store.rows_of("archive").count() == 0
+        with transaction.atomic(using="archive"):
+            routed.enqueue(2)
+        routed.enqueue(3)
+        routed.enqueue_with((4,), using="archive")
+        assert [row.label for row in store.rows_of("archive").order_by("pk")] == ["n=2", "n=4"]
+        assert [row.label for row in store.rows_of("default")] == ["n=3"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_transaction_that_has_no_outbox_is_an_error(archive: Any, django_db_blocker: Any) -> None:
+    """Its rollback would leave the message in the other database. Whoever means that can say so."""
+    with django_db_blocker.unblock(), transaction.atomic(using="archive"):
+        with pytest.raises(UnsafeTransaction, match=r"a transaction is open on 'archive'.*OUTBOX_DATABASES"):
+            routed.enqueue(1)
+        with pytest.raises(ImproperlyConfigured, match="no relay looks there"):
+            routed.enqueue_with((1,), using="archive")
+        routed.enqueue_with((2,), using="default")
+    assert [row.label for row in store.rows_of("default")] == ["n=2"]
