@@ -171,13 +171,13 @@ def test_a_broker_that_is_down_fails_no_request(broker: Broker, caplog: Any) -> 
     url = f"redis://127.0.0.1:{free_port()}/0"
     gone = Celery("gone", broker=url, backend="cache+memory://", set_as_current=False)
 
-    @gone.task(base=IdempotentTask, key_fields=("n",), name="unpublished")
-    def unpublished(n: int) -> None: ...
+    @gone.task(base=IdempotentTask, key_fields=("n",), name="undelivered")
+    def undelivered(n: int) -> None: ...
 
     before = datetime.now(timezone.utc)
     for n in range(3):
         with transaction.atomic():
-            unpublished.enqueue(n)
+            undelivered.enqueue(n)
     assert (datetime.now(timezone.utc) - before).total_seconds() < 8
     assert caplog.text.count("waits for the relay") == 1
     for row in OutboxMessage.objects.all():

@@ -13,7 +13,14 @@ from celery.local import Proxy
 from django.core.management import CommandError, call_command
 from django.db import OperationalError
 
-from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask, LedgerUnavailable, beat, dispatch, outbox
+from celery_idempotent import (
+    DeliveryInDoubt,
+    IdempotentEmailTask,
+    LedgerUnavailable,
+    dispatch,
+    maintenance,
+    outbox,
+)
 from celery_idempotent.core.errors import EntryUnreadable
 from celery_idempotent.core.outcomes import Asker, Policy
 from celery_idempotent.core.status import DeliveryStatus, Status
@@ -283,7 +290,7 @@ def test_beats_task_makes_one_pass(monkeypatch: pytest.MonkeyPatch, caplog: Any)
     def away(*_: Any) -> Any:
         raise dispatch.BrokerDown("away")
 
-    monkeypatch.setattr(beat.Relay, "once", away)
+    monkeypatch.setattr(maintenance.Relay, "once", away)
     app.tasks["celery_idempotent.relay"].apply().get()
     assert "the next pass goes on: away" in caplog.text
 
