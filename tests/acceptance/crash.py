@@ -1,4 +1,4 @@
-"""Kills this very process at a named point, once: when the file ``crash`` names the point."""
+"""Kills this very process at a named point, once: when the file ``crash`` names it; ``pause`` only stops it."""
 
 from __future__ import annotations
 
@@ -15,21 +15,35 @@ from celery_idempotent.mail.transaction import Transaction
 
 
 def at(point: str) -> None:
-    """Die here, if that is what the test asked for."""
-    path = os.path.join(os.environ.get("TEST_DIRECTORY", "/tmp"), "crash")
-    try:
-        with open(path, encoding="utf-8") as stream:
-            wanted = stream.read()
-    except FileNotFoundError:
-        return
-    if wanted == point:
-        os.unlink(path)
+    """Die here, or stop until somebody wakes this process, if that is what the test asked for."""
+    if _asked("crash", point):
         os.kill(os.getpid(), signal.SIGKILL)
+    if _asked("pause", point):
+        with open(_path("paused"), "a", encoding="utf-8") as stream:
+            stream.write(f"{os.getpid()}\n")
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _asked(name: str, point: str) -> bool:
+    """Tell whether the file ``name`` names ``point``, and take it away: it means one process, once."""
+    try:
+        with open(_path(name), encoding="utf-8") as stream:
+            wanted = stream.read()
+        if wanted != point:
+            return False
+        os.unlink(_path(name))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _path(name: str) -> str:
+    return os.path.join(os.environ.get("TEST_DIRECTORY", "/tmp"), name)
 
 
 def meet(claimed: Any) -> None:
     """Where the test has made a folder ``barrier``: wait there until two tasks claim the same key at once."""
-    folder = os.path.join(os.environ.get("TEST_DIRECTORY", "/tmp"), "barrier")
+    folder = _path("barrier")
     if not os.path.isdir(folder):
         return
     place = os.path.join(folder, claimed.key[2:18])

@@ -137,6 +137,15 @@ def outcome(result: Any, patience: float = 60) -> list[Any]:
     return [result.status, error.exception_class_path.rpartition(".")[2], error.traceback.strip()]
 
 
+def last(result: Any) -> list[Any]:
+    """Return the id and the outcome of the task that ``result`` came to in the end, one that went on for it."""
+    told = outcome(result)
+    while told[1] == "InProgress" and "; this goes on as task " in told[2]:
+        result = result.task.get_result(told[2].rpartition("; this goes on as task ")[2])
+        told = outcome(result)
+    return [result.id, *told]
+
+
 def entry(of: Any, order: Any) -> Any:
     """Return what the ledger knows."""
     return of.func.entry_for(order)

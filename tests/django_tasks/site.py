@@ -105,6 +105,10 @@ class Site:
         """Return how many mails the server took."""
         return len(self.mail.accepted)
 
+    def mails(self) -> list[tuple[str, str]]:
+        """Return the text and Message-ID of each of them."""
+        return [(mail.headers.get_payload().strip(), mail.message_id) for mail in self.mail.accepted]
+
     def bodies(self) -> list[str]:
         """Return what the bodies noted."""
         path = self.directory / "bodies"

@@ -20,11 +20,12 @@ from tests.support.servers import Postgres, Redis
 from tests.support.worker import Worker
 
 KEYS = 1000
-EACH = 5
-"""How often each of these is struck: a process of Celery's pool, an RQ work-horse, a whole RQ worker, and (with
-a pause that is longer than a lease) one of the first and the last."""
+EACH = 4
+"""How often each of these is struck: a process of Celery's pool, an RQ work-horse, a whole RQ worker; and any
+of them, with a pause right before its write-ahead."""
 KINDS = ("pool", "horse", "simple", "pause")
-PAUSE = 2.5
+PAUSE = 5.0
+"""Seconds; long enough that the other queue takes over after the lease and sends."""
 
 ENQUEUE = """
 os.mkdir(os.path.join(os.environ["TEST_DIRECTORY"], "barrier"))  # who comes first waits for the other queue
@@ -89,35 +90,43 @@ def _children(pid: int) -> list[int]:
 class Striker:
     """Kills and pauses processes, in turns, as the mails come in."""
 
-    def __init__(self, celery: Worker, fleet: Fleet) -> None:
+    def __init__(self, shop: RQShop, celery: Worker, fleet: Fleet) -> None:
         self.struck: Counter[str] = Counter()
+        self._shop = shop
         self._celery = celery
         self._fleet = fleet
-        self._paused: list[tuple[float, int]] = []
+        self._paused: list[tuple[int, float]] = []
 
     @property
     def done(self) -> bool:
         """Whether everybody has been struck and nobody is paused any more."""
-        return self.struck.total() == EACH * len(KINDS) and not self._paused
+        all_paused = len(self._paused) == self.struck["pause"]
+        return self.struck.total() == EACH * len(KINDS) and all_paused and not self._stopped()
 
     def strike(self, mails: int) -> None:
         """Do what is due when ``mails`` have been sent."""
-        self._paused = [(until, pid) for until, pid in self._paused if not self._woken(until, pid)]
+        self._wake()
         if self.struck.total() >= min(mails * EACH * len(KINDS) / (KEYS * 0.9), EACH * len(KINDS)):
             return
         kind = KINDS[self.struck.total() % len(KINDS)]
-        if kind == "horse":
-            pids = self._fleet.horses()
-        else:
-            pids = self._celery.children() if kind == "pool" else self._fleet.simple()
-            pids += self._celery.children() if kind == "pause" else []
-        if pids and _signal(pid := random.choice(pids), signal.SIGSTOP if kind == "pause" else signal.SIGKILL):
+        if kind == "pause":
+            (self._shop.directory / "pause").write_text("after-354")
             self.struck[kind] += 1
-            if kind == "pause":
-                self._paused.append((time.monotonic() + PAUSE, pid))
+            return
+        family = {"pool": self._celery.children, "horse": self._fleet.horses, "simple": self._fleet.simple}
+        awake = [pid for pid in family[kind]() if pid not in self._stopped()]
+        if awake and _signal(random.choice(awake), signal.SIGKILL):
+            self.struck[kind] += 1
 
-    def _woken(self, until: float, pid: int) -> bool:
-        return time.monotonic() >= until and (_signal(pid, signal.SIGCONT) or True)
+    def _stopped(self) -> list[int]:
+        return [pid for pid, until in self._paused if until > time.monotonic()]
+
+    def _wake(self) -> None:
+        path = self._shop.directory / "paused"
+        lines = path.read_text().splitlines() if path.exists() else []
+        self._paused += [(int(pid), time.monotonic() + PAUSE) for pid in lines[len(self._paused) :]]
+        for pid in {pid for pid, _ in self._paused} - set(self._stopped()):
+            _signal(pid, signal.SIGCONT)
 
 
 def _signal(pid: int, what: signal.Signals) -> bool:
@@ -141,7 +150,7 @@ def test_a_celery_worker_and_rq_workers_at_the_same_keys(kind: str, tmp_path: Pa
         shop.ask(ENQUEUE.format(keys=KEYS))
         celery = Worker("tests.acceptance.app", shop.environment, tmp_path / "celery.log", "-c", "2")
         with shop.scheduler(), Fleet(shop, [SIMPLE, SIMPLE, FORKING]) as fleet, celery:
-            striker = Striker(celery, fleet)
+            striker = Striker(shop, celery, fleet)
             race(shop, fleet, striker)
         copies = sent(shop)
         entries = shop.ask(f"""
@@ -162,7 +171,7 @@ answer([[entry.status.value, "@" in entry.owner] for entry in found])
 def race(shop: RQShop, fleet: Fleet, striker: Striker) -> None:
     """Strike someone every now and then, until nothing is left to do."""
     end = time.monotonic() + 150
-    while not striker.done or not over(shop):
+    while not (striker.done and over(shop)):
         assert time.monotonic() < end, (
             striker.struck,
             len(sent(shop)),
