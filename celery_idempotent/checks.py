@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from django.apps import AppConfig
@@ -64,7 +65,9 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Ch
 
 def _unusable() -> list[CheckMessage]:
     found: list[CheckMessage] = []
-    for read in (lambda: conf.retention, lambda: conf.recipients, lambda: conf.redis_wait, _store):
+    names = ("retention", "recipients", "redis_wait", "classify_reply", "connection_idle")
+    reads: list[Callable[[], object]] = [partial(getattr, conf, name) for name in names]
+    for read in (*reads, _store):
         try:
             read()
         except ImproperlyConfigured as error:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
 
 DEFAULTS: dict[str, Any] = {
     "NAMESPACE": "",
@@ -18,6 +21,8 @@ DEFAULTS: dict[str, Any] = {
     "RECIPIENTS": "masked",
     "RECIPIENT_SALT": None,
     "REDIS_WAIT": None,
+    "CLASSIFY_REPLY": None,
+    "CONNECTION_IDLE": 30.0,
 }
 RECIPIENT_FORMS = ("masked", "plain", "digest")
 
@@ -72,6 +77,31 @@ class Conf:
                 "CELERY_IDEMPOTENT['REDIS_WAIT'] has to be (replicas, milliseconds), such as (1, 100), or None"
             )
         return value[0], value[1]
+
+    @property
+    def classify_reply(self) -> Callable[[int, str], str | None] | None:
+        """Reads a mail server's replies before the table does: ``callable(code, text)`` -> a `Kind` or None."""
+        value = self._get("CLASSIFY_REPLY")
+        if isinstance(value, str):
+            try:
+                value = import_string(value)
+            except ImportError as error:
+                raise ImproperlyConfigured(f"CELERY_IDEMPOTENT['CLASSIFY_REPLY']: {error}") from error
+        if value is not None and not callable(value):
+            raise ImproperlyConfigured(
+                "CELERY_IDEMPOTENT['CLASSIFY_REPLY'] has to be a callable(code, text), its dotted path, or None"
+            )
+        return value  # type: ignore[no-any-return]
+
+    @property
+    def connection_idle(self) -> float:
+        """Seconds for which an SMTP connection is kept open for the next message; 0: it is closed at once."""
+        value = self._get("CONNECTION_IDLE")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise ImproperlyConfigured(
+                "CELERY_IDEMPOTENT['CONNECTION_IDLE'] has to be a number of seconds; 0: a connection a message"
+            )
+        return float(value)
 
     @property
     def message_id_domain(self) -> str | None:

@@ -57,6 +57,8 @@ class Run:
         self._mirror = mirror
         self.stopped_by: Exception | None = None
         """Set when nothing more may be sent by this run, even if the body swallows the error."""
+        self.passing: BaseException | None = None
+        """What a hand-over raised last that another try may mend, with nothing of it sent: worth a retry."""
         self._seen: Counter[str] = Counter()
         self._parts: dict[int, dict[str, str]] = {}
 

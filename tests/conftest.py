@@ -9,6 +9,7 @@ import django
 import pytest
 
 from celery_idempotent import wiring
+from celery_idempotent.mail.connections import kept
 from tests.matrix import pytest_xdist_make_scheduler  # noqa: F401
 from tests.support.servers import MariaDB, Postgres, RabbitMQ, Redis
 from tests.support.shop import Shop, opened, sqlite
@@ -26,9 +27,11 @@ def memory_ledger(settings: Any) -> Iterator[Any]:
 
 
 @pytest.fixture
-def tracked(settings: Any) -> None:
+def tracked(settings: Any) -> Iterator[None]:
     """Mail through the ledger: Django's test runner puts its own backend in place of the project's."""
     settings.EMAIL_BACKEND = "celery_idempotent.mail.EmailBackend"
+    yield
+    kept.close()
 
 
 def _session(kind: type[Any]) -> Any:

@@ -66,8 +66,17 @@ class DeliveryInDoubt(IdempotencyError):
 class RecipientsDeferred(IdempotencyError, SMTPException):
     """Raised when the mail server refused some recipients for now (4xx). A retry offers it to them alone.
 
-    An `smtplib.SMTPException`, so that ``autoretry_for=(SMTPException,)`` covers it.
+    An `smtplib.SMTPException`, so that ``autoretry_for=(SMTPException,)`` covers it. ``args[1]`` is the number
+    of seconds that the server wants a retry to wait, where it says so or is known to greylist (RFC 6647).
     """
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds after which the retry is worth while, or None: the task's own backoff decides."""
+        return float(self.args[1]) if len(self.args) > 1 and self.args[1] is not None else None
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""  # an OSError takes two arguments for errno and strerror
 
 
 class RecipientsRefused(IdempotencyError, SMTPException):

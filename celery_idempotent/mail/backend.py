@@ -9,12 +9,15 @@ from typing import Any
 from django.conf import settings
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
+from django.core.mail.backends.smtp import EmailBackend as DjangoSMTP
 from django.utils.module_loading import import_string
 
 from ..conf import conf
 from ..core.errors import RecipientsDeferred, RecipientsRefused
 from ..run import Run, current_run
+from .connections import bound
 from .handover import HandOver
+from .routes import tracked
 
 logger = logging.getLogger("celery_idempotent")
 
@@ -41,12 +44,17 @@ class EmailBackend(BaseEmailBackend):
         self.fail_silently = fail_silently
         wrapped = import_string(backend or conf.email_backend)
         silent = {"fail_silently": True} if fail_silently else {}
-        self._tracked: BaseEmailBackend = wrapped(**named, **options)
+        self._tracked: BaseEmailBackend = tracked(wrapped)(**named, **options)
         self._passing: BaseEmailBackend = wrapped(**named, **options, **silent)
 
     def open(self) -> bool | None:
-        """Open the wrapped backend's connection."""
-        return (self._tracked if current_run() else self._passing).open()
+        """Open the wrapped backend's connection. It is the caller's then, from here to `close`."""
+        run = current_run()
+        if run is None:
+            return self._passing.open()
+        if isinstance(self._tracked, DjangoSMTP):
+            bound(self._tracked, run.policy.send_timeout)
+        return self._tracked.open()
 
     def close(self) -> None:
         """Close the wrapped backend's connections."""
@@ -84,6 +92,10 @@ class EmailBackend(BaseEmailBackend):
                 served += 1
             except (RecipientsDeferred, RecipientsRefused) as error:
                 unserved.append(error)
-        if unserved:  # one that a retry can mend before one that nothing can
-            raise min(unserved, key=lambda error: isinstance(error, RecipientsRefused))
+        if unserved:  # one that a retry can mend before one that nothing can, the longest wait first
+            raise max(unserved, key=_urgency)
         return served
+
+
+def _urgency(error: RecipientsDeferred | RecipientsRefused) -> float:
+    return -1.0 if isinstance(error, RecipientsRefused) else error.retry_after or 0.0

@@ -17,9 +17,10 @@ from ..core.addresses import mask_all, printable, recipient
 from ..core.entry import Delivery, Recipient
 from ..core.errors import DeliveryInDoubt, RecipientsDeferred, RecipientsRefused
 from ..core.outcomes import Reply, Target
+from ..core.replies import wait_for
 from ..core.status import DeliveryStatus
 from ..run import Run, TakenBack
-from .transports import transport_for
+from .routes import may_pass, transport_for
 
 
 class HandOver:
@@ -39,6 +40,7 @@ class HandOver:
         self._pending: dict[str, Target] = {}
         self._open: list[str] = []
         self._replies: Mapping[str, Reply] = {}
+        self._waits: list[float] = []
         self.released = False
 
     def deliver(self, backend: BaseEmailBackend) -> None:
@@ -53,9 +55,11 @@ class HandOver:
                 continue  # look again who is still owed it
             except BaseException as error:
                 self._close(error)
+                if may_pass(error):
+                    self.run.passing = error
                 raise
             break
-        _raise_unsettled(self.run, list(self.addresses))
+        _raise_unsettled(self.run, list(self.addresses), max(self._waits, default=None))
 
     def _owed(self) -> bool:
         """Find out who has not been served yet, and tell whether there is anybody."""
@@ -69,12 +73,14 @@ class HandOver:
 
     def write_ahead(self, served: Sequence[str]) -> None:
         """Write that ``served`` are about to get it. Raises `ClaimLost`, `LedgerUnavailable`: do not send."""
+        self._replies, self.released = {}, False  # those of an earlier transaction are on record
         self.run.begin([self._pending[address] for address in served], self.message_id)
         self._open = list(served)
 
     def record(self, replies: Mapping[str, Reply]) -> None:
         """Write what became of the message for each address."""
         self._replies = replies  # before anything else: a soft time limit can strike anywhere
+        self._waits += [wait for r in replies.values() if (wait := wait_for(r.code, r.detail)) is not None]
         settled = {self._pending[address]: _scrubbed(reply) for address, reply in replies.items()}
         self.run.settle(settled, self.message_id)
         self._open = []
@@ -141,16 +147,19 @@ def _stamped(message: EmailMessage, run: Run, message_id: str) -> Iterator[None]
         message.extra_headers = headers
 
 
-def _raise_unsettled(run: Run, targets: Sequence[Target]) -> None:
+def _raise_unsettled(run: Run, targets: Sequence[Target], wait: float | None) -> None:
     known = run.known()
-    rows = [known[part, who.digest] for part, who in targets]
+    rows = [known[place] for part, who in targets if (place := (part, who.digest)) in known]
     name = run.asker.email_type
     if doubtful := _in(rows, DeliveryStatus.IN_DOUBT, DeliveryStatus.SENDING):
         kind = DeliveryInDoubt if run.policy.in_doubt == "hold" else SMTPServerDisconnected
         run.stopped_by = kind(f"{name}: no reply to the payload ({_described(doubtful)})")
         raise run.stopped_by
     if deferred := _in(rows, DeliveryStatus.DEFERRED):
-        raise RecipientsDeferred(f"{name}: refused for now: {_described(deferred)}")
+        run.passing = RecipientsDeferred(
+            f"{name}: refused for now: {_described(deferred)}", *([] if wait is None else [wait])
+        )
+        raise run.passing
     if refused := _in(rows, DeliveryStatus.REFUSED):
         raise RecipientsRefused(f"{name}: refused for good: {_described(refused)}")
 
@@ -160,6 +169,7 @@ def _in(rows: Sequence[Delivery], *statuses: DeliveryStatus) -> list[Delivery]:
 
 
 def _described(rows: Sequence[Delivery]) -> str:
+    """Return who and why, addresses masked whatever the ledger shows: results and logs go further than it."""
     shown = [f"{d.recipient.shown or d.recipient.digest[:12]} ({d.code or ''} {d.detail})" for d in rows[:5]]
     more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
-    return ", ".join(shown) + more
+    return mask_all(", ".join(shown)) + more

@@ -11,7 +11,7 @@ from typing import Any
 
 from celery_idempotent import reporting, run
 from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.mail.transports import SMTPTransport
+from celery_idempotent.mail.transaction import Transaction
 
 
 def at(point: str) -> None:
@@ -66,9 +66,9 @@ def install() -> None:
     around(run.Run, "settle", "after-250", "after-record")
     around(run.Run, "complete", "before-complete", "after-complete")
     around(reporting.Report, "sent", "before-report", "before-ack")
-    original = SMTPTransport._release
+    original = Transaction._release
 
-    def release(self: SMTPTransport, smtp: Any, *rest: Any) -> Any:
+    def release(self: Transaction, smtp: Any, *rest: Any) -> Any:
         real = smtp.sock
 
         class Cut:
@@ -88,4 +88,4 @@ def install() -> None:
             if smtp.sock is not None:
                 smtp.sock = real
 
-    SMTPTransport._release = release
+    Transaction._release = release

@@ -26,7 +26,7 @@ from celery_idempotent import (
     Status,
 )
 from celery_idempotent.core.status import DeliveryStatus
-from celery_idempotent.mail.transports import SMTPTransport
+from celery_idempotent.mail.transaction import Transaction
 from tests.support.mailserver import ScriptedSMTP
 
 app = Celery("bodies", broker="memory://", backend="cache+memory://", set_as_current=False)
@@ -107,15 +107,15 @@ def test_two_equal_messages_in_one_body_are_two(settings: Any) -> None:
 
 def test_a_soft_time_limit_between_write_ahead_and_payload(settings: Any, monkeypatch: Any) -> None:
     """P2: nothing went out and the record says so; the next run sends it."""
-    real, struck = SMTPTransport._release, []
+    real, struck = Transaction._release, []
 
-    def strike(self: SMTPTransport, *args: Any) -> Any:
+    def strike(self: Transaction, *args: Any) -> Any:
         if struck:
             return real(self, *args)
         struck.append(True)
         raise SoftTimeLimitExceeded
 
-    monkeypatch.setattr(SMTPTransport, "_release", strike)
+    monkeypatch.setattr(Transaction, "_release", strike)
 
     @task("soft")
     def soft(n: int) -> None:
@@ -154,6 +154,7 @@ def test_a_soft_time_limit_while_the_reply_is_awaited(settings: Any, monkeypatch
 
 def test_the_outcome_is_recorded_before_the_goodbye(settings: Any) -> None:
     """P5: a slow QUIT does not widen the moment of doubt."""
+    settings.CELERY_IDEMPOTENT |= {"CONNECTION_IDLE": 0}
 
     @task("quit")
     def leave(n: int) -> None:

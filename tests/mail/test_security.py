@@ -12,6 +12,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
 
 from celery_idempotent import Status
+from celery_idempotent.mail.connections import kept
 from tests.mail.test_conversation import confirm
 from tests.support.servers import free_port
 
@@ -28,7 +29,7 @@ class Taker:
 
 
 def check(server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
-    return AuthResult(success=data == LoginPassword(b"shop", b"secret"))
+    return AuthResult(success=data == LoginPassword(b"shop", b"secret"), handled=False)  # it replies itself
 
 
 @pytest.fixture
@@ -49,6 +50,7 @@ def taker(
     controller.start()
     settings.EMAIL_HOST, settings.EMAIL_PORT = "localhost", port
     yield taker
+    kept.close()
     controller.stop()
 
 

@@ -18,6 +18,19 @@ DROP = "DROP"
 """Close the connection instead of answering."""
 DROP_AFTER_ACCEPT = "DROP_AFTER_ACCEPT"
 """Take the mail and close the connection without a reply."""
+STALL = "STALL"
+"""Say nothing until the client hangs up."""
+TRICKLE = "TRICKLE"
+"""Send a digit now and then, and never a line."""
+
+
+class Taking(str):
+    """A reply to the payload by a server that has taken the mail, whatever the reply looks like."""
+
+
+class NotTaking(str):
+    """A reply to the payload by a server that has not taken the mail, whatever the reply looks like."""
+
 
 DEFAULTS = {
     "banner": "220 test ESMTP",
@@ -31,6 +44,7 @@ DEFAULTS = {
     "quit": "221 bye",
 }
 Answer = str | list[str] | Callable[[str], str]
+"""What to say; several are one per call, the last one for ever. One that ends in ``\\0`` gets no line end."""
 
 
 @dataclass
@@ -135,10 +149,23 @@ class ScriptedSMTP:
             pass
 
     def _say(self, connection: socket.socket, answer: str) -> bool:
+        if answer in (STALL, TRICKLE):
+            return self._linger(connection, answer == TRICKLE)
         if answer == DROP:
             return False
-        connection.sendall(answer.encode() + b"\r\n")
-        return not answer.startswith("421")
+        unended = answer.endswith("\0")
+        connection.sendall(answer.rstrip("\0").encode() + (b"" if unended else b"\r\n"))
+        return not answer.startswith("421") and not unended
+
+    def _linger(self, connection: socket.socket, trickle: bool) -> bool:
+        connection.settimeout(0.02)
+        while True:
+            try:
+                if not connection.recv(1):
+                    return False
+            except TimeoutError:
+                if trickle:
+                    connection.sendall(b"2")
 
     def _session(self, connection: socket.socket, stream: Any) -> None:
         if not self._say(connection, self._answer("banner")):
@@ -172,7 +199,8 @@ class ScriptedSMTP:
             self.partial.append(b"".join(lines))
             return False
         answer = self._answer("dot")
-        if answer.startswith("2") or answer == DROP_AFTER_ACCEPT:
+        taken = answer.startswith("25") or isinstance(answer, Taking) or answer == DROP_AFTER_ACCEPT
+        if taken and not isinstance(answer, NotTaking):
             received = Received(sender, list(recipients), b"".join(lines))
             self.accepted.append(received)
             if self._on_accept:

@@ -1,0 +1,42 @@
+"""Which way a backend's messages take, and which failures on the way may pass by themselves."""
+
+from __future__ import annotations
+
+import smtplib
+import ssl
+from typing import Any
+
+from django.core.mail.backends.base import BaseEmailBackend
+from django.core.mail.backends.smtp import EmailBackend as DjangoSMTP
+
+from ..core.replies import Kind
+from .classify import kind
+from .connections import guarded
+from .smtp import SMTPTransport
+from .transports import BackendTransport, Transport
+
+
+def is_smtp(kind: type[BaseEmailBackend]) -> bool:
+    """Tell whether ``kind`` is Django's SMTP backend, or one derived from it that sends as that does."""
+    return issubclass(kind, DjangoSMTP) and all(
+        getattr(kind, name) is getattr(DjangoSMTP, name) for name in ("send_messages", "_send")
+    )
+
+
+def transport_for(backend: BaseEmailBackend) -> Transport:
+    """Return the SMTP conversation for Django's SMTP backend, and one opaque step for any other."""
+    return SMTPTransport(backend) if is_smtp(type(backend)) else BackendTransport(backend)
+
+
+def tracked(kind: Any) -> Any:
+    """Return ``kind`` of backend as it is used inside a task."""
+    return guarded(kind) if is_smtp(kind) else kind
+
+
+def may_pass(error: BaseException) -> bool:
+    """Tell whether a failure to reach the mail server, or to be let in, may be over at another try."""
+    if isinstance(error, ssl.SSLCertVerificationError | smtplib.SMTPNotSupportedError):
+        return False
+    if isinstance(error, smtplib.SMTPResponseException):
+        return kind(error.smtp_code, error.smtp_error) is not Kind.PERMANENT
+    return isinstance(error, OSError)

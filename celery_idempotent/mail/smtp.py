@@ -1,0 +1,80 @@
+"""The SMTP conversation (RFC 5321) on Django's own connection, with the ledger informed in between."""
+
+from __future__ import annotations
+
+import re
+import smtplib
+from collections.abc import Sequence
+from typing import Any
+
+from django.core.mail import EmailMessage
+
+from ..core.outcomes import Reply
+from ..core.status import DeliveryStatus
+from .connections import connected
+from .rendering import Letter, render
+from .transaction import Stale, Transaction
+from .transports import Witness
+
+_RCPTMAX = re.compile(r"\bRCPTMAX=(\d+)", re.IGNORECASE)
+
+
+class SMTPTransport:
+    """Serves a message's recipients in as many transactions as the server's limits ask for."""
+
+    def __init__(self, backend: Any) -> None:
+        self.backend = backend
+
+    def deliver(
+        self, message: EmailMessage, addresses: Sequence[str], witness: Witness, timeout: float
+    ) -> None:
+        """Hand ``message`` over, one transaction after the other on one connection.
+
+        A doubt ends it: the recipients that have not been offered yet wait until it is settled. Raises what
+        went wrong before a transaction began: nothing of it was sent.
+        """
+        letter = render(self.backend, message, addresses)
+        with connected(self.backend, timeout) as connection:
+            todo = _servable(letter, connection.smtp, addresses, witness)
+            most = _most(connection.smtp)
+            while todo:
+                if not connection.usable:
+                    connection.renew()
+                batch, rest = todo[:most], todo[most:] if most else []
+                transaction = Transaction(connection, letter, witness, timeout)
+                try:
+                    todo = transaction.run(batch) + rest
+                except Stale:
+                    connection.renew()
+                    continue
+                most = transaction.most or most
+                if transaction.doubtful:
+                    return
+
+
+def _servable(letter: Letter, smtp: smtplib.SMTP, addresses: Sequence[str], witness: Witness) -> list[str]:
+    """Record who cannot be served by this server, by what it has said to EHLO, and return the others."""
+    refused: dict[str, Reply] = {}
+    limit = _number(smtp.esmtp_features.get("size", ""))
+    if limit and letter.size > limit:  # RFC 1870 §6.1; 0 is "no fixed limit"
+        text = f"5.3.4 not offered: {letter.size} octets, and the server takes {limit}"
+        refused = dict.fromkeys(addresses, Reply(DeliveryStatus.REFUSED, 552, text))
+    elif not smtp.has_extn("smtputf8"):
+        if not letter.sender.isascii():
+            raise smtplib.SMTPNotSupportedError("the sender's address needs SMTPUTF8, which the server lacks")
+        text = "5.6.7 not offered: it needs SMTPUTF8 (RFC 6531), which the server lacks"
+        unwritable = [address for address in addresses if letter.needs_smtputf8(address)]
+        refused = dict.fromkeys(unwritable, Reply(DeliveryStatus.REFUSED, 553, text))
+    if refused:
+        witness.record(refused)
+    return [address for address in addresses if address not in refused]
+
+
+def _most(smtp: smtplib.SMTP) -> int | None:
+    """Return the most recipients of one transaction, where the server says so beforehand (RFC 9422)."""
+    said = _RCPTMAX.search(smtp.esmtp_features.get("limits", ""))
+    return _number(said.group(1)) or None if said else None
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() and len(text) < 19 else 0

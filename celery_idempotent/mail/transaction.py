@@ -1,0 +1,203 @@
+"""One SMTP transaction: MAIL, RCPT, DATA, the write-ahead, the payload, and the one reply that decides."""
+
+from __future__ import annotations
+
+import smtplib
+import time
+from collections.abc import Sequence
+from math import inf
+from typing import Any
+
+from ..core.addresses import mask_all
+from ..core.outcomes import Reply
+from ..core.replies import Kind, is_too_large
+from ..core.status import DeliveryStatus
+from .classify import kind, readable, refusal, verdict
+from .connections import Connection
+from .lines import left
+from .rendering import Letter
+from .transports import Witness
+
+_LOST = (OSError, smtplib.SMTPException)
+_CHUNK = 1 << 14
+"""Octets sent at once: one TLS record, as `sendall` over TLS has its time limit for each."""
+RCPT_SHARE = 0.5
+"""Part of the send timeout after which those taken so far are served before more are offered."""
+
+
+class Stale(Exception):
+    """Raised when a connection that had been in use before ends before a transaction has begun."""
+
+
+class Transaction:
+    """Offers ``letter`` to a batch of addresses, and tells ``witness``."""
+
+    def __init__(self, connection: Connection, letter: Letter, witness: Witness, timeout: float) -> None:
+        self.connection = connection
+        self.letter = letter
+        self.witness = witness
+        self.timeout = timeout
+        self.most: int | None = None
+        """The most recipients that another transaction should have, after a refusal of so many."""
+        self.doubtful = False
+        self._began = time.monotonic()
+        self._replies: dict[str, Reply] = {}
+        self._taken: list[str] = []
+
+    def run(self, batch: Sequence[str]) -> list[str]:
+        """Return who has to be offered it in another transaction; about all others ``witness`` knows.
+
+        Raises `Stale`, `smtplib.SMTPSenderRefused`, and what the write-ahead raises: nothing was sent.
+        """
+        again = self._offer(batch)
+        accepted = False
+        if self._taken:
+            end = time.monotonic() + self.timeout  # before the write-ahead: the store's deadline starts in it
+            self.witness.write_ahead(list(self._taken))
+            said, reply = self._release(self.connection.smtp, end)
+            accepted, self.doubtful = said is Kind.ACCEPTED, said is Kind.UNKNOWN
+            self.connection.usable = not self.doubtful and reply.code not in (None, 421)
+            self._replies |= dict.fromkeys(self._taken, reply)
+            if said is Kind.LIMIT:
+                again = self._halved() + again
+        if self._replies:
+            self.witness.record(self._replies)
+        if not accepted:
+            self._reset()
+        self.connection.fresh = False
+        return again
+
+    # -- before the payload: all of it is definite -------------------------------------------------------
+
+    def _offer(self, batch: Sequence[str]) -> list[str]:
+        try:
+            refused = self._mail(batch)
+            if refused is not None:
+                self._replies = dict.fromkeys(batch, refused)
+                return []
+            again = self._rcpt(batch)
+            return self._data() + again if self._taken else again
+        except smtplib.SMTPSenderRefused:
+            raise
+        except _LOST as error:
+            self.connection.usable = False
+            self._taken = []
+            self._replies = dict.fromkeys(batch, _not_offered(error)) | self._replies
+            return []
+
+    def _mail(self, batch: Sequence[str]) -> Reply | None:
+        """Begin. Return the refusal that concerns the recipients, or None."""
+        self.connection.lines.end = inf
+        sender = self.letter.sender
+        try:
+            code, text = self.connection.smtp.mail(sender, self._options(batch))
+        except _LOST as error:
+            raise error if self.connection.fresh else Stale from error
+        if _is_yes(code):
+            return None
+        if code == 421 and not self.connection.fresh:
+            raise Stale
+        said = kind(code, text)
+        if code == 421 or said is Kind.UNKNOWN:
+            raise smtplib.SMTPResponseException(code, text)
+        if said is Kind.PERMANENT and not is_too_large(code, readable(text)):
+            raise smtplib.SMTPSenderRefused(code, mask_all(readable(text)).encode(), sender)
+        return refusal(said, code, text)
+
+    def _options(self, batch: Sequence[str]) -> list[str]:
+        smtp, letter = self.connection.smtp, self.letter
+        options = [f"size={letter.size}"] if smtp.has_extn("size") else []
+        if any(letter.needs_smtputf8(address) for address in batch):
+            options += ["SMTPUTF8", "BODY=8BITMIME"]
+        elif letter.eight_bit and smtp.has_extn("8bitmime"):
+            options.append("BODY=8BITMIME")
+        return options if smtp.does_esmtp else []
+
+    def _rcpt(self, batch: Sequence[str]) -> list[str]:
+        """Offer the recipients, and return those that the server's limit, or time, leaves for another time."""
+        for place, address in enumerate(batch):
+            if self._taken and time.monotonic() - self._began > self.timeout * RCPT_SHARE:
+                return list(batch[place:])
+            code, text = self.connection.smtp.rcpt(self.letter.wire[address])
+            if _is_yes(code):
+                self._taken.append(address)
+                continue
+            said = kind(code, text, at_rcpt=True)
+            if code == 421 or said in (Kind.UNKNOWN, Kind.ACCEPTED):
+                # Whether it counts as a recipient now is unclear, so this transaction must not go on.
+                raise smtplib.SMTPResponseException(code, text)
+            if said is Kind.LIMIT and self._taken:
+                return list(batch[place:])
+            self._replies[address] = refusal(said, code, text)
+        return []
+
+    def _data(self) -> list[str]:
+        """Ask for the payload; return those taken who were too many."""
+        smtp = self.connection.smtp
+        smtp.putcmd("data")
+        code, text = smtp.getreply()
+        if code == 354:
+            return []
+        said = kind(code, text)
+        if code == 421 or said in (Kind.UNKNOWN, Kind.ACCEPTED):
+            raise smtplib.SMTPResponseException(code, text)
+        again = self._halved() if said is Kind.LIMIT else []
+        self._replies |= {} if again else dict.fromkeys(self._taken, refusal(said, code, text))
+        self._taken = []
+        return again
+
+    def _halved(self) -> list[str]:
+        """Return those taken, to be offered again in smaller batches; nobody if one was too many."""
+        if len(self._taken) < 2:
+            return []
+        self.most = len(self._taken) // 2
+        return list(self._taken)
+
+    # -- the payload -------------------------------------------------------------------------------------
+
+    def _release(self, smtp: Any, end: float) -> tuple[Kind, Reply]:
+        """Send the payload and its final dot, and return what the reply says.
+
+        Until the dot is handed to the kernel the server must not take the mail (RFC 5321 §4.1.1.4), so a
+        failure before it is definite; from then on, silence is doubt (RFC 1047).
+        """
+        lines, payload, released = self.connection.lines, memoryview(self.letter.payload), False
+        lines.patience, lines.end = inf, end
+        try:
+            for place in range(0, len(payload), _CHUNK):
+                smtp.sock.settimeout(left(end))
+                smtp.sock.sendall(payload[place : place + _CHUNK])
+            smtp.sock.settimeout(left(end))
+            if lines.out_of_turn:
+                raise ConnectionError("the server spoke out of turn")
+            self.witness.released = released = True
+            smtp.sock.sendall(b".\r\n")
+            return verdict(*smtp.getreply())
+        except (*_LOST, ValueError) as error:
+            where = f"{'after' if released else 'before'} the final dot: {_named(error)}"
+            if released:
+                return Kind.UNKNOWN, Reply(DeliveryStatus.IN_DOUBT, None, where)
+            return Kind.TEMPORARY, Reply(DeliveryStatus.DEFERRED, None, where)
+
+    def _reset(self) -> None:
+        """Have the server forget what was not finished, if it is still there."""
+        if not self.connection.usable:
+            return
+        try:
+            self.connection.usable = self.connection.smtp.rset()[0] == 250
+        except _LOST:
+            self.connection.usable = False
+
+
+def _is_yes(code: int) -> bool:
+    return 250 <= code <= 259
+
+
+def _not_offered(error: Exception) -> Reply:
+    if isinstance(error, smtplib.SMTPResponseException):
+        return Reply(DeliveryStatus.DEFERRED, error.smtp_code, readable(error.smtp_error))
+    return Reply(DeliveryStatus.DEFERRED, None, f"before the payload: {_named(error)}")
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
