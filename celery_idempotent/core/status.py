@@ -59,11 +59,21 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
         }
     ),
     Status.SENDING: frozenset(
-        {Status.CLAIMED, Status.SENT, Status.RELEASED, Status.FAILED, Status.IN_DOUBT, Status.CANCELLED}
+        {
+            Status.CLAIMED,
+            Status.SENDING,
+            Status.SENT,
+            Status.RELEASED,
+            Status.FAILED,
+            Status.IN_DOUBT,
+            Status.CANCELLED,
+        }
     ),
     Status.SENT: frozenset({Status.SENT, Status.CLAIMED, Status.SENDING}),
-    Status.RELEASED: frozenset({Status.CLAIMED, Status.SENDING, Status.FAILED, Status.CANCELLED}),
-    Status.FAILED: frozenset({Status.CLAIMED, Status.SENDING, Status.CANCELLED}),
+    Status.RELEASED: frozenset(
+        {Status.CLAIMED, Status.SENDING, Status.RELEASED, Status.FAILED, Status.CANCELLED}
+    ),
+    Status.FAILED: frozenset({Status.CLAIMED, Status.SENDING, Status.FAILED, Status.CANCELLED}),
     Status.IN_DOUBT: frozenset(
         {
             Status.CLAIMED,
@@ -75,7 +85,7 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
             Status.CANCELLED,
         }
     ),
-    Status.CANCELLED: frozenset({Status.CLAIMED, Status.SENDING}),
+    Status.CANCELLED: frozenset({Status.CLAIMED, Status.SENDING, Status.CANCELLED}),
 }
 """Which status may follow which. `Ledger` refuses every other change with `AssertionError`."""
 
