@@ -81,7 +81,7 @@ class DirectCall(Call):
         self.opaque = task.opaque
         self.eager = eager
         note = as_note(task.identify(args, kwargs), job_id or f"direct-{uuid4()}")
-        self.asker = asker_of(task, note, worker="")
+        self.asker = asker_of(task, note, "", args, kwargs)
 
     def ending(self, error: Exception) -> Ending:
         """Nobody calls again."""

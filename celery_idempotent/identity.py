@@ -160,8 +160,8 @@ def as_note(identity: Identity, task_id: str) -> dict[str, Any]:
     }
 
 
-def asker_of(task: Any, note: dict[str, Any], worker: str) -> Asker:
-    """Return who asks the ledger, from the note that came with the job."""
+def asker_of(task: Any, note: dict[str, Any], worker: str, args: Any = (), kwargs: Any = None) -> Asker:
+    """Return who asks the ledger, from the note that came with the job, and the job's own arguments."""
     return Asker(
         key=note["key"],
         email_type=email_type(task),
@@ -169,6 +169,8 @@ def asker_of(task: Any, note: dict[str, Any], worker: str) -> Asker:
         worker=worker,
         label=note["label"],
         fingerprint=note["fingerprint"],
+        args=tuple(args or ())[task.filled_in :],
+        kwargs=dict(kwargs or {}),
     )
 
 

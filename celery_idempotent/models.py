@@ -38,6 +38,8 @@ class LogicalEmail(models.Model):
     recognised_until = models.DateTimeField(null=True, editable=False)
     offers = models.PositiveIntegerField(default=0, editable=False)
     sealed = models.TextField(blank=True, editable=False)
+    past = models.JSONField(default=list, help_text="Task ids of earlier generations.")
+    audit = models.JSONField(default=list, help_text="What operators decided.")
     begun_at = models.DateTimeField(null=True)
     sent_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField()
@@ -48,7 +50,7 @@ class LogicalEmail(models.Model):
         constraints = [
             models.CheckConstraint(condition=_known("status", Status), name="celery_idempotent_email_status"),
             models.CheckConstraint(
-                condition=~Q(status__in=[s.value for s in IN_FLIGHT]) | Q(deadline__isnull=False),
+                condition=~Q(status__in=sorted(s.value for s in IN_FLIGHT)) | Q(deadline__isnull=False),
                 name="celery_idempotent_in_flight_has_deadline",
             ),
         ]

@@ -19,7 +19,7 @@ from .core.errors import (
     RecipientsRefused,
     UnsafeTransaction,
 )
-from .core.outcomes import Policy, Verifier
+from .core.outcomes import Policy, SendRule, Verifier
 
 ON_CONFLICT = ("retry", "skip", "raise")
 ON_MISMATCH = ("warn", "raise", "ignore")
@@ -45,6 +45,8 @@ class Options:
     """``"sliding"``, or ``"fixed"``: buckets of the event's own time, see ``event_time_field``."""
     event_time_field: ClassVar[str | None] = None
     """Parameter that holds the event's time (an aware datetime, or ISO 8601), for fixed windows."""
+    allow_send: ClassVar[SendRule | None] = None
+    """A rule for sending a key again, ``rule(entry, request)``: True starts a new generation."""
     lease: ClassVar[float] = 60.0
     """Seconds after which another task may take over a claim that shows no sign of life."""
     send_timeout: ClassVar[float] = 60.0
@@ -103,6 +105,7 @@ def policy(task: Any, opaque: bool) -> Policy:
         send_timeout=float(task.send_timeout),
         window=None if window is None else window.total_seconds(),
         in_doubt=plain(task, "in_doubt"),
+        allow_send=plain(task, "allow_send"),
         raise_on_mismatch=task.on_mismatch == "raise",
         opaque=opaque,
     )
@@ -127,6 +130,7 @@ def problems(task: Any) -> Iterator[tuple[str, str]]:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             yield name, f"is {value!r}; it has to be a positive number of seconds"
     yield from _unusable_window(task)
+    yield from _unusable_rule(task)
     if len(email_type(task)) > LONGEST_TYPE:
         yield "email_type", f"is longer than {LONGEST_TYPE} characters"
     if not isinstance(task.dedupe_on_publish, bool):
@@ -148,6 +152,19 @@ def _unusable_window(task: Any) -> Iterator[tuple[str, str]]:
         yield "window", 'is not set; window_mode="fixed" needs the length of its buckets'
     if not task.event_time_field:
         yield "event_time_field", 'is not set; window_mode="fixed" takes the bucket of the event\'s own time'
+
+
+def _unusable_rule(task: Any) -> Iterator[tuple[str, str]]:
+    rule = plain(task, "allow_send")
+    if rule is None:
+        return
+    if not callable(rule) or inspect.iscoroutinefunction(rule):
+        yield "allow_send", f"is {rule!r}; it has to be a plain function rule(entry, request) -> bool or None"
+        return
+    try:
+        inspect.signature(rule).bind(None, None)
+    except TypeError:
+        yield "allow_send", f"is {rule!r}, which cannot be called with two arguments: the entry and the request"
 
 
 def misspelt(task: Any, base: type) -> Iterator[tuple[str, str]]:

@@ -12,11 +12,19 @@ from django.db import transaction
 
 from .core.changes import differs
 from .core.entry import Entry
-from .core.errors import DeliveryInDoubt, IdempotencyError, InProgress, PayloadMismatch, RecipientsRefused
+from .core.errors import (
+    DeliveryInDoubt,
+    IdempotencyError,
+    InProgress,
+    InterventionRefused,
+    PayloadMismatch,
+    RecipientsRefused,
+)
+from .core.interventions import Operator
 from .identity import HEADER, CallKeys, Identity, argsrepr, as_note, asker_of, kwargsrepr, own_note
 from .options import Options, policy
 from .reporting import Report
-from .wiring import get_ledger
+from .wiring import get_ledger, get_mirror
 
 logger = logging.getLogger("celery_idempotent")
 
@@ -63,15 +71,50 @@ class KeyedTask(Options, DjangoTask):
         note = own_note(headers, task_id)
         if note is None:
             note = as_note(self._identify(args, kwargs), task_id)
-            later = self.window is not None and (options.get("eta") or options.get("countdown"))
+            later = policy(self, False).sends_again and (options.get("eta") or options.get("countdown"))
             if answerable and not later and not any(options.get(name) for name in _CONTINUED):
-                first = self._done_before(note)
+                first = self._done_before(note, args, kwargs)
                 if first is not None:
                     return first
         headers[HEADER] = note
         options["argsrepr"] = argsrepr(note)
         options["kwargsrepr"] = kwargsrepr(note)
         return super().apply_async(args, kwargs, task_id, *more, headers=headers, **options)
+
+    def resend(self, *args: Any, reason: str, actor: str, **kwargs: Any) -> Any:
+        """Send once more what is finished, as a new and audited generation with a Message-ID of its own.
+
+        The task is published with these arguments, and returned as `apply_async` does. The new sending is kept
+        for it for one lease; after that, or if its message is lost, any new call may do it instead. Raises
+        `KeyFieldError`, `InterventionRefused` where nothing is finished under this key or who or why is not
+        said, `EntryChanged` if another new sending was asked for at the same time, `LedgerUnavailable`, and
+        what publishing raises: everything is as it was then.
+        """
+        key = self.key_for(*args, **kwargs)
+        ledger = get_ledger(self.app, eager=bool(self.app.conf.task_always_eager))
+        operator = Operator(ledger.store, actor, reason)
+        found = ledger.store.get(key)
+        if found is None:
+            raise InterventionRefused(f"{self.name}: nothing is known under {key}. To send it, call the task")
+        task_id = uuid()
+        opened = operator.resend(found.entry, task_id, float(self.lease))
+        self._mirror(opened)
+        logger.info("%s: resend of %s as %s by %s", self.name, key, task_id, operator.actor)
+        try:
+            return self.apply_async(args, kwargs, task_id=task_id)
+        except Exception:
+            self._take_back(operator, opened, found.entry)
+            raise
+
+    def _take_back(self, operator: Operator, opened: Entry, found: Entry) -> None:
+        try:
+            self._mirror(operator.take_back(opened, found))
+        except IdempotencyError as error:
+            logger.warning("%s: the new sending of %s stays open: %s", self.name, found.key, error)
+
+    def _mirror(self, entry: Entry) -> None:
+        if mirror := get_mirror(self.app):
+            mirror.keep(entry)
 
     def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:
         """Publish after the current transaction commits. Raises `KeyFieldError` now, not then."""
@@ -82,12 +125,12 @@ class KeyedTask(Options, DjangoTask):
         self._identify(args, kwargs)
         transaction.on_commit(lambda: self.apply_async(args, kwargs, **options))
 
-    def _done_before(self, note: dict[str, Any]) -> Any:
+    def _done_before(self, note: dict[str, Any], args: Any, kwargs: Any) -> Any:
         """Return the result of the task that did this, or None where publishing is the way to an answer.
 
         Results expire long before the ledger forgets; the worker replays from the ledger then.
         """
-        asker = asker_of(self, note, worker="")
+        asker = asker_of(self, note, "", args, kwargs)
         try:
             entry = get_ledger(self.app).done(asker, policy(self, self._is_opaque()))
         except IdempotencyError as error:

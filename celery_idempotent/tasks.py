@@ -46,7 +46,7 @@ class CeleryCall(Call):
             request.update(argsrepr=argsrepr(found), kwargsrepr=kwargsrepr(found))
         self.carried = found
         self.waits = found.get("waits", 0)
-        self.asker = asker_of(task, found, str(request.hostname or ""))
+        self.asker = asker_of(task, found, str(request.hostname or ""), args, kwargs)
 
     def ending(self, error: Exception) -> Ending:
         """Retry, Ignore and Reject are Celery's signals; all else is final: it autoretries by raising Retry."""

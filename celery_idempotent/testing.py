@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from .core.audit import Intervention
 from .core.entry import After, Attempt, Delivery, Entry, Recipient
 from .core.status import DeliveryStatus, Status
 from .core.store import Store
@@ -103,6 +104,8 @@ class StoreConformance:
             result={"a": [1, None, "ü"]},
             error="ValueError",
             participants=("task-1", "task-2"),
+            past=("task-0",),
+            audit=(Intervention("reopened", "ann", "asked for, ü", store.now(), 1, Status.SENT),),
             sent_at=After(),
             deliveries=(delivery,),
         )

@@ -76,7 +76,8 @@ class JobCall(Call):
         found = own_note(job.meta, job.id) or as_note(task.identify(args, kwargs), job.id)
         self.carried = found
         self.waits = found.get("waits", 0)
-        self.asker = asker_of(task, {**found, "id": _execution(job)}, str(job.worker_name or ""))
+        own = {**found, "id": _execution(job)}
+        self.asker = asker_of(task, own, str(job.worker_name or ""), args, kwargs)
 
     def ending(self, error: Exception) -> Ending:
         """A returned `Retry` runs again; so does an error, as long as the job has retries left."""

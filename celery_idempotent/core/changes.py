@@ -72,32 +72,44 @@ def taken(entry: Entry, claim_id: str, asker: Asker, policy: Policy) -> Entry:
         fingerprint=asker.fingerprint,
         error="",
         attempts=entry.attempts + (1 if policy.opaque else 0),
-        participants=with_participant(entry, asker.task_id)
-        if policy.window is not None
-        else entry.participants,
+        participants=with_participant(entry, asker.task_id) if policy.sends_again else entry.participants,
     )
 
 
 def next_generation(entry: Entry) -> Entry:
-    """Return ``entry`` at the start of another deliberate sending: nobody has got anything yet."""
+    """Return ``entry`` at the start of another deliberate sending: nobody has got anything yet.
+
+    The result stays until there is another: whoever took part before is answered with it.
+    """
+    before = dict.fromkeys((*entry.past, *entry.participants, entry.owner))
     return replace(
         entry,
         generation=entry.generation + 1,
         attempts=0,
         deliveries=(),
         history=(),
-        result=None,
+        participants=(),
+        past=tuple(before)[-MAX_PARTICIPANTS:],
         begun_at=After(),
         sent_at=None,
     )
+
+
+def reopened(entry: Entry) -> Entry:
+    """Return ``entry`` in a new generation that nobody has claimed yet."""
+    return replace(next_generation(entry), status=Status.RELEASED, deadline=None, error="")
 
 
 def starts_new_generation(entry: Entry, now: datetime, asker: Asker, policy: Policy) -> bool:
     """Tell whether the window has passed, for a task that did not take part."""
     if entry.status is not Status.SENT or policy.window is None or not isinstance(entry.sent_at, datetime):
         return False
-    took_part = asker.task_id == entry.owner or asker.task_id in entry.participants
-    return not took_part and now >= entry.sent_at + timedelta(seconds=policy.window)
+    return not took_part(entry, asker.task_id) and now >= entry.sent_at + timedelta(seconds=policy.window)
+
+
+def took_part(entry: Entry, task_id: str) -> bool:
+    """Tell whether the task ``task_id`` took part in this generation or in an earlier one."""
+    return task_id == entry.owner or task_id in entry.participants or task_id in entry.past
 
 
 def with_participant(entry: Entry, task_id: str) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from .audit import as_rows, from_rows
 from .entry import After, Attempt, Delivery, Entry, Moment, Recipient
 from .errors import EntryUnreadable
 from .status import IN_FLIGHT, DeliveryStatus, Status
@@ -60,6 +61,10 @@ def encode(entry: Entry) -> str:
         body["f"] = _packed(entry.fingerprint)
     if entry.participants:
         body["p"] = entry.participants
+    if entry.past:
+        body["q"] = entry.past
+    if entry.audit:
+        body["A"] = as_rows(entry.audit)
     ids = {message_id: n for n, message_id in enumerate(dict.fromkeys(d.message_id for d in entry.deliveries))}
     said = _said(entry.deliveries)
     if entry.deliveries:
@@ -105,6 +110,8 @@ def _entry(key: str, version: int, arrivals: int, created: int, body: dict[str, 
         created_at=begun,
         fingerprint=_unpacked(body.get("f", "")),
         participants=tuple(body.get("p", ())),
+        past=tuple(body.get("q", ())),
+        audit=from_rows(body.get("A", ())),
         deliveries=tuple(_delivery_of(row, ids) for row in body.get("D", ())),
         **values,
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from .audit import Intervention
 from .status import DeliveryStatus, Status
 
 
@@ -94,7 +95,9 @@ class Entry:
     error: str = ""
     """Class name of the last error; never its text, which may quote the mail."""
     participants: tuple[str, ...] = ()
-    """Task ids that took part, for tasks with a window; the newest last."""
+    """Task ids that took part in this generation, for tasks that may send again; the newest last."""
+    past: tuple[str, ...] = ()
+    """Task ids that took part in earlier generations: they never send again."""
     begun_at: Moment | None = None
     """When this generation was first claimed: the ``Date`` of its messages."""
     sent_at: Moment | None = None
@@ -112,6 +115,8 @@ class Entry:
     """What was handed over under it, encrypted, to be offered again as it was. Erased with the doubt."""
     history: tuple[Attempt, ...] = ()
     """Hand-overs of the current generation, in stores that keep them with the entry; the database has rows."""
+    audit: tuple[Intervention, ...] = ()
+    """What operators decided, in all generations; the newest last."""
 
 
 def with_times(entry: Entry, now: datetime) -> Entry:

@@ -63,6 +63,14 @@ class DeliveryInDoubt(IdempotencyError):
     """
 
 
+class InterventionRefused(IdempotencyError):
+    """Raised when an operator's decision does not fit the entry, or something may still be running."""
+
+
+class EntryChanged(InterventionRefused):
+    """Raised when an operator decides about an entry that somebody else has changed meanwhile."""
+
+
 class RecipientsDeferred(IdempotencyError, SMTPException):
     """Raised when the mail server refused some recipients for now (4xx). A retry offers it to them alone.
 

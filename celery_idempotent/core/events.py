@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from . import changes, offers
+from .audit import Intervention
 from .changes import REFUSING, proven
 from .entry import After, Delivery, Entry
 from .status import DeliveryStatus, Status
@@ -35,6 +36,8 @@ class Event:
     """Number of the hand-over, as its message carries it."""
     recipient: str
     """Digest of the address it is about; empty where the provider does not say."""
+    source: str = ""
+    """Which provider tells, for the audit."""
     whole: bool = False
     """The message went as one request: if the provider has it for one recipient, it has it for all."""
 
@@ -44,7 +47,12 @@ def heard(entry: Entry, event: Event, now: datetime) -> Entry:
     if event.generation != entry.generation:
         return entry
     rows = [row for delivery in entry.deliveries if (row := _heard(delivery, entry, event)) is not delivery]
-    return _settled(replace(entry, deliveries=changes.merged(entry, rows)), now)
+    settled = _settled(replace(entry, deliveries=changes.merged(entry, rows)), now)
+    if settled.status is entry.status:
+        return settled
+    action = f"proven: {settled.status.value.replace('_', ' ')}"
+    one = Intervention(action, event.source, f"event: {event.kind}", now, entry.generation, entry.status)
+    return replace(settled, audit=(*settled.audit, one))
 
 
 def _heard(delivery: Delivery, entry: Entry, event: Event) -> Delivery:
@@ -115,10 +123,10 @@ def _out_of_doubt(entry: Entry) -> Entry:
         status = Status.RELEASED
     else:
         status = Status.SENT if DeliveryStatus.ACCEPTED in statuses else Status.FAILED
-    return replace(offers.closed(entry), status=status, deadline=None)
+    return replace(entry, status=status, deadline=None, result=None)
 
 
-# -- for a run that finds that events came while it was at work --------------------------------------------
+# -- for a run that finds that something was told or decided while it was at work -------------------------
 
 
 def came_meanwhile(current: Entry, entry: Entry) -> bool:
@@ -137,11 +145,11 @@ def without(deliveries: Iterable[Delivery]) -> tuple[Delivery, ...]:
 
 
 def rebased(changed: Entry, current: Entry, lease: float) -> Entry:
-    """Return ``changed`` on top of ``current``, with its events, and with what they settle."""
+    """Return ``changed`` on top of ``current``, with its events, what they settle, and its audit."""
     told = {(d.part, d.recipient.digest): d.events for d in current.deliveries}
     rows = [with_events(d, told.get((d.part, d.recipient.digest), ())) for d in changed.deliveries]
     known = tuple(_by_proof(d) if d.status in _UNSETTLED else d for d in rows)
-    entry = replace(changed, version=current.version, deliveries=known)
+    entry = replace(changed, version=current.version, deliveries=known, audit=current.audit)
     if changed.status is not Status.IN_DOUBT or not rows or offers.doubtful(entry):
         return entry
     return replace(entry, status=Status.CLAIMED, deadline=After(lease), sent_at=After())

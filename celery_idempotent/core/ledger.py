@@ -10,6 +10,7 @@ import logging
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from . import changes, events, offers
@@ -27,11 +28,13 @@ from .outcomes import (
     Outcome,
     Policy,
     Reply,
+    SendRequest,
     Target,
     Verdict,
 )
-from .status import TRANSITIONS, DeliveryStatus, Status
+from .status import IN_FLIGHT, DeliveryStatus, Status
 from .store import Store, Stored
+from .writing import swap
 
 logger = logging.getLogger("celery_idempotent")
 
@@ -91,7 +94,7 @@ class Ledger:
             return None
         if policy.raise_on_mismatch and changes.differs(found.entry, asker):
             return None
-        return None if changes.starts_new_generation(found.entry, found.now, asker, policy) else found.entry
+        return None if self._may_send_again(found.entry, found.now, asker, policy) else found.entry
 
     def _insert(self, claim_id: str, asker: Asker, policy: Policy) -> Stored:
         fresh = changes.taken(changes.blank(asker), claim_id, asker, policy)
@@ -102,7 +105,9 @@ class Ledger:
         """Apply the table of what a claim finds; None when the entry changed meanwhile."""
         entry, now = found.entry, found.now
         mismatch = changes.differs(entry, asker)
-        if changes.starts_new_generation(entry, now, asker, policy):
+        if asker.task_id in entry.past:
+            return Duplicate(entry, mismatch)
+        if self._may_send_again(entry, now, asker, policy):
             return self._acquire(entry, claim_id, asker, policy, becoming=changes.next_generation(entry))
         if mismatch and policy.raise_on_mismatch:
             return Mismatch(entry)
@@ -126,6 +131,22 @@ class Ledger:
             case _:
                 return self._acquire(entry, claim_id, asker, policy, mismatch)
 
+    def _may_send_again(self, entry: Entry, now: datetime, asker: Asker, policy: Policy) -> bool:
+        """Tell whether ``asker`` opens a new generation: the window has passed, or the task's rule says so."""
+        if changes.starts_new_generation(entry, now, asker, policy):
+            return True
+        finished = entry.status in (Status.SENT, Status.FAILED)
+        if policy.allow_send is None or not finished or changes.took_part(entry, asker.task_id):
+            return False
+        try:
+            said = policy.allow_send(entry, SendRequest(asker.task_id, asker.args, asker.kwargs, now))
+        except Exception:
+            logger.exception("allow_send of %s raised, which counts as no", entry.email_type)
+            return False
+        if said is not None and not isinstance(said, bool):
+            logger.error("allow_send of %s returned a %s, which counts as no", entry.email_type, type(said))
+        return said is True
+
     def _acquire(
         self,
         entry: Entry,
@@ -140,10 +161,10 @@ class Ledger:
         return Acquired(taken, mismatch) if taken else None
 
     def _duplicate(self, entry: Entry, asker: Asker, policy: Policy, mismatch: bool) -> Duplicate | None:
-        known = asker.task_id == entry.owner or asker.task_id in entry.participants
-        if policy.window is None or known or entry.status is Status.CANCELLED:
+        known = changes.took_part(entry, asker.task_id)
+        if not policy.sends_again or known or entry.status is Status.CANCELLED:
             return Duplicate(entry, mismatch)
-        # With a window, a redelivery of this very duplicate must find itself after the window, too.
+        # With a window or a rule, a redelivery of this very duplicate must find itself after the window, too.
         noted = self._swap(replace(entry, participants=changes.with_participant(entry, asker.task_id)), entry)
         return Duplicate(noted, mismatch) if noted else None
 
@@ -153,7 +174,7 @@ class Ledger:
         entry = stored.entry
         if entry.deliveries and not offers.doubtful(entry):  # events have told
             return self._acquire(entry, claim_id, asker, policy, mismatch)
-        verdict = self._verdict(entry, policy)
+        verdict = self.verdict(entry, policy)
         recognised = not policy.opaque and offers.is_recognised(entry, stored.now, policy.send_timeout)
         if recognised and verdict is not Verdict.SENT:
             return self._acquire_again(entry, claim_id, asker, policy, mismatch)
@@ -163,7 +184,7 @@ class Ledger:
                 self._swap(offers.closed(entry), entry) or entry if entry.provider_key else entry, found
             )
         if verdict is Verdict.SENT and policy.opaque:
-            sent = replace(entry, status=Status.SENT, deadline=None, sent_at=After())
+            sent = replace(entry, status=Status.SENT, deadline=None, result=None, sent_at=After())
             swapped = self._swap(sent, entry)
             return Duplicate(swapped, mismatch, settled=True) if swapped else None
         status = DeliveryStatus.ACCEPTED if verdict is Verdict.SENT else DeliveryStatus.DEFERRED
@@ -177,7 +198,8 @@ class Ledger:
         taken = self._swap(wanted, entry)
         return Acquired(taken, mismatch) if taken else None
 
-    def _verdict(self, entry: Entry, policy: Policy) -> Verdict:
+    def verdict(self, entry: Entry, policy: Policy) -> Verdict:
+        """Ask the rules about an entry in doubt; a verifier that raises does not know."""
         if policy.in_doubt == "resend":
             return Verdict.NOT_SENT
         if isinstance(policy.in_doubt, str):
@@ -241,7 +263,7 @@ class Ledger:
         Raises `ClaimLost` if another run took over, `LedgerUnavailable`.
         """
         current = self.store.get(entry.key)
-        if current is None or current.entry.claim_id != entry.claim_id:
+        if current is None or not self._is_ours(current.entry, entry):
             if changes.has_left(entry):
                 return self.remember(entry, ())
             raise lost(entry, current.entry if current else None)
@@ -346,13 +368,23 @@ class Ledger:
     # -- writing -----------------------------------------------------------------------------------------
 
     def _swap(self, changed: Entry, entry: Entry, attempt: Attempt | None = None) -> Entry | None:
-        assert changed.status in TRANSITIONS[entry.status], f"{entry.status} -> {changed.status}"
-        changed = offers.kept(changed)
-        before = frozenset(entry.deliveries)
-        rows = [delivery for delivery in changed.deliveries if delivery not in before]
-        changed = replace(changed, history=changes.with_attempt(changed, attempt))
-        stored = self.store.swap(changed, entry.version, attempt, rows)
-        return stored.entry if stored else None
+        return swap(self.store, changed, entry, attempt)
+
+    def _deadline_was_seen(self, current: Entry, entry: Entry) -> bool:
+        """Tell whether all that happened to ``entry`` is that somebody saw its deadline pass.
+
+        Nobody has claimed since, so this run may go on, and the outcome that it knows counts after all.
+        """
+        if not self._is_ours(current, entry) or current.attempts != entry.attempts:
+            return False
+        if current.status is Status.IN_DOUBT:
+            return entry.status is Status.SENDING
+        return current.status is Status.RELEASED and entry.status in IN_FLIGHT
+
+    def _is_ours(self, current: Entry, entry: Entry) -> bool:
+        """Tell whether the claim on ``entry`` still stands in ``current``: nobody has acted on it since."""
+        same = current.claim_id == entry.claim_id and current.generation == entry.generation
+        return same and current.status in (*IN_FLIGHT, Status.IN_DOUBT, Status.RELEASED)
 
     def _must_swap(self, changed: Entry, entry: Entry, attempt: Attempt | None = None) -> Entry:
         swapped = self._swap(changed, entry, attempt)
@@ -363,11 +395,8 @@ class Ledger:
         if current is not None and current.claim_id == entry.claim_id:
             if changes.is_same_write(current, changed):
                 return current  # an earlier try of this very write, whose confirmation was lost
-            if events.came_meanwhile(current, entry):
+            if events.came_meanwhile(current, entry) or self._deadline_was_seen(current, entry):
                 return self._must_swap(events.rebased(changed, current, 60), current, attempt)
-            if current.status is Status.IN_DOUBT and entry.status is Status.SENDING:
-                # Somebody saw the deadline pass, but nobody has acted on it: the outcome is known after all.
-                return self._must_swap(replace(changed, version=current.version), current, attempt)
         if changes.has_left(changed) and (current is None or current.version < entry.version):
             return self._restored(changed, entry, current, attempt)
         raise lost(entry, current)

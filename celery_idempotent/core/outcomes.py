@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 from enum import Enum
+from typing import Any
 
 from .entry import Entry, Recipient
 from .status import DeliveryStatus
@@ -25,6 +27,21 @@ Verifier = Callable[[Entry], Verdict]
 
 
 @dataclass(frozen=True, slots=True)
+class SendRequest:
+    """Who asks to send again, as a rule for that sees it."""
+
+    task_id: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    """The call's own arguments."""
+    now: datetime
+    """The store's clock: compare ``entry.sent_at`` with this."""
+
+
+SendRule = Callable[[Entry, SendRequest], bool | None]
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """The rules of one email type. Durations are seconds."""
 
@@ -33,9 +50,16 @@ class Policy:
     window: float | None = None
     """A new send is allowed this long after the last acceptance (sliding); None: never."""
     in_doubt: str | Verifier = "hold"
+    allow_send: SendRule | None = None
+    """Asked about a SENT or FAILED entry: True opens a new generation."""
     raise_on_mismatch: bool = False
     opaque: bool = False
     """The body sends by means that the ledger cannot see: the claim is the write-ahead."""
+
+    @property
+    def sends_again(self) -> bool:
+        """Whether a key may be sent more than once, so that the ledger has to know who took part."""
+        return self.window is not None or self.allow_send is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +72,8 @@ class Asker:
     worker: str = ""
     label: str = ""
     fingerprint: str = ""
+    args: tuple[Any, ...] = field(default=(), repr=False)
+    kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

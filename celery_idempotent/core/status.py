@@ -66,14 +66,13 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
             Status.RELEASED,
             Status.FAILED,
             Status.IN_DOUBT,
-            Status.CANCELLED,
         }
     ),
-    Status.SENT: frozenset({Status.SENT, Status.CLAIMED, Status.SENDING}),
-    Status.RELEASED: frozenset(
+    Status.SENT: frozenset({Status.SENT, Status.CLAIMED, Status.SENDING, Status.RELEASED}),
+    Status.RELEASED: frozenset(Status),
+    Status.FAILED: frozenset(
         {Status.CLAIMED, Status.SENDING, Status.RELEASED, Status.FAILED, Status.CANCELLED}
     ),
-    Status.FAILED: frozenset({Status.CLAIMED, Status.SENDING, Status.FAILED, Status.CANCELLED}),
     Status.IN_DOUBT: frozenset(
         {
             Status.CLAIMED,
@@ -82,10 +81,9 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
             Status.RELEASED,
             Status.FAILED,
             Status.IN_DOUBT,
-            Status.CANCELLED,
         }
     ),
-    Status.CANCELLED: frozenset({Status.CLAIMED, Status.SENDING, Status.CANCELLED}),
+    Status.CANCELLED: frozenset({Status.RELEASED, Status.CANCELLED}),
 }
 """Which status may follow which. `Ledger` refuses every other change with `AssertionError`."""
 

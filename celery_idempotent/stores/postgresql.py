@@ -16,12 +16,12 @@ from ..core.entry import After, Attempt, Delivery, Entry, Moment
 from ..core.store import Stored
 from ..models import Delivery as DeliveryRow
 from ..models import LogicalEmail, SendAttempt
-from .rows import PLAIN, TIMES, Json, delivery_columns, delivery_of, entry_of, read, written
+from .rows import PLAIN, TIMES, Json, delivery_columns, delivery_of, entry_of, lists, read, written
 
 _EMAIL, _DELIVERY, _ATTEMPT = (model._meta.db_table for model in (LogicalEmail, DeliveryRow, SendAttempt))
 _NOW = "STATEMENT_TIMESTAMP()"
 _TIME = f"COALESCE(%s::timestamptz, {_NOW} + %s * INTERVAL '1 second')"
-_JSON = ("result", "participants")
+_JSON = ("result", "participants", "past", "audit")
 _DELIVERED = ("part", "digest", "recipient", "status", "message_id", "code", "detail", "events")
 _TYPES = {"code": "int", "events": "jsonb"}
 _ENDED = ("ended_at", "outcome", "code", "detail")
@@ -77,7 +77,7 @@ def _entry_columns(alias: str, entry: Entry) -> tuple[list[str], list[str], list
     """Return names, placeholders and parameters of the columns that every write sets."""
     plain = {name: getattr(entry, name) for name in PLAIN if name not in _JSON}
     plain |= {"label": entry.label[:255], "status": entry.status.value}
-    texts = {"result": entry.result, "participants": list(entry.participants)}
+    texts = {"result": entry.result, **lists(entry)}
     names = [*plain, *texts, *TIMES]
     marks = ["%s"] * len(plain) + ["%s::jsonb"] * len(texts) + [_TIME] * len(TIMES)
     times = [value for name in TIMES for value in _time(alias, getattr(entry, name))]

@@ -12,6 +12,7 @@ from django.conf import settings
 from django.db import connections
 from django.db.models import DateTimeField, DurationField, ExpressionWrapper, Func, Value
 
+from ..core.audit import as_rows, from_rows
 from ..core.entry import After, Delivery, Entry, Moment, Recipient
 from ..core.status import DeliveryStatus, Status
 
@@ -80,9 +81,18 @@ def columns(alias: str, entry: Entry) -> dict[str, Any]:
     values.update({name: written(alias, getattr(entry, name)) for name in TIMES})
     values["label"] = entry.label[:255]
     values["status"] = entry.status.value
-    values["participants"] = list(entry.participants)
+    values |= lists(entry)
     values["updated_at"] = StoreNow()
     return values
+
+
+def lists(entry: Entry) -> dict[str, Any]:
+    """Return the columns of ``entry`` that hold lists, as plain JSON."""
+    return {
+        "participants": list(entry.participants),
+        "past": list(entry.past),
+        "audit": as_rows(entry.audit),
+    }
 
 
 def entry_of(alias: str, row: Mapping[str, Any], deliveries: Sequence[Delivery]) -> Entry:
@@ -97,6 +107,8 @@ def entry_of(alias: str, row: Mapping[str, Any], deliveries: Sequence[Delivery])
         arrivals=row["arrivals"],
         created_at=read(alias, row["created_at"]),
         participants=tuple(_loaded(row["participants"])),
+        past=tuple(_loaded(row["past"])),
+        audit=from_rows(_loaded(row["audit"])),
         deliveries=tuple(deliveries),
         **plain,
     )

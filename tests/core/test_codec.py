@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from celery_idempotent.core.audit import Intervention
 from celery_idempotent.core.codec import FORMAT, decode, encode
 from celery_idempotent.core.entry import After, Attempt, Delivery, Entry, Recipient, with_times
 from celery_idempotent.core.errors import EntryUnreadable
@@ -46,6 +47,15 @@ attempts = st.builds(
     code=codes,
     detail=texts,
 )
+interventions = st.builds(
+    Intervention,
+    action=texts,
+    actor=texts,
+    reason=texts,
+    at=times,
+    generation=st.integers(1, 9),
+    found=st.sampled_from(Status),
+)
 entries = st.builds(
     Entry,
     key=texts,
@@ -61,6 +71,8 @@ entries = st.builds(
     result=results,
     error=texts,
     participants=st.lists(texts).map(tuple),
+    past=st.lists(texts).map(tuple),
+    audit=st.lists(interventions, max_size=2).map(tuple),
     begun_at=st.none() | moments,
     sent_at=st.none() | moments,
     created_at=st.just(NOW),

@@ -41,6 +41,7 @@ def ledger(clock: Clock) -> Ledger:
 
 def event(kind: str = "delivered", who: Any = ANN, **more: Any) -> Event:
     given = {"at": AT, "generation": 1, "part": "0", "attempt": 1, "recipient": who[1].digest if who else ""}
+    given["source"] = "Mailgun"
     return Event(kind, **{**given, **more})
 
 
@@ -74,6 +75,9 @@ def test_an_event_proves_that_a_doubtful_mail_was_taken(ledger: Ledger, kind: st
     entry = told(ledger, event(kind))
     assert (entry.status, statuses(entry)) == (Status.SENT, [DeliveryStatus.ACCEPTED])
     assert entry.deliveries[0].events == ((kind, AT),)
+    assert [(one.action, one.actor, one.found) for one in entry.audit] == [
+        ("proven: sent", "Mailgun", Status.IN_DOUBT)
+    ]
     assert isinstance(ledger.claim(TWO, POLICY), Duplicate)
 
 

@@ -196,8 +196,11 @@ def test_sent_and_the_window_has_passed(ledger: Ledger, clock: Clock) -> None:
     assert isinstance(ledger.claim(ONE, policy), Duplicate)
     assert isinstance(ledger.claim(TWO, policy), Duplicate), "took part as a duplicate"
     fresh = claimed(ledger, replace(ONE, task_id="task-3"), policy)
-    assert (fresh.generation, fresh.deliveries, fresh.result) == (2, (), None)
-    assert isinstance(ledger.claim(ONE, policy), Busy)
+    assert (fresh.generation, fresh.deliveries) == (2, ())
+    for old in (ONE, TWO):
+        replayed = ledger.claim(old, policy)
+        assert isinstance(replayed, Duplicate), "took part before, so it never sends again"
+        assert replayed.entry.result == {"ok": 1}
 
 
 def test_failed(ledger: Ledger) -> None:

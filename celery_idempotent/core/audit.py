@@ -1,0 +1,56 @@
+"""What operators decided about an entry, kept with it: who, why, and when by the store's clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from .status import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Intervention:
+    """One decision about an entry, by a person or by the sweep in its name."""
+
+    action: str
+    """What was done, such as ``"resolved as sent"``."""
+    actor: str
+    reason: str
+    at: datetime
+    """By the store's clock."""
+    generation: int
+    """The generation that it was about."""
+    found: Status
+    """The status before it."""
+
+
+def as_rows(audit: Iterable[Intervention]) -> list[dict[str, Any]]:
+    """Return ``audit`` as plain JSON."""
+    return [
+        {
+            "action": one.action,
+            "actor": one.actor,
+            "reason": one.reason,
+            "at": one.at.isoformat(),
+            "generation": one.generation,
+            "found": one.found.value,
+        }
+        for one in audit
+    ]
+
+
+def from_rows(rows: Iterable[Mapping[str, Any]]) -> tuple[Intervention, ...]:
+    """Return what `as_rows` was given."""
+    return tuple(
+        Intervention(
+            row["action"],
+            row["actor"],
+            row["reason"],
+            datetime.fromisoformat(row["at"]),
+            row["generation"],
+            Status(row["found"]),
+        )
+        for row in rows
+    )

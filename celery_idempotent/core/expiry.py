@@ -1,0 +1,27 @@
+"""What the passing of a deadline does to an entry. Nothing but the store's clock tells that it has passed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from . import changes
+from .entry import Entry
+from .status import IN_FLIGHT, DeliveryStatus, Status
+from .store import Store
+from .writing import swap
+
+
+def expire(store: Store, key: str) -> Entry | None:
+    """Release the entry of ``key`` if its lease has passed, or call it in doubt if its send deadline has.
+
+    Return what it became; None where its deadline is running, or somebody was faster. The claim's id stays, so
+    that a process which is slow and not dead may go on, as long as nobody has claimed since. Raises
+    `LedgerUnavailable`.
+    """
+    stored = store.get(key)
+    if stored is None or stored.entry.status not in IN_FLIGHT or changes.running(stored.entry, stored.now):
+        return None
+    entry = stored.entry
+    if entry.status is Status.SENDING:
+        return swap(store, changes.doubtful(entry), entry, changes.ended(entry, DeliveryStatus.IN_DOUBT))
+    return swap(store, replace(entry, status=Status.RELEASED, deadline=None), entry)

@@ -1,0 +1,159 @@
+"""What an operator may decide about an entry. Each decision is audited and one compare-and-swap.
+
+Nothing that could still be running is touched: a claim within its lease and a hand-over before its send
+deadline are refused, by the store's clock. A decision is about the entry that the operator looked at; if that
+has changed since, it is refused as well.
+
+The claim's id is never changed here, so that a process which comes back late learns that it has lost its claim,
+not that another run of itself has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from . import changes
+from .addresses import mask_all, printable
+from .audit import Intervention
+from .entry import After, Attempt, Entry
+from .errors import EntryChanged, InterventionRefused
+from .outcomes import Verdict
+from .status import IN_FLIGHT, DeliveryStatus, Status
+from .store import Store, Stored
+from .writing import swap
+
+LONGEST_ACTOR = 150
+LONGEST_REASON = 500
+MAX_AUDIT = 100
+"""How many decisions an entry keeps; the newest count."""
+_OWED = (DeliveryStatus.DEFERRED, DeliveryStatus.IN_DOUBT)
+
+
+class Operator:
+    """Somebody who decides, and why. Each method returns the entry as it is stored then.
+
+    Raises `InterventionRefused` if actor or reason is empty. The methods raise it where the decision does not
+    fit, `EntryChanged` if somebody was faster, and `LedgerUnavailable`.
+    """
+
+    def __init__(self, store: Store, actor: str, reason: str) -> None:
+        self.store = store
+        self.actor = printable(str(actor or "").strip())[:LONGEST_ACTOR]
+        self.reason = printable(mask_all(str(reason or "").strip()))[:LONGEST_REASON]
+        for name, value in (("actor", self.actor), ("reason", self.reason)):
+            if not value:
+                raise InterventionRefused(f"{name} is empty: the audit has to say who decided, and why")
+
+    def resolve(self, entry: Entry, verdict: Verdict) -> Entry:
+        """Settle a doubt: as SENT, the email is done; as NOT_SENT, the next call offers it again.
+
+        Recipients who are still owed the mail keep the entry from being SENT; it is RELEASED for them.
+        """
+        if verdict is Verdict.UNKNOWN:
+            raise InterventionRefused("a doubt is resolved as sent or as not sent")
+        stored = self._look(
+            entry, (Status.IN_DOUBT, Status.SENDING), "is not in doubt, so there is nothing to resolve"
+        )
+        found, attempt = stored.entry, None
+        if found.status is Status.SENDING:
+            attempt = changes.ended(found, DeliveryStatus.IN_DOUBT)
+        doubtful = changes.doubtful(found)
+        if verdict is Verdict.NOT_SENT:
+            changed = replace(changes.resolved(doubtful, DeliveryStatus.DEFERRED), status=Status.RELEASED)
+            return self._write("resolved as not sent", changed, stored, attempt)
+        changed = changes.resolved(doubtful, DeliveryStatus.ACCEPTED)
+        owed = any(delivery.status in _OWED for delivery in changed.deliveries)
+        status = Status.RELEASED if owed else Status.SENT
+        changed = replace(changed, status=status, result=None, sent_at=After())
+        return self._write("resolved as sent", changed, stored, attempt)
+
+    def cancel(self, entry: Entry) -> Entry:
+        """Withdraw what has not been sent: calls are answered as duplicates without a result from now on."""
+        allowed = (Status.CLAIMED, Status.RELEASED, Status.FAILED)
+        stored = self._look(entry, allowed, "cannot be withdrawn any more")
+        return self._write("cancelled", replace(stored.entry, status=Status.CANCELLED, deadline=None), stored)
+
+    def release(self, entry: Entry) -> Entry:
+        """Free a key that blocks: a claim whose lease has passed, or one that is kept for a retry."""
+        stored = self._look(entry, (Status.CLAIMED, Status.RELEASED), "has no claim that could be released")
+        if stored.entry.deadline is None:
+            raise InterventionRefused(f"{named(entry)} is free already. The next call gets it")
+        return self._write("released", replace(stored.entry, status=Status.RELEASED, deadline=None), stored)
+
+    def reopen(self, entry: Entry) -> Entry:
+        """Allow one new sending, by the next call of a task that has not taken part: a new generation."""
+        stored = self._finished(entry)
+        return self._write("reopened", changes.reopened(stored.entry), stored)
+
+    def resend(self, entry: Entry, task_id: str, seconds: float) -> Entry:
+        """Open a new generation for the task ``task_id``, which has ``seconds`` to come before others may."""
+        stored = self._finished(entry)
+        changed = replace(changes.reopened(stored.entry), owner=task_id, deadline=After(seconds))
+        return self._write("resend", changed, stored)
+
+    def take_back(self, opened: Entry, found: Entry) -> Entry:
+        """Undo a `resend` whose task could not be published: ``found`` counts again."""
+        stored = self._look(opened, (Status.RELEASED,), "has been claimed meanwhile")
+        return self._write("resend taken back", replace(found, audit=opened.audit), stored)
+
+    def _finished(self, entry: Entry) -> Stored:
+        allowed = (Status.SENT, Status.FAILED, Status.CANCELLED)
+        return self._look(entry, allowed, "is not finished, so that a new generation would overtake it")
+
+    def _look(self, entry: Entry, allowed: tuple[Status, ...], complaint: str) -> Stored:
+        """Return the entry with the store's clock, if it is as the operator saw it and nobody is at work."""
+        stored = self.store.get(entry.key)
+        if stored is None or stored.entry.version != entry.version:
+            raise changed_meanwhile(entry, stored.entry if stored else None)
+        found, now = stored.entry, stored.now
+        if found.status in IN_FLIGHT and changes.running(found, now):
+            raise InterventionRefused(
+                f"{named(found)} may be at work right now, for another {changes.remaining(found, now):.0f} s "
+                "by the store's clock. Wait until then and look again"
+            )
+        if found.status not in allowed:
+            raise InterventionRefused(f"{named(found)} {complaint}. {_HINTS[found.status]}")
+        return stored
+
+    def _write(self, action: str, changed: Entry, stored: Stored, attempt: Attempt | None = None) -> Entry:
+        found = stored.entry
+        one = Intervention(action, self.actor, self.reason, stored.now, found.generation, found.status)
+        audited = replace(changed, audit=(*changed.audit, one)[-MAX_AUDIT:])
+        written = swap(self.store, audited, found, attempt)
+        if written is None:
+            again = self.store.get(found.key)
+            raise changed_meanwhile(found, again.entry if again else None)
+        return written
+
+
+Decision = Callable[[Entry], Entry]
+"""A method of `Operator`, its other arguments given."""
+
+_HINTS = {
+    Status.CLAIMED: "Its lease has passed: release it, or cancel it",
+    Status.SENDING: "Its send deadline has passed: resolve it as sent or as not sent",
+    Status.SENT: "To send it once more, resend or reopen it",
+    Status.RELEASED: "The next call gets it; cancel it if it must not go out",
+    Status.FAILED: "The next call tries again; reopen it to offer it to everybody anew",
+    Status.IN_DOUBT: "Resolve it first: as sent or as not sent",
+    Status.CANCELLED: "Reopen it if it is to be sent after all",
+}
+
+
+def named(entry: Entry) -> str:
+    """Return how an entry is called in a message."""
+    return f"{entry.email_type} {entry.key[:18]}… ({entry.label}), {entry.status.value.replace('_', ' ')},"
+
+
+def changed_meanwhile(entry: Entry, current: Entry | None) -> EntryChanged:
+    """Return the error that tells what became of ``entry``."""
+    if current is None:
+        return EntryChanged(f"{named(entry)} is no longer in the ledger. Nothing was changed by this decision")
+    last = current.audit[-1] if len(current.audit) > len(entry.audit) else None
+    by = f" ({last.action} by {last.actor})" if last else ""
+    status = current.status.value.replace("_", " ")
+    return EntryChanged(
+        f"{named(entry)} has changed since it was looked at{by}: it is {status} now, in generation "
+        f"{current.generation}. Nothing was changed by this decision; look again"
+    )

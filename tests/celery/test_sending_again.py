@@ -1,0 +1,238 @@
+"""``resend`` and ``allow_send`` on tasks and functions: one more mail, and only one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import Celery
+from django.core.mail import EmailMessage
+from kombu.exceptions import OperationalError
+
+from celery_idempotent import (
+    IdempotentEmailTask,
+    IdempotentTask,
+    InProgress,
+    InterventionRefused,
+    KeyFieldError,
+    RecipientsDeferred,
+    RecipientsRefused,
+    Status,
+)
+from celery_idempotent.contrib import rq
+from celery_idempotent.options import problems
+from celery_idempotent.testing import race
+from tests.support.mailserver import ScriptedSMTP
+from tests.support.servers import free_port
+
+app = Celery("sending-again", broker="memory://", backend="cache+memory://", set_as_current=False)
+WHY = {"actor": "ann", "reason": "asked for"}
+
+
+@app.task(bind=True, base=IdempotentEmailTask, key_fields=("n",), name="sent-again")
+def mail(self: Any, n: int, text: str = "first") -> str:
+    EmailMessage("Hi", text, to=["ann@example.com"]).send()
+    return f"{text} by {self.request.id}"
+
+
+@pytest.fixture
+def server(memory_ledger: Any, tracked: None, settings: Any) -> Iterator[ScriptedSMTP]:
+    """A mail server, and an empty ledger and queue."""
+    with ScriptedSMTP() as server, app.connection_for_write() as connection:
+        channel = connection.default_channel
+        channel.queue_declare("celery", durable=True)
+        channel.queue_purge("celery")
+        settings.EMAIL_PORT = server.port
+        yield server
+
+
+def run(task_id: str, *args: Any) -> Any:
+    """Do what a worker does with the message of ``task_id``."""
+    return mail.apply(args, task_id=task_id)
+
+
+def test_a_resend_is_one_more_mail_with_a_message_id_of_its_own(server: ScriptedSMTP) -> None:
+    """Audited, and each message that is delivered again replays what it should."""
+    first = run("first", 1).get()
+    result = mail.resend(1, "second", **WHY)
+    assert len(server.accepted) == 1, "the task does it, not the caller"
+    second = run(result.id, 1, "second").get()
+    assert second == f"second by {result.id}"
+    assert len({mail.message_id for mail in server.accepted}) == 2
+    assert run("first", 1).get() in (first, second)
+    assert run(result.id, 1, "second").get() == second
+    assert run("another", 1).get() == second
+    assert len(server.accepted) == 2
+    entry = mail.entry_for(1)
+    assert entry is not None
+    assert (entry.generation, entry.status, entry.audit[0].actor) == (2, Status.SENT, "ann")
+
+
+def test_the_first_message_delivered_again_before_the_resend_ran(server: ScriptedSMTP) -> None:
+    """It replays the first result at once, and leaves the new sending to its own task."""
+    first = run("first", 1).get()
+    result = mail.resend(1, "second", **WHY)
+    assert run("first", 1).get() == first
+    assert len(server.accepted) == 1
+    run(result.id, 1, "second").get()
+    assert len(server.accepted) == 2
+
+
+def test_a_duplicate_of_the_event_beside_the_resend(server: ScriptedSMTP) -> None:
+    """It waits for the new sending and then replays it: two mails in all, whoever is first."""
+    run("first", 1).get()
+    result = mail.resend(1, "second", **WHY)
+    with pytest.raises(InProgress):
+        run("duplicate", 1).get()
+    second = run(result.id, 1, "second").get()
+    assert run("duplicate", 1).get() == second
+    assert len(server.accepted) == 2
+
+
+def test_a_retry_of_the_resend_is_the_same_sending(server: ScriptedSMTP) -> None:
+    """One Message-ID, one generation, one copy."""
+    server.script["rcpt"] = ["250 ok", "450 later", "250 ok"]
+    run("first", 1).get()
+    result = mail.resend(1, "second", **WHY)
+    with pytest.raises(RecipientsDeferred):
+        run(result.id, 1, "second").get()
+    run(result.id, 1, "second").get()
+    assert len(server.accepted) == 2
+    assert mail.entry_for(1).generation == 2  # type: ignore[union-attr]
+
+
+def test_two_resends_at_once(server: ScriptedSMTP) -> None:
+    """One gets its task, the others learn that somebody was first; one more mail."""
+    run("first", 1).get()
+
+    def ask(number: int) -> Any:
+        try:
+            return mail.resend(1, actor=f"operator-{number}", reason="asked for")
+        except InterventionRefused as error:
+            return error
+
+    answers = race(ask)
+    (winner,) = [a for a in answers if not isinstance(a, InterventionRefused)]
+    run(winner.id, 1).get()
+    assert len(server.accepted) == 2
+    assert mail.entry_for(1).generation == 2  # type: ignore[union-attr]
+
+
+def test_a_resend_that_cannot_be_published(memory_ledger: Any) -> None:
+    """The error is the caller's, and nothing has changed but the audit: it can be asked for again."""
+    gone = Celery("gone-again", broker=f"redis://127.0.0.1:{free_port()}/0", set_as_current=False)
+    gone.conf.broker_transport_options = {"max_retries": 0}
+
+    @gone.task(base=IdempotentTask, key_fields=("n",), name="unpublished-again", bind=True)
+    def unpublished(self: Any, n: int) -> str:
+        return str(self.request.id)
+
+    unpublished.apply((1,), task_id="first")
+    before = unpublished.entry_for(1)
+    with pytest.raises(OperationalError):
+        unpublished.resend(1, **WHY)
+    entry = unpublished.entry_for(1)
+    assert before is not None
+    assert entry is not None
+    assert (entry.status, entry.generation, entry.result) == (Status.SENT, 1, "first")
+    assert [one.action for one in entry.audit] == ["resend", "resend taken back"]
+    assert unpublished.apply((1,), task_id="duplicate").get() == "first"
+    gone.conf.task_always_eager = True
+    assert unpublished.resend(1, **WHY).get() != "first"
+
+
+def test_what_cannot_be_sent_again(server: ScriptedSMTP) -> None:
+    """Never sent, without a reason, without a key, or not finished: told, and nothing is published."""
+    with pytest.raises(InterventionRefused, match="call the task"):
+        mail.resend(1, **WHY)
+    run("first", 1).get()
+    with pytest.raises(InterventionRefused, match="reason is empty"):
+        mail.resend(1, actor="ann", reason="")
+    with pytest.raises(KeyFieldError):
+        mail.resend(**WHY)
+    with pytest.raises(TypeError, match="reason"):
+        mail.resend(1, actor="ann")
+    mail.resend(1, **WHY)
+    with pytest.raises(InterventionRefused, match="not finished"):
+        mail.resend(1, **WHY)
+
+
+def test_a_failed_email_is_offered_to_everybody_anew(server: ScriptedSMTP) -> None:
+    """A resend after a refusal for good reaches the recipient whose mailbox is there again."""
+    server.script["rcpt"] = ["550 no such user", "250 ok"]
+    with pytest.raises(RecipientsRefused):
+        run("first", 1).get()
+    assert mail.entry_for(1).status is Status.FAILED  # type: ignore[union-attr]
+    run(mail.resend(1, **WHY).id, 1).get()
+    assert len(server.accepted) == 1
+
+
+def test_an_opaque_task_is_resent(memory_ledger: Any) -> None:
+    """SMS and webhooks as well, eagerly too."""
+    ran = []
+
+    @app.task(base=IdempotentTask, key_fields=("n",), name="opaque-again")
+    def opaque(n: int) -> int:
+        ran.append(n)
+        return len(ran)
+
+    app.conf.task_always_eager = True
+    try:
+        assert opaque.delay(1).get() == 1
+        assert opaque.resend(1, **WHY).get() == 2
+        assert opaque.delay(1).get() == 2
+    finally:
+        app.conf.task_always_eager = False
+
+
+def test_the_rule_of_a_task(memory_ledger: Any) -> None:
+    """It sees the call's own arguments, and dedupe_on_publish asks it too."""
+    seen = []
+
+    def rule(entry: Any, request: Any) -> bool:
+        seen.append((request.args, dict(request.kwargs)))
+        return bool(request.kwargs.get("force"))
+
+    @app.task(
+        base=IdempotentTask, key_fields=("n",), name="ruled", allow_send=rule, dedupe_on_publish=True, bind=True
+    )
+    def ruled(self: Any, n: int, force: bool = False) -> str:
+        return str(self.request.id)
+
+    first = ruled.apply((1,), task_id="one")
+    app.backend.store_result("one", "one", "SUCCESS")
+    assert ruled.delay(1).id == first.id
+    assert ruled.apply_async((1,), {"force": True}).id != first.id
+    assert ruled.apply((1,), {"force": True}, task_id="two").get() == "two"
+    assert ruled.apply((1,), {"force": True}, task_id="two").get() == "two"
+    assert ruled.apply((1,), {"force": True}, task_id="one").get() == "two"
+    assert ruled.entry_for(1).generation == 2  # type: ignore[union-attr]
+    assert ((1,), {"force": True}) in seen
+
+
+def test_the_rule_of_a_function(memory_ledger: Any) -> None:
+    """The same option, for other queues."""
+    ran = []
+
+    @rq.idempotent(key_fields=("n",), allow_send=lambda entry, request: request.args == (1, True))
+    def function(n: int, force: bool = False) -> None:
+        ran.append(n)
+
+    for args in ((1,), (1,), (1, True)):
+        function(*args)
+    assert ran == [1, 1]
+
+
+async def _late(entry: Any, request: Any) -> bool:
+    return True
+
+
+@pytest.mark.parametrize("rule", ["always", lambda entry: True, _late], ids=["text", "one argument", "async"])
+def test_a_rule_that_cannot_be_called(rule: Any) -> None:
+    """The system check names the option."""
+
+    @app.task(base=IdempotentTask, key_fields=("n",), name=f"bad-rule-{rule!r}", allow_send=rule)
+    def bad(n: int) -> None: ...
+
+    assert [name for name, _ in problems(bad)] == ["allow_send"]
