@@ -1,11 +1,11 @@
-"""Celery's worker signals: what a worker should know about its ledger before the first task."""
+"""Celery's worker signals: what a worker should know before its first task, and tidy up after its last."""
 
 from __future__ import annotations
 
 import logging
 from typing import Any
 
-from celery.signals import worker_ready
+from celery.signals import worker_process_shutdown, worker_ready, worker_shutdown
 from django.core.exceptions import ImproperlyConfigured
 
 from .core.errors import LedgerUnavailable
@@ -25,3 +25,12 @@ def examine_ledger(sender: Any, **_: Any) -> None:
         problems = [f"{error}. Tasks fail until it is mended"]
     for problem in problems:
         logger.error("the ledger: %s", problem)
+
+
+@worker_process_shutdown.connect(weak=False)
+@worker_shutdown.connect(weak=False)
+def say_goodbye(**_: Any) -> None:
+    """Close the SMTP connections that this process keeps open."""
+    from .mail.connections import kept
+
+    kept.close()

@@ -103,8 +103,9 @@ class _Patient:
     """Reads greeting, EHLO, STARTTLS and AUTH with `Lines` as well."""
 
     def getreply(self: Any) -> Any:
-        known = isinstance(self.timeout, int | float)
-        lines_of(self, float(self.timeout) if known else DEFAULT_PATIENCE)
+        if not isinstance(self.file, Lines):
+            known = isinstance(self.timeout, int | float)
+            lines_of(self, float(self.timeout) if known else DEFAULT_PATIENCE)
         return super().getreply()  # type: ignore[misc]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery.exceptions import SoftTimeLimitExceeded
 from django.core.mail import EmailMessage
 
 from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask, RecipientsRefused, Status, wiring
@@ -20,6 +21,7 @@ from celery_idempotent.core.addresses import recipient
 from celery_idempotent.core.outcomes import Verdict
 from celery_idempotent.core.status import DeliveryStatus
 from celery_idempotent.mail.connections import kept
+from celery_idempotent.mail.transaction import Transaction
 from tests.support.mailserver import (
     DEFAULTS,
     DROP,
@@ -337,3 +339,24 @@ def test_a_doubt_stops_the_parts_that_follow(settings: Any) -> None:
         walked.in_doubt = "hold"
     served = [a for s in (witness, second) for received in s.accepted for a in received.recipients]
     assert sorted(served) == sorted(people)
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_an_interruption_in_a_later_part(settings: Any, monkeypatch: Any, released: bool) -> None:
+    """What became of the first part says nothing about the second: that one was not sent, or is in doubt."""
+    real, calls = Transaction._release, iter(range(9))
+
+    def strike(self: Transaction, *args: Any) -> Any:
+        if next(calls) == 0:
+            return real(self, *args)
+        self.witness.released = released
+        raise SoftTimeLimitExceeded
+
+    monkeypatch.setattr(Transaction, "_release", strike)
+    server = Limited(10, "452 4.5.3 too many recipients")
+    case = Case(30, {"mail": server.mail, "rcpt": server.rcpt})
+    result, witness, entry = walk(case, settings)
+    assert isinstance(result.result, SoftTimeLimitExceeded)
+    assert len(witness.accepted) == 1
+    second = "in_doubt" if released else "deferred"
+    assert Counter(d.status.value for d in entry.deliveries) == {"accepted": 10, second: 10}

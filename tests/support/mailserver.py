@@ -92,6 +92,7 @@ class ScriptedSMTP:
     def __exit__(self, *_: object) -> None:
         for event in self._held.values():
             event.set()
+        self._socket.shutdown(socket.SHUT_RDWR)  # else the thread that accepts would wait for ever
         self._socket.close()
 
     def _serve(self) -> None:
