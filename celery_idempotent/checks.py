@@ -65,7 +65,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Ch
 
 def _unusable() -> list[CheckMessage]:
     found: list[CheckMessage] = []
-    names = ("retention", "recipients", "redis_wait", "classify_reply", "connection_idle")
+    names = ("retention", "recipients", "redis_wait", "classify_reply", "connection_idle", "encryption_keys")
     reads: list[Callable[[], object]] = [partial(getattr, conf, name) for name in names]
     for read in (*reads, _store):
         try:

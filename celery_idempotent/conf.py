@@ -23,6 +23,8 @@ DEFAULTS: dict[str, Any] = {
     "REDIS_WAIT": None,
     "CLASSIFY_REPLY": None,
     "CONNECTION_IDLE": 30.0,
+    "PROVIDER": None,
+    "ENCRYPTION_KEYS": (),
 }
 RECIPIENT_FORMS = ("masked", "plain", "digest")
 
@@ -102,6 +104,20 @@ class Conf:
                 "CELERY_IDEMPOTENT['CONNECTION_IDLE'] has to be a number of seconds; 0: a connection a message"
             )
         return float(value)
+
+    @property
+    def provider(self) -> str | None:
+        """Name, or dotted path, of the mail provider whose idempotency keys are used. None: of none by SMTP."""
+        value = self._get("PROVIDER")
+        return None if value is None else str(value)
+
+    @property
+    def encryption_keys(self) -> tuple[str, ...]:
+        """Fernet keys for what has to be kept of a mail for a while; the first encrypts. Empty: not kept."""
+        value = self._get("ENCRYPTION_KEYS")
+        if not isinstance(value, list | tuple) or not all(isinstance(key, str) and key for key in value):
+            raise ImproperlyConfigured("CELERY_IDEMPOTENT['ENCRYPTION_KEYS'] has to be a list of Fernet keys")
+        return tuple(value)
 
     @property
     def message_id_domain(self) -> str | None:

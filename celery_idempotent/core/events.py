@@ -48,7 +48,7 @@ def heard(entry: Entry, event: Event, now: datetime) -> Entry:
         return entry
     rows = [row for delivery in entry.deliveries if (row := _heard(delivery, entry, event)) is not delivery]
     settled = _settled(replace(entry, deliveries=changes.merged(entry, rows)), now)
-    if settled.status is entry.status:
+    if settled.status in (entry.status, Status.IN_DOUBT):
         return settled
     action = f"proven: {settled.status.value.replace('_', ' ')}"
     one = Intervention(action, event.source, f"event: {event.kind}", now, entry.generation, entry.status)
