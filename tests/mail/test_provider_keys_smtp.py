@@ -109,7 +109,7 @@ def test_a_server_that_is_gone_leaves_the_doubt(settings: Any) -> None:
 
 
 def test_a_refusal_of_the_second_offer_is_no_proof(settings: Any) -> None:
-    """P1: refused for now or for good, the first offer is still in doubt; one for good is not tried on and on."""
+    """P1: for now or for good, the first offer is still in doubt; one for good is not tried on and on."""
     with KeyedSMTP(dot=[DROP_AFTER_ACCEPT, "550 no"]) as server:
         result = send(server, settings).result
         assert isinstance(result, DeliveryInDoubt)
@@ -214,12 +214,25 @@ def test_a_doubt_and_a_deferral_in_one_message(settings: Any) -> None:
     def greylist(line: str) -> str:
         return "450 4.7.1 come back" if "bob" in line else "250 ok"
 
-    with KeyedSMTP(rcpt=greylist, dot=[DROP_AFTER_ACCEPT, "250 ok"]) as server:
+    with KeyedSMTP(rcpt=greylist, dot=[*[DROP_AFTER_ACCEPT] * 3, "250 ok"]) as server:
         send(server, settings, "ann@example.com", "bob@example.com")
         server.script["rcpt"] = "250 ok"
         assert send(server, settings, "ann@example.com", "bob@example.com").get() == "sent 1"
     assert [received.recipients for received in server.accepted] == [["ann@example.com"], ["bob@example.com"]]
-    assert len(server.keys) == 3
+    assert len(server.keys) == 5
+
+
+def test_a_server_that_takes_fewer_recipients_now(settings: Any) -> None:
+    """P2: the rest is not offered under the same key, which would get it a yes and no mail."""
+    with KeyedSMTP(dot=DROP_AFTER_ACCEPT) as server:
+        send(server, settings, "ann@example.com", "bob@example.com")
+        offered = len(server.keys)
+        server.script |= {"rcpt": ["250 ok", "452 too many recipients", "250 ok"], "dot": "250 ok"}
+        server.forget_calls()
+        assert isinstance(send(server, settings, "ann@example.com", "bob@example.com").result, DeliveryInDoubt)
+    assert len(server.keys) == offered + 1
+    assert [d.status for d in entry().deliveries] == [DeliveryStatus.ACCEPTED, DeliveryStatus.IN_DOUBT]
+    assert entry().status is Status.IN_DOUBT
 
 
 def test_a_body_that_addresses_others_now_does_not_offer_it_again(settings: Any) -> None:
@@ -290,5 +303,5 @@ def test_a_mailer_names_its_own_provider(settings: Any) -> None:
 def test_a_provider_that_is_none_is_an_error(settings: Any, name: str) -> None:
     """The message names the setting and what it can be."""
     configured(settings, PROVIDER=name)
-    with pytest.raises(ImproperlyConfigured, match="PROVIDER.*'resend'"):
+    with pytest.raises(ImproperlyConfigured, match=r"PROVIDER.*'resend'"):
         get_connection("celery_idempotent.mail.EmailBackend")
