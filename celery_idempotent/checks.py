@@ -17,7 +17,9 @@ from .conf import DEFAULTS, conf
 from .core.errors import LedgerUnavailable
 from .functions import Declared, known
 from .mailers import SMTP, Mailer, mailers
+from .mail import checks as mail_checks  # noqa: F401
 from .options import misspelt, problems
+from .sealing import check_keys
 from .wiring import get_ledger
 
 
@@ -67,7 +69,7 @@ def _unusable() -> list[CheckMessage]:
     found: list[CheckMessage] = []
     names = ("retention", "recipients", "redis_wait", "classify_reply", "connection_idle", "encryption_keys")
     reads: list[Callable[[], object]] = [partial(getattr, conf, name) for name in names]
-    for read in (*reads, _store):
+    for read in (*reads, check_keys, _store):
         try:
             read()
         except ImproperlyConfigured as error:

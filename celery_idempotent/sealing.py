@@ -41,6 +41,11 @@ def unseal(text: str) -> bytes:
         raise CannotUnseal("no key in CELERY_IDEMPOTENT['ENCRYPTION_KEYS'] opens it") from None
 
 
+def check_keys() -> None:
+    """Raise `ImproperlyConfigured` for keys that cannot be used."""
+    _box()
+
+
 def _box() -> Any:
     keys = conf.encryption_keys
     if not keys:

@@ -7,6 +7,7 @@ They settle what nobody knows: a delivery in doubt for which there is an event h
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -31,7 +32,8 @@ class Event:
     """One of `KINDS`."""
     at: datetime
     generation: int
-    part: str
+    message: str
+    """`mark` of the message's Message-ID."""
     attempt: int
     """Number of the hand-over, as its message carries it."""
     recipient: str
@@ -40,6 +42,11 @@ class Event:
     """Which provider tells, for the audit."""
     whole: bool = False
     """The message went as one request: if the provider has it for one recipient, it has it for all."""
+
+
+def mark(message_id: str) -> str:
+    """Return what stands for a Message-ID in places that have little room, or take no address-like text."""
+    return hashlib.sha256(message_id.encode()).hexdigest()[:16]
 
 
 def heard(entry: Entry, event: Event, now: datetime) -> Entry:
@@ -56,7 +63,7 @@ def heard(entry: Entry, event: Event, now: datetime) -> Entry:
 
 
 def _heard(delivery: Delivery, entry: Entry, event: Event) -> Delivery:
-    if delivery.part != event.part:
+    if mark(delivery.message_id) != event.message:
         return delivery
     if delivery.recipient.digest == event.recipient:
         return with_events(delivery, [(event.kind, event.at)])
@@ -70,8 +77,8 @@ def _is_about_all(entry: Entry, event: Event) -> bool:
     first = entry.attempts - max(entry.offers - 1, 0)  # the same content may have been offered several times
     if not event.whole or event.kind in REFUSING or not first <= event.attempt <= entry.attempts:
         return False
-    own = [d for d in entry.deliveries if (d.part, d.recipient.digest) == (event.part, event.recipient)]
-    return all(_is_open(delivery) for delivery in own)
+    own = [d for d in entry.deliveries if d.recipient.digest == event.recipient]
+    return all(_is_open(delivery) for delivery in own if mark(delivery.message_id) == event.message)
 
 
 def _is_open(delivery: Delivery) -> bool:

@@ -20,7 +20,7 @@ from ..core.status import DeliveryStatus
 from ..run import Run, TakenBack
 from .recognition import ProviderKey, in_doubt, known_key, new_key, place
 from .routes import may_pass
-from .transports import Transport
+from .transports import HandOverId, Transport
 from .unsettled import raise_unsettled
 
 PAUSES = (0.5, 2.0)
@@ -104,6 +104,11 @@ class HandOver:
             return False
         time.sleep(pause)
         return True
+
+    def hand_over(self) -> HandOverId:
+        """Return what the next transaction is called in the ledger."""
+        entry = self.run.entry
+        return HandOverId(entry.key, entry.generation, entry.attempts + 1, self.message_id)
 
     def key(self) -> ProviderKey | None:
         """Return the provider key for the next transaction."""

@@ -6,6 +6,7 @@ import copy
 import smtplib
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from django.core.mail import EmailMessage
@@ -23,11 +24,24 @@ if TYPE_CHECKING:
 _NOT_CONNECTED = (ConnectionRefusedError, socket.gaierror)
 
 
+@dataclass(frozen=True, slots=True)
+class HandOverId:
+    """What the ledger calls the hand-over that comes next."""
+
+    key: str
+    generation: int
+    attempt: int
+    message_id: str
+
+
 class Witness(Protocol):
     """What a transport tells about a hand-over, in this order, once for each transaction that it takes."""
 
     released: bool
     """Set right before the step that cannot be called back."""
+
+    def hand_over(self) -> HandOverId:
+        """Return the name of the hand-over that `write_ahead` begins."""
 
     def key(self) -> ProviderKey | None:
         """Called once for each transaction, by a transport with a provider: the key that has to go along."""
