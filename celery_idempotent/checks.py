@@ -16,8 +16,8 @@ from django.db import connections
 from .conf import DEFAULTS, conf
 from .core.errors import LedgerUnavailable
 from .functions import Declared, known
-from .mailers import SMTP, Mailer, mailers
 from .mail import checks as mail_checks  # noqa: F401
+from .mailers import SMTP, Mailer, mailers
 from .options import misspelt, problems
 from .sealing import check_keys
 from .wiring import get_ledger
