@@ -15,13 +15,12 @@ def _requests_tries(backend: Any) -> int:
     if session is None:
         return 1
     retries = session.get_adapter(getattr(backend, "api_url", "https://")).max_retries
-    counts = [getattr(retries, name, 0) for name in ("total", "read", "other", "status")]
-    total = counts[0]
-    if total is False or total == 0:
-        return 1
-    if total is None:  # each kind is counted by itself
-        return 1 + max(int(count or 0) for count in counts[1:])
-    return 1 + int(total)
+    if retries.allowed_methods and "POST" not in retries.allowed_methods:
+        return 1  # urllib3's default: only a connection is tried again, when nothing has been sent
+    counts = [int(count or 0) for count in (retries.read, retries.status, retries.other)]
+    if retries.total is None:  # each kind is counted by itself
+        return 1 + max(counts)
+    return 1 + int(retries.total)
 
 
 def _boto_tries(backend: Any) -> int:
