@@ -45,10 +45,19 @@ def kind(code: int, text: bytes | str, at_rcpt: bool = False) -> Kind:
 def refusal(said: Kind, code: int, text: bytes | str) -> Reply:
     """Return a reply to something before the payload, to which the server did not say yes: definite."""
     status = DeliveryStatus.REFUSED if said is Kind.PERMANENT else DeliveryStatus.DEFERRED
-    return Reply(status, code, readable(text))
+    return Reply(status, _recorded(code), readable(text))
 
 
 def verdict(code: int, text: bytes | str) -> tuple[Kind, Reply]:
     """Return what the reply to a payload says; one that says nothing is a doubt."""
     said = kind(code, text)
-    return said, Reply(STATUS[said], code, readable(text))
+    return said, Reply(STATUS[said], _recorded(code), readable(text))
+
+
+def unoffered(code: int, text: bytes | str) -> Reply:
+    """Return the reply that ended a transaction before its payload, for those whom it was not about."""
+    return Reply(DeliveryStatus.DEFERRED, _recorded(code), readable(text))
+
+
+def _recorded(code: int) -> int | None:
+    return code if 100 <= code <= 599 else None

@@ -56,9 +56,19 @@ class Kept:
             smtp.close()
         return None
 
-    def put(self, identity: Any, smtp: smtplib.SMTP, born: float) -> None:
-        """Keep ``smtp``, whose last transaction is over, until it is taken."""
-        self._of_this_process().setdefault(identity, deque()).append((smtp, born, time.monotonic()))
+    def put(self, identity: Any, smtp: smtplib.SMTP, born: float, longest_idle: float) -> None:
+        """Keep ``smtp``, whose last transaction is over, until it is taken; close those that nobody takes."""
+        kept = self._of_this_process().setdefault(identity, deque())
+        kept.append((smtp, born, time.monotonic()))
+        while kept:
+            try:
+                oldest = kept.popleft()
+            except IndexError:
+                return
+            if time.monotonic() - oldest[2] <= longest_idle:
+                kept.appendleft(oldest)
+                return
+            oldest[0].close()
 
     def close(self) -> None:
         """Say goodbye on all kept connections."""
@@ -130,6 +140,8 @@ class Connection:
         except BaseException:
             self.drop()  # Django keeps a connection that got no further than its greeting
             raise
+        if self.smtp is None:  # one that is told to fail silently
+            raise smtplib.SMTPServerDisconnected("the backend has opened no connection")
         self._born, self.fresh, self.usable = time.monotonic(), True, True
         self._introduce()
 
@@ -152,7 +164,7 @@ class Connection:
         if self._is_callers:
             return
         if self._identity is not None:
-            kept.put(self._identity, self.smtp, self._born)
+            kept.put(self._identity, self.smtp, self._born, self._idle_limit)
             self.backend.connection = None
             return
         try:

@@ -18,10 +18,12 @@ from .smtp import SMTPTransport
 from .transports import BackendTransport, Transport
 
 
-def is_smtp(kind: type[BaseEmailBackend]) -> bool:
+def is_smtp(kind: Any) -> bool:
     """Tell whether ``kind`` is Django's SMTP backend, or one derived from it that sends as that does."""
-    return issubclass(kind, DjangoSMTP) and all(
-        getattr(kind, name) is getattr(DjangoSMTP, name) for name in ("send_messages", "_send")
+    return (
+        isinstance(kind, type)
+        and issubclass(kind, DjangoSMTP)
+        and all(getattr(kind, name) is getattr(DjangoSMTP, name) for name in ("send_messages", "_send"))
     )
 
 

@@ -12,15 +12,13 @@ from ..core.addresses import mask_all
 from ..core.outcomes import Reply
 from ..core.replies import Kind, is_too_large
 from ..core.status import DeliveryStatus
-from .classify import kind, readable, refusal, verdict
+from .classify import kind, readable, refusal, unoffered, verdict
 from .connections import Connection
 from .lines import left
 from .rendering import Letter
 from .transports import Witness
 
 _LOST = (OSError, smtplib.SMTPException)
-_CHUNK = 1 << 14
-"""Octets sent at once: one TLS record, as `sendall` over TLS has its time limit for each."""
 RCPT_SHARE = 0.5
 """Part of the send timeout after which those taken so far are served before more are offered."""
 
@@ -161,12 +159,11 @@ class Transaction:
         Until the dot is handed to the kernel the server must not take the mail (RFC 5321 §4.1.1.4), so a
         failure before it is definite; from then on, silence is doubt (RFC 1047).
         """
-        lines, payload, released = self.connection.lines, memoryview(self.letter.payload), False
+        lines, released = self.connection.lines, False
         lines.patience, lines.end = inf, end
         try:
-            for place in range(0, len(payload), _CHUNK):
-                smtp.sock.settimeout(left(end))
-                smtp.sock.sendall(payload[place : place + _CHUNK])
+            smtp.sock.settimeout(left(end))
+            smtp.sock.sendall(self.letter.payload)
             smtp.sock.settimeout(left(end))
             if lines.out_of_turn:
                 raise ConnectionError("the server spoke out of turn")
@@ -195,7 +192,7 @@ def _is_yes(code: int) -> bool:
 
 def _not_offered(error: Exception) -> Reply:
     if isinstance(error, smtplib.SMTPResponseException):
-        return Reply(DeliveryStatus.DEFERRED, error.smtp_code, readable(error.smtp_error))
+        return unoffered(error.smtp_code, error.smtp_error)
     return Reply(DeliveryStatus.DEFERRED, None, f"before the payload: {_named(error)}")
 
 

@@ -20,7 +20,7 @@ asked: list[tuple[int, str]] = []
 says: dict[int, Any] = {}
 
 
-@app.task(base=IdempotentEmailTask, key_fields=("n",), name="classified")
+@app.task(base=IdempotentEmailTask, key_fields=("n",), name="classified", max_retries=0)
 def send(n: int) -> str:
     EmailMessage("Hi", "text", to=["ann@example.com", "bob@example.com"]).send()
     return "sent"
@@ -139,7 +139,7 @@ def test_a_run_knows_what_is_worth_a_retry(settings: Any) -> None:
 
     seen: list[Any] = []
 
-    @app.task(base=IdempotentEmailTask, key_fields=("n",), name="worth-a-retry")
+    @app.task(base=IdempotentEmailTask, key_fields=("n",), name="worth-a-retry", max_retries=0)
     def worth(n: int) -> None:
         try:
             EmailMessage("Hi", "text", to=["ann@example.com"]).send()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -22,7 +23,7 @@ from tests.support.mailserver import DROP, DROP_AFTER_ACCEPT, STALL, ScriptedSMT
 app = Celery("connections", broker="memory://", backend="cache+memory://", set_as_current=False)
 
 
-@app.task(base=IdempotentEmailTask, key_fields=("n",), name="connected", send_timeout=10.0)
+@app.task(base=IdempotentEmailTask, key_fields=("n",), name="connected", send_timeout=10.0, max_retries=0)
 def send(n: int) -> str:
     EmailMessage("Hi", "text", to=["ann@example.com"]).send()
     return "sent"
@@ -170,6 +171,40 @@ def test_threads_never_share_one(server: ScriptedSMTP) -> None:
     for n in range(4, 8):
         assert send.apply((n,)).get() == "sent"
     assert server.connections == 4
+
+
+def test_what_nobody_takes_any_more_is_closed(server: ScriptedSMTP, settings: Any) -> None:
+    """After a rush the connections of the rush go, and the one that is in use stays."""
+    server.hold("dot")
+    threads = [threading.Thread(target=send.apply, args=((n,),)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    server.reached("dot", 4)
+    server.release("dot")
+    for thread in threads:
+        thread.join(10)
+    settings.CELERY_IDEMPOTENT |= {"CONNECTION_IDLE": 0.2}
+    end = time.monotonic() + 0.5
+    for n in itertools.count(4):
+        assert send.apply((n,)).get() == "sent"
+        if time.monotonic() > end:
+            break
+    assert [len(idle) for idle in kept._idle.values()] == [1]
+
+
+class Silent(DjangoSMTP):
+    """A backend that fails silently, whatever it is told."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fail_silently = True
+
+
+def test_a_backend_that_fails_silently_does_not_hide_it(settings: Any) -> None:
+    """No connection is no mail, and a retry may mend it."""
+    settings.CELERY_IDEMPOTENT |= {"EMAIL_BACKEND": f"{__name__}.Silent"}
+    settings.EMAIL_PORT = 1
+    assert type(send.apply((1,)).result).__name__ == "SMTPServerDisconnected"
 
 
 def test_a_child_process_does_not_use_its_parents(server: ScriptedSMTP) -> None:

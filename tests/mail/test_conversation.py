@@ -15,7 +15,7 @@ from tests.support.mailserver import DROP, DROP_AFTER_ACCEPT, ScriptedSMTP
 app = Celery("mail-tests", broker="memory://", backend="cache+memory://", set_as_current=False)
 
 
-@app.task(base=IdempotentEmailTask, key_fields=("order",), email_type="confirmation")
+@app.task(base=IdempotentEmailTask, key_fields=("order",), email_type="confirmation", max_retries=0)
 def confirm(order: int, to: list[str]) -> str:
     EmailMessage("Your order", f"Order {order}\n.a line with a dot\n", to=to).send()
     return f"sent {order}"

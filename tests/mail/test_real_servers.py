@@ -35,7 +35,7 @@ def retried(n: int, to: list[str]) -> str:
     return "sent"
 
 
-@app.task(base=IdempotentEmailTask, key_fields=("n",), name="tried-once", on_mismatch="ignore")
+@app.task(base=IdempotentEmailTask, key_fields=("n",), name="tried-once", on_mismatch="ignore", max_retries=0)
 def tried(n: int, to: list[str], body: str = "text") -> str:
     EmailMessage("Hi", body, to=to[:1], cc=to[1:2], bcc=to[2:]).send()
     return "sent"

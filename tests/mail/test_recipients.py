@@ -15,7 +15,7 @@ from tests.support.mailserver import DROP, ScriptedSMTP
 app = Celery("recipients", broker="memory://", backend="cache+memory://", set_as_current=False)
 
 
-@app.task(base=IdempotentEmailTask, key_fields=("n",), name="recipients", on_mismatch="ignore")
+@app.task(base=IdempotentEmailTask, key_fields=("n",), name="recipients", on_mismatch="ignore", max_retries=0)
 def send(n: int, to: list[str], cc: Any = (), bcc: Any = (), body: str = "text", **more: Any) -> str:
     EmailMessage("Hi", body, to=to, cc=cc, bcc=bcc, **more).send()
     return "sent"
