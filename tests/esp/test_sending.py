@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +14,7 @@ from anymail.exceptions import AnymailCancelSend, AnymailUnsupportedFeature
 from anymail.message import AnymailRecipientStatus
 from anymail.signals import post_send, pre_send
 from celery import Celery
+from celery.exceptions import SoftTimeLimitExceeded
 from django.core import mail
 from django.core.mail import EmailMultiAlternatives
 
@@ -238,6 +241,30 @@ def test_nobody_there_is_definite(use: Use) -> None:
     assert isinstance(send().result, RecipientsDeferred)
 
 
+def test_no_way_there_and_no_credentials_are_definite(use: Use, settings: Any, monkeypatch: Any) -> None:
+    """Neither gets as far as a request."""
+
+    def unreachable(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    use("mailgun", "http://192.0.2.1/")
+    with monkeypatch.context() as patch:
+        patch.setattr("urllib3.util.connection.create_connection", unreachable)
+        assert isinstance(send().result, RecipientsDeferred)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    with API() as api:
+        use("amazon_ses", api)
+        params = settings.ANYMAIL["AMAZON_SES_CLIENT_PARAMS"]
+        settings.ANYMAIL["AMAZON_SES_CLIENT_PARAMS"] = {
+            name: value for name, value in params.items() if not name.startswith("aws_")
+        }
+        assert isinstance(send().result, RecipientsDeferred)
+    assert api.requests == []
+
+
 @pytest.mark.parametrize("name", ["mailgun", "amazon_ses"])
 def test_an_answer_that_does_not_come_in_time_is_doubt(name: str, use: Use, settings: Any) -> None:
     """The client's patience ends; what the server makes of the request, nobody knows."""
@@ -255,7 +282,28 @@ def test_the_send_timeout_is_the_clients_as_well(use: Use, monkeypatch: Any) -> 
     monkeypatch.setattr(confirm, "send_timeout", 0.5)
     with API("slow") as api:
         use("mailgun", api)
+        began = time.monotonic()
         assert isinstance(send().result, DeliveryInDoubt)
+    assert time.monotonic() - began < 4
+
+
+def test_an_interrupted_request_is_doubt(use: Use, monkeypatch: Any) -> None:
+    """A soft time limit strikes while the answer is awaited: it goes on its way, and the doubt is on record."""
+    from anymail.backends.mailgun import EmailBackend
+
+    post = EmailBackend.post_to_esp
+
+    def struck(self: Any, *args: Any) -> Any:
+        post(self, *args)
+        raise SoftTimeLimitExceeded
+
+    monkeypatch.setattr(EmailBackend, "post_to_esp", struck)
+    with API() as api:
+        use("mailgun", api)
+        assert isinstance(send().result, SoftTimeLimitExceeded)
+    assert len(api.accepted) == 1
+    assert statuses() == [DeliveryStatus.IN_DOUBT]
+    assert entry().status is Status.IN_DOUBT
 
 
 class Retrying:
@@ -388,8 +436,10 @@ def receiver() -> Any:
 
 def test_a_receiver_that_raises_after_the_acceptance_changes_nothing(use: Use, receiver: Any) -> None:
     """django-anymail raises it as if the send had failed; the mail has been taken."""
+    seen = []
 
     def failing(sender: Any, **_: Any) -> None:
+        seen.extend(statuses())
         raise ValueError("a receiver's own")
 
     receiver(post_send, failing)
@@ -398,6 +448,7 @@ def test_a_receiver_that_raises_after_the_acceptance_changes_nothing(use: Use, r
         assert send().get() == "sent 1"
     assert len(api.accepted) == 1
     assert entry().status is Status.SENT
+    assert seen == [DeliveryStatus.ACCEPTED], "on record before anybody else is told"
 
 
 def test_a_receiver_that_cancels(use: Use, receiver: Any) -> None:
