@@ -7,6 +7,7 @@ import random
 import socket
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -170,6 +171,32 @@ def test_an_earlier_offer_that_is_still_being_worked_on(use: Use) -> None:
         assert send().get() == "sent 1"
     assert len(api.accepted) == 1
     assert len(api.requests) == 3
+
+
+def test_a_first_offer_that_another_one_is_ahead_of(use: Use) -> None:
+    """P1: the ledger was set back, and the provider knows better; under a new key there would be two."""
+    busy = (409, {"statusCode": 409, "name": "concurrent_idempotent_requests", "message": "in progress"})
+    with API(busy, "ok") as api:
+        use("resend", api)
+        assert send().get() == "sent 1"
+    assert len({request.headers["idempotency-key"] for request in api.requests}) == 1
+    assert len(api.accepted) == 1
+
+
+def test_after_the_providers_time_it_is_held(use: Use, memory_ledger: Any, monkeypatch: Any) -> None:
+    """No request goes out any more, and what was kept for one is gone."""
+    with API("drop_after_accept") as api:
+        use("resend", api)
+        send()
+        assert entry().sealed
+        now = memory_ledger.store._clock
+        monkeypatch.setattr(memory_ledger.store, "_clock", lambda: now() + timedelta(hours=24))
+        before = len(api.requests)
+        result = send().result
+    assert isinstance(result, DeliveryInDoubt)
+    assert not isinstance(result, DeliveryUnconfirmed)
+    assert len(api.requests) == before
+    assert (entry().status, entry().sealed, entry().provider_key) == (Status.IN_DOUBT, "", "")
 
 
 def test_another_account_is_not_offered_it(use: Use, settings: Any) -> None:
