@@ -15,11 +15,12 @@ from django.db import connections
 
 from .conf import DEFAULTS, conf
 from .core.errors import LedgerUnavailable
+from .mail import checks as mail_checks  # noqa: F401
 from .mailers import SMTP, Mailer, mailers
 from .options import misspelt, problems
-from .payload import check_keys
 from .registry import functions, tasks
 from .retention import longest_redelivery
+from .sealing import check_keys
 from .wiring import get_ledger
 
 
@@ -60,6 +61,7 @@ def _unusable() -> list[CheckMessage]:
         "redis_wait",
         "classify_reply",
         "connection_idle",
+        "encryption_keys",
         "outbox_databases",
         "redeliver_after",
     )

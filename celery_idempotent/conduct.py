@@ -16,10 +16,12 @@ from typing import Any, NoReturn
 
 from celery import Celery
 
+from .core import offers
 from .core.entry import Entry
 from .core.errors import (
     ClaimLost,
     DeliveryInDoubt,
+    DeliveryUnconfirmed,
     IdempotencyError,
     InProgress,
     LedgerUnavailable,
@@ -221,6 +223,8 @@ def conduct(call: Call, state: Run | Duplicate, body: Callable[[], Any]) -> Any:
 
 
 def _raised(call: Call, run: Run, error: Exception) -> Any:
+    if isinstance(run.stopped_by, DeliveryUnconfirmed):
+        return _unconfirmed(call, run, run.stopped_by)
     ending = call.ending(error)
     if ending.then is Next.IS_DONE and run.stopped_by is not None:
         return _failed(call, run, run.stopped_by)  # swallowed, as below
@@ -249,8 +253,12 @@ def deferral(times: int, error: Exception) -> float:
 
 
 def _succeeded(call: Call, run: Run, result: Any) -> Any:
+    if isinstance(run.stopped_by, DeliveryUnconfirmed):
+        return _unconfirmed(call, run, run.stopped_by)
     if run.stopped_by is not None:
         return _failed(call, run, run.stopped_by)  # the body swallowed it: nobody would send that mail
+    if offers.doubtful(run.entry):
+        return _failed(call, run, _not_offered_again(run))
     try:
         run.complete(dump(result, run.asker.email_type))
     except (ClaimLost, LedgerUnavailable) as error:
@@ -275,7 +283,8 @@ def _let_go(call: Call, run: Run, ending: Ending) -> None:
             run.doubt(type(cause).__name__)
         elif ending.then is Next.IS_DONE and (run.policy.opaque or run.entry.deliveries):
             run.complete(None)  # replaced, or a body that wants no result: it has done its work
-            call.report(run.entry).sent()
+            report = call.report(run.entry)
+            report.ended(_not_offered_again(run)) if offers.doubtful(run.entry) else report.sent()
             return
         else:
             run.release(type(cause).__name__, ending.retry_in)
@@ -303,6 +312,23 @@ def _failed(call: Call, run: Run, error: Exception) -> Any:
     else:
         call.report(run.entry).ended(error)
     raise error
+
+
+def _unconfirmed(call: Call, run: Run, error: DeliveryUnconfirmed) -> Any:
+    """Come back for what the provider would recognise; until then it is in doubt, and others may settle it."""
+    try:
+        run.release(type(error).__name__)
+    except ClaimLost as lost:
+        return _stop(call, run, lost)
+    except IdempotencyError:
+        logger.exception("%s: still held by this run until its deadline", run.asker.email_type)
+    return call.come_back(call.backoff(), error)
+
+
+def _not_offered_again(run: Run) -> DeliveryInDoubt:
+    return DeliveryInDoubt(
+        f"{run.asker.email_type}: the body ended without sending what is in doubt of {run.entry.key} again"
+    )
 
 
 def _stop(call: Call, run: Run, error: IdempotencyError) -> Any:

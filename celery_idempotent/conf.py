@@ -24,8 +24,9 @@ DEFAULTS: dict[str, Any] = {
     "CLASSIFY_REPLY": None,
     "CONNECTION_IDLE": 30.0,
     "OUTBOX_DATABASES": ("default",),
-    "OUTBOX_KEYS": (),
     "REDELIVER_AFTER": 900,
+    "PROVIDER": None,
+    "ENCRYPTION_KEYS": (),
 }
 RECIPIENT_FORMS = ("masked", "plain", "digest")
 
@@ -107,6 +108,20 @@ class Conf:
         return float(value)
 
     @property
+    def provider(self) -> str | None:
+        """Name, or dotted path, of the mail provider whose idempotency keys are used. None: of none by SMTP."""
+        value = self._get("PROVIDER")
+        return None if value is None else str(value)
+
+    @property
+    def encryption_keys(self) -> tuple[str, ...]:
+        """Fernet keys for arguments in the outbox and for frozen messages; the first one encrypts.
+
+        Without keys the former are kept as they are, and the latter not at all.
+        """
+        return _texts("ENCRYPTION_KEYS", self._get("ENCRYPTION_KEYS"), "Fernet keys", least=0)
+
+    @property
     def message_id_domain(self) -> str | None:
         """Right-hand side of Message-IDs; None: this host's name, as in Django."""
         value = self._get("MESSAGE_ID_DOMAIN")
@@ -129,11 +144,6 @@ class Conf:
     def outbox_databases(self) -> tuple[str, ...]:
         """Aliases of the databases that have an outbox: those in which the project's own data is written."""
         return _texts("OUTBOX_DATABASES", self._get("OUTBOX_DATABASES"), "aliases of DATABASES", least=1)
-
-    @property
-    def outbox_keys(self) -> tuple[str, ...]:
-        """Fernet keys for the arguments in the outbox; the first one encrypts. Empty: kept as they are."""
-        return _texts("OUTBOX_KEYS", self._get("OUTBOX_KEYS"), "Fernet keys", least=0)
 
     @property
     def redeliver_after(self) -> float:

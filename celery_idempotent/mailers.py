@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 from django.conf import settings
 from django.utils.module_loading import import_string
@@ -25,6 +26,10 @@ class Mailer:
     """The backend that sends for it, where it is the ledger-aware one."""
     timeout: float | None
     """Seconds, for SMTP."""
+    provider: str | None = None
+    """Whose idempotency keys are used, where it is the ledger-aware one."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What the wrapped backend is made with."""
 
 
 def mailers() -> Iterator[Mailer]:
@@ -32,12 +37,16 @@ def mailers() -> Iterator[Mailer]:
     configured = getattr(settings, "MAILERS", None)
     if configured is None:
         path = settings.EMAIL_BACKEND
-        yield Mailer("default", path, conf.email_backend if is_ours(path) else None, settings.EMAIL_TIMEOUT)
+        wrapped = conf.email_backend if is_ours(path) else None
+        yield Mailer("default", path, wrapped, settings.EMAIL_TIMEOUT, conf.provider)
         return
     for alias, mailer in configured.items():
         path, options = mailer.get("BACKEND", SMTP), mailer.get("OPTIONS", {})
         wrapped = options.get("backend", conf.email_backend) if is_ours(path) else None
-        yield Mailer(alias, path, wrapped, options.get("timeout"))
+        named = options.get("provider")
+        own = {name: value for name, value in options.items() if name not in ("backend", "provider")}
+        provider = conf.provider if named is None else str(named)
+        yield Mailer(alias, path, wrapped, options.get("timeout"), provider, {"alias": alias, **own})
 
 
 def backend_in_place() -> bool:

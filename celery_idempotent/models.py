@@ -34,6 +34,10 @@ class LogicalEmail(models.Model):
     result = models.JSONField(null=True)
     error = models.CharField(max_length=200, blank=True)
     participants = models.JSONField(default=list)
+    provider_key = models.CharField(max_length=80, blank=True, editable=False)
+    recognised_until = models.DateTimeField(null=True, editable=False)
+    offers = models.PositiveIntegerField(default=0, editable=False)
+    sealed = models.TextField(blank=True, editable=False)
     past = models.JSONField(default=list, help_text="Task ids of earlier generations.")
     audit = models.JSONField(default=list, help_text="What operators decided.")
     begun_at = models.DateTimeField(null=True)
@@ -72,6 +76,7 @@ class Delivery(models.Model):
     message_id = models.CharField(max_length=255, blank=True)
     code = models.IntegerField(null=True, help_text="Reply code of the mail server.")
     detail = models.CharField(max_length=200, blank=True)
+    events = models.JSONField(default=list, help_text="What the provider told later, and when.")
     updated_at = models.DateTimeField()
 
     class Meta:

@@ -6,11 +6,10 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from django.core.exceptions import ImproperlyConfigured
 from kombu import serialization
 from kombu.utils import json
 
-from .conf import conf
+from . import sealing
 from .core.errors import ArgumentsNotSerializable
 
 _DUMP: Callable[..., tuple[str, str, str | bytes]] = serialization.dumps
@@ -73,49 +72,17 @@ def unpack(text: str, app: Any) -> tuple[list[Any], dict[str, Any], dict[str, An
 
 def seal(text: str) -> tuple[str, bool]:
     """Return ``text`` as it is to be stored, and whether that is encrypted."""
-    box = _box()
-    return (text, False) if box is None else (box.encrypt(text.encode()).decode(), True)
+    return (sealing.seal(text.encode()), True) if sealing.can_seal() else (text, False)
 
 
 def unseal(text: str, encrypted: bool) -> str:
     """Return what `seal` was given. Raises `Unsendable` where no key opens it."""
     if not encrypted:
         return text
-    box = _box()
-    if box is None:
-        raise Unsendable("its arguments are encrypted, and CELERY_IDEMPOTENT['OUTBOX_KEYS'] has no key")
-    from cryptography.fernet import InvalidToken
-
     try:
-        return str(box.decrypt(text.encode()).decode())
-    except InvalidToken:
+        return sealing.unseal(text).decode()
+    except sealing.CannotUnseal as error:
         raise Unsendable(
-            "no key in CELERY_IDEMPOTENT['OUTBOX_KEYS'] opens its arguments. Put the key that they were "
-            "encrypted with back, behind the new one, until the outbox is empty"
+            f"its arguments are encrypted: {error}. Put the key that they were encrypted with back, behind "
+            "the new one, until the outbox is empty"
         ) from None
-
-
-def _box() -> Any:
-    """Return what encrypts and decrypts with the project's keys, or None. Raises `ImproperlyConfigured`."""
-    keys = conf.outbox_keys
-    if not keys:
-        return None
-    try:
-        from cryptography.fernet import Fernet, MultiFernet
-    except ImportError as error:
-        raise ImproperlyConfigured(
-            "CELERY_IDEMPOTENT['OUTBOX_KEYS'] needs the package cryptography: "
-            "pip install celery-idempotent[encryption]"
-        ) from error
-    try:
-        return MultiFernet([Fernet(key) for key in keys])
-    except ValueError as error:
-        raise ImproperlyConfigured(
-            "CELERY_IDEMPOTENT['OUTBOX_KEYS'] has a key that is not 32 bytes in URL-safe base64. Make one with "
-            "python -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())'"
-        ) from error
-
-
-def check_keys() -> None:
-    """Raise `ImproperlyConfigured` for keys that cannot be used."""
-    _box()

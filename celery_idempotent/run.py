@@ -14,6 +14,7 @@ from .core.entry import Delivery, Entry, Recipient
 from .core.errors import ClaimLost, IdempotencyError, KeyFieldError, LedgerUnavailable
 from .core.keys import digest
 from .core.ledger import Ledger
+from .core.offers import Offer
 from .core.outcomes import Acquired, Asker, Policy, Reply, Target
 from .core.status import DeliveryStatus
 
@@ -110,12 +111,12 @@ class Run:
         """Return the deliveries so far, by part and recipient digest."""
         return {(d.part, d.recipient.digest): d for d in self.entry.deliveries}
 
-    def begin(self, targets: Sequence[Target], message_id: str) -> None:
+    def begin(self, targets: Sequence[Target], message_id: str, offer: Offer | None = None) -> None:
         """Write ahead. Raises `ClaimLost` or `LedgerUnavailable`: nothing may be sent then."""
         with self._stopping():
             began = time.monotonic()
             try:
-                self._begin(targets, message_id)
+                self._begin(targets, message_id, offer)
                 if time.monotonic() - began > self.policy.send_timeout:
                     raise LedgerUnavailable(
                         f"{self.asker.email_type}: the write-ahead took longer than send_timeout"
@@ -126,15 +127,25 @@ class Run:
                 self._withdraw(targets, message_id)
                 raise
 
-    def _begin(self, targets: Sequence[Target], message_id: str) -> None:
+    def begin_again(self) -> None:
+        """Write ahead that what is in doubt goes out once more. Raises as `begin`, and `DeliveryInDoubt`."""
+        with self._stopping():
+            began = time.monotonic()
+            self.entry = self.ledger.begin_again(self.entry, self.asker, self.policy)
+            if time.monotonic() - began > self.policy.send_timeout:
+                raise LedgerUnavailable(
+                    f"{self.asker.email_type}: the write-ahead took longer than send_timeout"
+                )
+
+    def _begin(self, targets: Sequence[Target], message_id: str, offer: Offer | None) -> None:
         try:
-            self.entry = self.ledger.begin(self.entry, targets, message_id, self.asker, self.policy)
+            self.entry = self.ledger.begin(self.entry, targets, message_id, self.asker, self.policy, offer)
         except ClaimLost as lost:
             before = self.entry
             self._take_back(lost)
             if self.entry.deliveries != before.deliveries:
                 raise TakenBack from lost
-            self.entry = self.ledger.begin(self.entry, targets, message_id, self.asker, self.policy)
+            self.entry = self.ledger.begin(self.entry, targets, message_id, self.asker, self.policy, offer)
 
     def _take_back(self, lost: ClaimLost) -> None:
         """Claim again after this task's own redelivery has taken over; raise ``lost`` where that is not so.

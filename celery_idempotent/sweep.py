@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from . import browse
+from .core import offers
 from .core.entry import Entry
 from .core.errors import (
     ClaimLost,
@@ -27,6 +28,8 @@ from .core.interventions import Operator
 from .core.ledger import Ledger
 from .core.outcomes import Asker, Verdict
 from .core.status import Status
+from .core.store import Stored
+from .core.writing import swap
 from .options import plain, policy
 from .registry import by_email_type
 from .reporting import Report
@@ -105,11 +108,18 @@ class Sweep:
             try:
                 stored = self.ledger.store.get(key)
                 if stored is not None and stored.entry.status is Status.IN_DOUBT:
-                    self._verify(stored.entry)
+                    self._verify(self._unfrozen(stored))
             except InterventionRefused:
                 continue  # somebody was faster
             except EntryUnreadable as error:
                 logger.error("%s", error)
+
+    def _unfrozen(self, stored: Stored) -> Entry:
+        """Erase a frozen message that no provider would recognise any more."""
+        entry = stored.entry
+        if not entry.sealed or offers.is_recognised(entry, stored.now, 0):
+            return entry
+        return swap(self.ledger.store, offers.closed(entry), entry) or entry
 
     def _verify(self, entry: Entry) -> None:
         task = self._known.get(entry.email_type)

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from .core.audit import Intervention
@@ -95,7 +95,8 @@ class StoreConformance:
 
     def test_what_is_written_is_read(self, store: Store) -> None:
         """Every field of an entry survives the store."""
-        delivery = Delivery("0", ANN, DeliveryStatus.ACCEPTED, "<m@x>", 250, "queued")
+        told = (("delivered", datetime(2026, 1, 2, 3, 4, 5, 678, timezone.utc)),)
+        delivery = Delivery("0", ANN, DeliveryStatus.ACCEPTED, "<m@x>", 250, "queued", told)
         entry = store.insert(make_entry(label="order=1", fingerprint="f" * 64)).entry
         wanted = replace(
             entry,
@@ -118,6 +119,31 @@ class StoreConformance:
         assert found is not None
         assert found.entry == swapped.entry
         assert found.entry == replace(wanted, version=2, sent_at=found.entry.sent_at)
+
+    def test_what_can_be_offered_again_is_kept_and_erased(self, store: Store) -> None:
+        """Key, content and the time until which they count come back as written, and go when told to."""
+        entry = store.insert(make_entry()).entry
+        wanted = replace(
+            entry,
+            status=Status.SENDING,
+            provider_key="key",
+            recognised_until=After(3600),
+            offers=2,
+            sealed="gAAAA" * 20_000,
+        )
+        swapped = store.swap(wanted, entry.version)
+        found = store.get(KEY)
+        assert swapped is not None
+        assert found is not None
+        assert found.entry == swapped.entry
+        assert isinstance(found.entry.recognised_until, datetime)
+        assert abs(found.entry.recognised_until - found.now - timedelta(hours=1)) < timedelta(seconds=5)
+        assert (found.entry.provider_key, found.entry.offers, found.entry.sealed) == ("key", 2, wanted.sealed)
+        erased = replace(found.entry, provider_key="", recognised_until=None, offers=0, sealed="")
+        store.swap(erased, found.entry.version)
+        found = store.get(KEY)
+        assert found is not None
+        assert found.entry == replace(erased, version=3)
 
     def test_deliveries_are_those_of_the_generation(self, store: Store) -> None:
         """A new generation starts with none; a delivery that changes is replaced, not added."""

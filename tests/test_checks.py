@@ -133,9 +133,9 @@ def test_w012_a_misspelt_option(app: Celery, wrong: dict[str, Any], meant: str) 
         ({"OUTBOX_DATABASES": ["default", "archive"]}, ["E003"]),
         ({"OUTBOX_DATABASES": []}, ["E002"]),
         ({"OUTBOX_DATABASES": "default"}, ["E002"]),
-        ({"OUTBOX_KEYS": ["short"]}, ["E002"]),
-        ({"OUTBOX_KEYS": Fernet.generate_key().decode()}, ["E002"]),
-        ({"OUTBOX_KEYS": [Fernet.generate_key().decode()]}, []),
+        ({"ENCRYPTION_KEYS": ["short"]}, ["E002"]),
+        ({"ENCRYPTION_KEYS": Fernet.generate_key().decode()}, ["E002"]),
+        ({"ENCRYPTION_KEYS": [Fernet.generate_key().decode()]}, []),
         ({"REDELIVER_AFTER": 0}, ["E002"]),
         ({"REDELIVER_AFTER": -5}, ["E002"]),
         ({"REDELIVER_AFTER": timedelta(minutes=5)}, ["E002"]),
@@ -151,7 +151,7 @@ def test_wrong_settings(settings: Any, given: Any, found: list[str]) -> None:
 
 def test_keys_without_the_package_that_uses_them(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """E002 names the extra to install."""
-    settings.CELERY_IDEMPOTENT = {"OUTBOX_KEYS": [Fernet.generate_key().decode()]}
+    settings.CELERY_IDEMPOTENT = {"ENCRYPTION_KEYS": [Fernet.generate_key().decode()]}
     monkeypatch.setitem(sys.modules, "cryptography.fernet", None)
     found = checks.check_settings(None)
     assert ids(found) == ["E002"]

@@ -19,6 +19,7 @@ from celery_idempotent import ClaimLost, IdempotentEmailTask, Status, Verdict, s
 from celery_idempotent.core.entry import After, Recipient
 from celery_idempotent.core.expiry import expire
 from celery_idempotent.core.ledger import Ledger
+from celery_idempotent.core.offers import Offer
 from celery_idempotent.core.outcomes import Acquired, Asker, Duplicate, Policy, Reply
 from celery_idempotent.core.status import DeliveryStatus
 from celery_idempotent.core.store import Store
@@ -321,6 +322,23 @@ def test_verifiers_settle_doubts(ledger: Ledger, heard: list[tuple[str, str]]) -
     VERDICTS["hm"] = Verdict.SENT
     assert sweep.sweep(app=app).sent == 1, "found again in the tables"
     assert LogicalEmail.objects.get(key="hm").status == "sent"
+
+
+def test_a_frozen_message_is_erased_once_no_provider_recognises_it(ledger: Ledger) -> None:
+    """Inside its window it is needed for the next offer; afterwards the doubt is held without it."""
+    kept: dict[float, Any] = {}
+    for seconds in (3600.0, 0.05):
+        claim = claimed(ledger, f"frozen-{seconds}")
+        who = asker(f"frozen-{seconds}")
+        entry = ledger.begin(claim, [TARGET], "<m@x>", who, POLICY, Offer("key", seconds, "frozen text"))
+        kept[seconds] = ledger.settle(entry, {TARGET: Reply(DeliveryStatus.IN_DOUBT)}, "<m@x>", who, POLICY)
+    time.sleep(0.1)
+    if mirror := wiring.get_mirror():
+        mirror.catch_up()
+    sweep.sweep()
+    found = {seconds: ledger.store.get(entry.key).entry for seconds, entry in kept.items()}  # type: ignore[union-attr]
+    assert [entry.status for entry in found.values()] == [Status.IN_DOUBT] * 2
+    assert (found[3600.0].sealed, found[0.05].sealed) == ("frozen text", "")
 
 
 def test_no_doubt_is_always_left_out(ledger: Ledger) -> None:

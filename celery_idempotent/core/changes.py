@@ -15,10 +15,18 @@ MAX_PARTICIPANTS = 256
 
 
 def is_same_write(stored: Entry, wanted: Entry) -> bool:
-    """Tell whether ``stored`` is what writing ``wanted`` makes: an earlier try, whose confirmation was lost."""
-    return stored.version == wanted.version + 1 and all(
-        getattr(stored, name) == getattr(wanted, name)
-        for name in ("status", "generation", "attempts", "deliveries", "result")
+    """Tell whether ``stored`` is what writing ``wanted`` makes: an earlier try, whose confirmation was lost.
+
+    The provider may have told something since, which is kept beside the deliveries.
+    """
+    return (
+        stored.version > wanted.version
+        and all(
+            getattr(stored, name) == getattr(wanted, name)
+            for name in ("status", "generation", "attempts", "result")
+        )
+        and [replace(d, events=()) for d in stored.deliveries]
+        == [replace(d, events=()) for d in wanted.deliveries]
     )
 
 
@@ -131,16 +139,36 @@ def remaining(entry: Entry, now: datetime) -> float:
 
 
 def doubtful(entry: Entry) -> Entry:
-    """Return ``entry`` in doubt, with what was being handed over."""
+    """Return ``entry`` in doubt, with what was being handed over and of which the provider has told nothing."""
     return replace(
         entry,
         status=Status.IN_DOUBT,
         deadline=None,
         deliveries=tuple(
-            replace(d, status=DeliveryStatus.IN_DOUBT) if d.status is DeliveryStatus.SENDING else d
+            replace(d, status=proven(d) if d.events else DeliveryStatus.IN_DOUBT)
+            if d.status is DeliveryStatus.SENDING
+            else d
             for d in entry.deliveries
         ),
     )
+
+
+REFUSING = frozenset({"rejected", "failed"})
+"""Events of a provider that has taken the mail and will not deliver it to this recipient."""
+
+
+def proven(delivery: Delivery) -> DeliveryStatus:
+    """Return the status of ``delivery`` by what the provider has told, where nothing else is known."""
+    kinds = {kind for kind, _ in delivery.events}
+    if not kinds:
+        return delivery.status
+    return DeliveryStatus.REFUSED if kinds <= REFUSING else DeliveryStatus.ACCEPTED
+
+
+def unsettled(entry: Entry) -> bool:
+    """Tell whether there is a delivery whose outcome is not known."""
+    open_ones = (DeliveryStatus.SENDING, DeliveryStatus.IN_DOUBT)
+    return any(delivery.status in open_ones for delivery in entry.deliveries)
 
 
 def resolved(entry: Entry, status: DeliveryStatus) -> Entry:
@@ -158,9 +186,16 @@ def resolved(entry: Entry, status: DeliveryStatus) -> Entry:
 
 
 def merged(entry: Entry, rows: Iterable[Delivery]) -> tuple[Delivery, ...]:
-    """Return the deliveries of ``entry`` with ``rows`` in place of those for the same part and recipient."""
+    """Return the deliveries of ``entry`` with ``rows`` in place of those for the same part and recipient.
+
+    What the provider has told about one stays with it.
+    """
     known = {(d.part, d.recipient.digest): d for d in entry.deliveries}
-    return tuple((known | {(d.part, d.recipient.digest): d for d in rows}).values())
+    for row in rows:
+        place = (row.part, row.recipient.digest)
+        before = known.get(place)
+        known[place] = replace(row, events=before.events) if before and not row.events else row
+    return tuple(known.values())
 
 
 def begun(entry: Entry, asker: Asker, rows: Sequence[Delivery] = ()) -> Attempt:

@@ -38,9 +38,12 @@ _PLAIN = {
     "a": "attempts",
     "r": "result",
     "e": "error",
+    "k": "provider_key",
+    "n": "offers",
+    "z": "sealed",
 }
-_TIMES = {"d": "deadline", "b": "begun_at", "w": "sent_at"}
-_DEFAULTS: dict[str, Any] = {"generation": 1, "attempts": 0, "result": None}
+_TIMES = {"d": "deadline", "b": "begun_at", "w": "sent_at", "u": "recognised_until"}
+_DEFAULTS: dict[str, Any] = {"generation": 1, "attempts": 0, "result": None, "offers": 0}
 
 
 def encode(entry: Entry) -> str:
@@ -118,15 +121,18 @@ def _entry(key: str, version: int, arrivals: int, created: int, body: dict[str, 
 
 def _delivery(d: Delivery, ids: Mapping[str, int]) -> list[Any]:
     who, place = d.recipient, ids[d.message_id]
-    return [packed(who.digest), who.shown, d.status.value, d.part, place, d.code, d.detail]
+    events = [[kind, (at - _EPOCH) // _MICROSECOND] for kind, at in d.events]
+    return [packed(who.digest), who.shown, d.status.value, d.part, place, d.code, d.detail, events]
 
 
 def _delivery_of(row: list[Any], ids: Sequence[str]) -> Delivery:
-    digest, shown, status, part, place, code, detail = [*row, *_DELIVERY[len(row) :]]
-    return Delivery(part, Recipient(_unpacked(digest), shown), DeliveryStatus(status), ids[place], code, detail)
+    digest, shown, status, part, place, code, detail, events = [*row, *_DELIVERY[len(row) :]]
+    who = Recipient(_unpacked(digest), shown)
+    later = tuple((kind, _EPOCH + at * _MICROSECOND) for kind, at in events)
+    return Delivery(part, who, DeliveryStatus(status), ids[place], code, detail, later)
 
 
-_DELIVERY: list[Any] = ["", "", "", "", 0, None, ""]
+_DELIVERY: list[Any] = ["", "", "", "", 0, None, "", []]
 """The defaults of a delivery's row."""
 
 

@@ -44,6 +44,8 @@ class Delivery:
     code: int | None = None
     """The server's reply code (RFC 5321 §4.2), where there was one."""
     detail: str = ""
+    events: tuple[tuple[str, datetime], ...] = ()
+    """What the provider told later: kind and time, each kind once, in order of time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,14 @@ class Entry:
     created_at: Moment | None = None
     deliveries: tuple[Delivery, ...] = ()
     """Deliveries of the current generation."""
+    provider_key: str = ""
+    """The idempotency key under which a provider may have what is being handed over or in doubt."""
+    recognised_until: Moment | None = None
+    """Until when the provider recognises it: counted from the first hand-over under it."""
+    offers: int = 0
+    """Hand-overs under `provider_key`."""
+    sealed: str = ""
+    """What was handed over under it, encrypted, to be offered again as it was. Erased with the doubt."""
     history: tuple[Attempt, ...] = ()
     """Hand-overs of the current generation, in stores that keep them with the entry; the database has rows."""
     audit: tuple[Intervention, ...] = ()
@@ -125,5 +135,6 @@ def with_times(entry: Entry, now: datetime) -> Entry:
         begun_at=at(entry.begun_at),
         sent_at=at(entry.sent_at),
         created_at=at(entry.created_at),
+        recognised_until=at(entry.recognised_until),
         history=tuple(history),
     )

@@ -70,6 +70,13 @@ class DeliveryInDoubt(IdempotencyError):
     """
 
 
+class DeliveryUnconfirmed(DeliveryInDoubt):
+    """Raised when a hand-over got no reply, and the provider would recognise the mail if it came again.
+
+    The task comes back by itself, without spending its retries, and offers the same under the same key.
+    """
+
+
 class InterventionRefused(IdempotencyError):
     """Raised when an operator's decision does not fit the entry, or something may still be running."""
 

@@ -13,9 +13,11 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from . import changes
+from . import changes, events, offers
 from .entry import After, Attempt, Delivery, Entry
-from .errors import ClaimLost, IdempotencyError
+from .errors import ClaimLost, DeliveryInDoubt, IdempotencyError, LedgerUnavailable
+from .events import Event
+from .offers import Offer
 from .outcomes import (
     Acquired,
     Asker,
@@ -117,9 +119,11 @@ class Ledger:
             case Status.SENDING:
                 ended = changes.ended(entry, DeliveryStatus.IN_DOUBT)
                 doubtful = self._swap(changes.doubtful(entry), entry, ended)
-                return self._in_doubt(doubtful, claim_id, asker, policy, mismatch, True) if doubtful else None
+                if doubtful is None:
+                    return None
+                return self._in_doubt(Stored(doubtful, now), claim_id, asker, policy, mismatch, True)
             case Status.IN_DOUBT:
-                return self._in_doubt(entry, claim_id, asker, policy, mismatch)
+                return self._in_doubt(found, claim_id, asker, policy, mismatch)
             case Status.CLAIMED | Status.RELEASED if entry.owner != asker.task_id and changes.running(
                 entry, now
             ):
@@ -165,17 +169,34 @@ class Ledger:
         return Duplicate(noted, mismatch) if noted else None
 
     def _in_doubt(
-        self, entry: Entry, claim_id: str, asker: Asker, policy: Policy, mismatch: bool, found: bool = False
+        self, stored: Stored, claim_id: str, asker: Asker, policy: Policy, mismatch: bool, found: bool = False
     ) -> Outcome | None:
+        entry = stored.entry
+        if entry.deliveries and not offers.doubtful(entry):  # events have told
+            return self._acquire(entry, claim_id, asker, policy, mismatch)
         verdict = self.verdict(entry, policy)
+        recognised = not policy.opaque and offers.is_recognised(entry, stored.now, policy.send_timeout)
+        if recognised and verdict is not Verdict.SENT:
+            return self._acquire_again(entry, claim_id, asker, policy, mismatch)
         if verdict is Verdict.UNKNOWN:
-            return Held(entry, found)
+            # Nothing will ever need its content again.
+            return Held(
+                self._swap(offers.closed(entry), entry) or entry if entry.provider_key else entry, found
+            )
         if verdict is Verdict.SENT and policy.opaque:
             sent = replace(entry, status=Status.SENT, deadline=None, result=None, sent_at=After())
-            stored = self._swap(sent, entry)
-            return Duplicate(stored, mismatch, settled=True) if stored else None
+            swapped = self._swap(sent, entry)
+            return Duplicate(swapped, mismatch, settled=True) if swapped else None
         status = DeliveryStatus.ACCEPTED if verdict is Verdict.SENT else DeliveryStatus.DEFERRED
         return self._acquire(entry, claim_id, asker, policy, mismatch, becoming=changes.resolved(entry, status))
+
+    def _acquire_again(
+        self, entry: Entry, claim_id: str, asker: Asker, policy: Policy, mismatch: bool
+    ) -> Acquired | None:
+        """Claim what the provider would recognise, to offer it again. SENDING: it may have the mail already."""
+        wanted = replace(changes.taken(entry, claim_id, asker, policy), status=Status.SENDING)
+        taken = self._swap(wanted, entry)
+        return Acquired(taken, mismatch) if taken else None
 
     def verdict(self, entry: Entry, policy: Policy) -> Verdict:
         """Ask the rules about an entry in doubt; a verifier that raises does not know."""
@@ -192,21 +213,47 @@ class Ledger:
     # -- the hand-over -----------------------------------------------------------------------------------
 
     def begin(
-        self, entry: Entry, targets: Iterable[Target], message_id: str, asker: Asker, policy: Policy
+        self,
+        entry: Entry,
+        targets: Iterable[Target],
+        message_id: str,
+        asker: Asker,
+        policy: Policy,
+        offer: Offer | None = None,
     ) -> Entry:
-        """Write ahead that one message is about to be handed over to ``targets``.
+        """Write ahead that one message is about to be handed over to ``targets``, recognisable by ``offer``.
 
         Raises `ClaimLost` if another run took over (nothing may be sent then), `LedgerUnavailable`.
         """
         rows = [Delivery(part, who, DeliveryStatus.SENDING, message_id) for part, who in targets]
         changed = replace(
-            entry,
+            offers.opened(entry, offer),
             status=Status.SENDING,
             deadline=After(policy.send_timeout),
             attempts=entry.attempts + 1,
             deliveries=changes.merged(entry, rows),
         )
         return self._must_swap(changed, entry, changes.begun(changed, asker, rows))
+
+    def begin_again(self, entry: Entry, asker: Asker, policy: Policy) -> Entry:
+        """Write ahead that what is in doubt is about to be handed over once more under its provider key.
+
+        Raises `DeliveryInDoubt` if the provider could have forgotten the key before that is over, and as
+        `begin` does: nothing may be sent then.
+        """
+        changed = replace(
+            offers.again(entry),
+            status=Status.SENDING,
+            deadline=After(policy.send_timeout),
+            attempts=entry.attempts + 1,
+        )
+        rows = [delivery for delivery in changed.deliveries if delivery.status is DeliveryStatus.SENDING]
+        begun = self._must_swap(changed, entry, changes.begun(changed, asker, rows))
+        if begun.deadline <= begun.recognised_until:  # type: ignore[operator]
+            return begun
+        late = offers.closed(changes.doubtful(begun))
+        self._must_swap(late, begun, changes.ended(begun, DeliveryStatus.IN_DOUBT))
+        raise DeliveryInDoubt(f"{entry.email_type}: the provider may not recognise {entry.key} any more")
 
     def withdraw(
         self, entry: Entry, targets: Iterable[Target], message_id: str, asker: Asker, policy: Policy
@@ -231,11 +278,12 @@ class Ledger:
 
         The entry is CLAIMED again with a fresh lease, or IN_DOUBT. Raises `ClaimLost`, `LedgerUnavailable`.
         """
-        rows = [
-            Delivery(part, who, reply.status, message_id, reply.code, reply.detail[:200])
-            for (part, who), reply in replies.items()
-        ]
-        doubt = any(row.status is DeliveryStatus.IN_DOUBT for row in rows)
+        rows = []
+        for (part, who), said in replies.items():
+            reply = offers.settled(entry, (part, who.digest), said)
+            rows.append(Delivery(part, who, reply.status, message_id, reply.code, reply.detail[:200]))
+        deliveries = changes.merged(entry, rows)
+        doubt = any(delivery.status is DeliveryStatus.IN_DOUBT for delivery in deliveries)
         accepted = any(row.status is DeliveryStatus.ACCEPTED for row in rows)
         # Refused before there was anything to write ahead: an attempt all the same.
         attempts = entry.attempts if entry.status is Status.SENDING else entry.attempts + 1
@@ -245,15 +293,21 @@ class Ledger:
             deadline=None if doubt else After(policy.lease),
             attempts=attempts,
             sent_at=After() if accepted else entry.sent_at,
-            deliveries=changes.merged(entry, rows),
+            deliveries=deliveries,
         )
+        changed = offers.after(changed, accepted)
         attempt = replace(changes.begun(changed, asker, rows), ended_at=After(), **changes.summary(rows))
         return self._must_swap(changed, entry, attempt)
 
     # -- the end of a run --------------------------------------------------------------------------------
 
     def complete(self, entry: Entry, result: Any) -> Entry:
-        """Record that the task succeeded with ``result``. Raises `ClaimLost`, `LedgerUnavailable`."""
+        """Record that the task succeeded with ``result``; with something in doubt, that it is in doubt.
+
+        Raises `ClaimLost`, `LedgerUnavailable`.
+        """
+        if offers.doubtful(entry):
+            return self._end(entry, Status.FAILED, None, "")
         opaque = entry.status is Status.SENDING
         changed = replace(
             entry,
@@ -287,10 +341,29 @@ class Ledger:
     def _end(self, entry: Entry, status: Status, deadline: After | None, error: str) -> Entry:
         if entry.status is Status.IN_DOUBT:
             return entry
-        if any(d.status is DeliveryStatus.SENDING for d in entry.deliveries):  # cut off before it was settled
+        if changes.unsettled(entry):  # cut off before it was, or not offered again
             return self.doubt(entry, error)
         attempt = changes.ended(entry, DeliveryStatus.DEFERRED) if entry.status is Status.SENDING else None
         return self._must_swap(replace(entry, status=status, deadline=deadline, error=error), entry, attempt)
+
+    # -- what the provider tells later ---------------------------------------------------------------------
+
+    def hear(self, key: str, event: Event) -> Entry | None:
+        """Keep ``event`` beside the deliveries of ``key``, and settle what it proves; return the entry.
+
+        None for an unknown key. An event that is known already, or about another generation, changes nothing.
+        Raises `LedgerUnavailable`.
+        """
+        for _ in range(MAX_ROUNDS):
+            found = self.store.get(key)
+            if found is None:
+                return None
+            changed = events.heard(found.entry, event, found.now)
+            if changed == found.entry:
+                return found.entry
+            if (stored := self._swap(changed, found.entry)) is not None:
+                return stored
+        raise LedgerUnavailable(f"{key} changes all the time; tell again")
 
     # -- writing -----------------------------------------------------------------------------------------
 
@@ -322,9 +395,8 @@ class Ledger:
         if current is not None and current.claim_id == entry.claim_id:
             if changes.is_same_write(current, changed):
                 return current  # an earlier try of this very write, whose confirmation was lost
-            if self._deadline_was_seen(current, entry):
-                onto = replace(changed, version=current.version, audit=current.audit)
-                return self._must_swap(onto, current, attempt)
+            if events.came_meanwhile(current, entry) or self._deadline_was_seen(current, entry):
+                return self._must_swap(events.rebased(changed, current, 60), current, attempt)
         if changes.has_left(changed) and (current is None or current.version < entry.version):
             return self._restored(changed, entry, current, attempt)
         raise lost(entry, current)

@@ -58,10 +58,21 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
             Status.CANCELLED,
         }
     ),
-    Status.SENDING: frozenset({Status.CLAIMED, Status.SENT, Status.RELEASED, Status.FAILED, Status.IN_DOUBT}),
+    Status.SENDING: frozenset(
+        {
+            Status.CLAIMED,
+            Status.SENDING,
+            Status.SENT,
+            Status.RELEASED,
+            Status.FAILED,
+            Status.IN_DOUBT,
+        }
+    ),
     Status.SENT: frozenset({Status.SENT, Status.CLAIMED, Status.SENDING, Status.RELEASED}),
     Status.RELEASED: frozenset(Status),
-    Status.FAILED: frozenset({Status.CLAIMED, Status.SENDING, Status.RELEASED, Status.CANCELLED}),
+    Status.FAILED: frozenset(
+        {Status.CLAIMED, Status.SENDING, Status.RELEASED, Status.FAILED, Status.CANCELLED}
+    ),
     Status.IN_DOUBT: frozenset(
         {
             Status.CLAIMED,
@@ -72,7 +83,7 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
             Status.IN_DOUBT,
         }
     ),
-    Status.CANCELLED: frozenset({Status.RELEASED}),
+    Status.CANCELLED: frozenset({Status.RELEASED, Status.CANCELLED}),
 }
 """Which status may follow which. `Ledger` refuses every other change with `AssertionError`."""
 

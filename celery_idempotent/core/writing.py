@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from . import changes
+from . import changes, offers
 from .entry import Attempt, Entry
 from .status import TRANSITIONS
 from .store import Store
@@ -16,6 +16,7 @@ def swap(store: Store, changed: Entry, entry: Entry, attempt: Attempt | None = N
     Raises `AssertionError` for a change of status that `TRANSITIONS` does not have, `LedgerUnavailable`.
     """
     assert changed.status in TRANSITIONS[entry.status], f"{entry.status} -> {changed.status}"
+    changed = offers.kept(changed)
     before = frozenset(entry.deliveries)
     rows = [delivery for delivery in changed.deliveries if delivery not in before]
     changed = replace(changed, history=changes.with_attempt(changed, attempt))

@@ -17,13 +17,16 @@ from ..core.errors import RecipientsDeferred, RecipientsRefused
 from ..run import Run, current_run
 from .connections import bound
 from .handover import HandOver
-from .routes import tracked
+from .providers import provider as named_provider
+from .routes import tracked, transport_for
 
 logger = logging.getLogger("celery_idempotent")
 
 
 class EmailBackend(BaseEmailBackend):
     """Wraps the backend named by ``CELERY_IDEMPOTENT["EMAIL_BACKEND"]``, or by its own option ``backend``.
+
+    Its option ``provider`` says whose idempotency keys are used, by default ``CELERY_IDEMPOTENT["PROVIDER"]``.
 
     All other options are the wrapped backend's. A message may carry ``idempotency_part``, a name that tells it
     from the body's other messages.
@@ -37,6 +40,7 @@ class EmailBackend(BaseEmailBackend):
         *,
         alias: str | None = None,
         backend: str | None = None,
+        provider: str | None = None,
         **options: Any,
     ) -> None:
         named: dict[str, Any] = {} if alias is None else {"alias": alias}  # MAILERS, from Django 6.1 on
@@ -45,6 +49,7 @@ class EmailBackend(BaseEmailBackend):
         wrapped = import_string(backend or conf.email_backend)
         silent = {"fail_silently": True} if fail_silently else {}
         self._tracked: BaseEmailBackend = tracked(wrapped)(**named, **options)
+        self._provider = named_provider(conf.provider if provider is None else provider)
         self._passing: BaseEmailBackend = wrapped(**named, **options, **silent)
 
     def open(self) -> bool | None:
@@ -79,6 +84,7 @@ class EmailBackend(BaseEmailBackend):
         return self.fail_silently and message.from_email == settings.SERVER_EMAIL
 
     def _send_tracked(self, run: Run, messages: Iterable[EmailMessage]) -> int:
+        transport = transport_for(self._tracked, self._provider)
         served = 0
         unserved: list[RecipientsDeferred | RecipientsRefused] = []
         for message in messages:
@@ -88,7 +94,7 @@ class EmailBackend(BaseEmailBackend):
                 logger.warning("%s: a message without recipients was not sent", run.asker.email_type)
                 continue
             try:
-                HandOver(run, message).deliver(self._tracked)
+                HandOver(run, message, transport).deliver()
                 served += 1
             except (RecipientsDeferred, RecipientsRefused) as error:
                 unserved.append(error)

@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from email.utils import format_datetime
-from smtplib import SMTPServerDisconnected
 
 from django.core.mail import EmailMessage
-from django.core.mail.backends.base import BaseEmailBackend
 from django.core.mail.utils import DNS_NAME
 
 from ..conf import conf
 from ..core.addresses import mask_all, printable, recipient
 from ..core.entry import Delivery, Recipient
-from ..core.errors import DeliveryInDoubt, RecipientsDeferred, RecipientsRefused
 from ..core.outcomes import Reply, Target
 from ..core.replies import wait_for
 from ..core.status import DeliveryStatus
 from ..run import Run, TakenBack
-from .routes import may_pass, transport_for
+from .recognition import ProviderKey, in_doubt, known_key, new_key, place
+from .routes import may_pass
+from .transports import HandOverId, Transport
+from .unsettled import raise_unsettled
+
+PAUSES = (0.5, 2.0)
+"""Seconds before what is in doubt is offered again at once, where the provider recognises it."""
 
 
 class HandOver:
     """Offers ``message`` to those of its recipients who have not been served, and keeps the ledger informed.
 
-    A transport calls `write_ahead` when the payload is about to be released, sets `released` when nobody can
-    call it back any more, and calls `record` as soon as it knows the outcome, before anything else.
+    A transport calls `key` where it has a provider, `write_ahead` when the payload is about to be released,
+    sets `released` when nobody can call it back any more, and calls `record` as soon as it knows the outcome,
+    before anything else.
     """
 
-    def __init__(self, run: Run, message: EmailMessage) -> None:
+    def __init__(self, run: Run, message: EmailMessage, transport: Transport) -> None:
         self.run = run
         self.message = message
+        self.transport = transport
         self.addresses = _by_target(run, message)
         self.message_id = _given_message_id(message) or run.message_id(
             next(iter(self.addresses)), conf.message_id_domain or DNS_NAME.get_fqdn()
@@ -41,14 +47,20 @@ class HandOver:
         self._open: list[str] = []
         self._replies: Mapping[str, Reply] = {}
         self._waits: list[float] = []
+        self._again: ProviderKey | None = None
+        """Set while what is in doubt is offered once more."""
+        self._next: ProviderKey | None = None
+        self._is_final = False
+        """Another try would come to the same."""
         self.released = False
 
-    def deliver(self, backend: BaseEmailBackend) -> None:
-        """Hand over what is owed. Raises what is not settled, and what the backend raises before it sends."""
+    def deliver(self) -> None:
+        """Hand over what is owed. Raises what is not settled, and what the transport raises before it sends."""
+        pauses = iter(PAUSES)
         while self._owed():
             try:
                 with _stamped(self.message, self.run, self.message_id):
-                    transport_for(backend).deliver(
+                    self.transport.deliver(
                         self.message, list(self._pending), self, self.run.policy.send_timeout
                     )
             except TakenBack:
@@ -57,30 +69,69 @@ class HandOver:
                 self._close(error)
                 if may_pass(error):
                     self.run.passing = error
-                raise
-            break
-        _raise_unsettled(self.run, list(self.addresses), max(self._waits, default=None))
+                if self._again is None or not may_pass(error):
+                    raise
+            if not self._goes_on(pauses):
+                break
+        wait = max(self._waits, default=None)
+        raise_unsettled(self.run, list(self.addresses), wait, self._is_final)
 
     def _owed(self) -> bool:
-        """Find out who has not been served yet, and tell whether there is anybody."""
-        known = self.run.known()
+        """Find out who has not been served yet, and tell whether there is anybody.
+
+        What is in doubt comes first, and alone: under the key that it was handed over with, or not at all.
+        """
+        known, doubtful = self.run.known(), in_doubt(self.run.entry)
+        mine = {place(target): address for target, address in self.addresses.items()}
+        self._again, offered = None, {where for where in mine if _may_be_offered(known.get(where))}
+        if doubtful & mine.keys():
+            whole = doubtful <= mine.keys()
+            self._again = known_key(self.run.entry, self.transport) if whole else None
+            offered = doubtful if self._again else set()
+            self._is_final = self._again is None
         self._pending = {
-            address: target
-            for target, address in self.addresses.items()
-            if _may_be_offered(known.get((target[0], target[1].digest)))
+            address: target for target, address in self.addresses.items() if place(target) in offered
         }
         return bool(self._pending)
 
-    def write_ahead(self, served: Sequence[str]) -> None:
+    def _goes_on(self, pauses: Iterator[float]) -> bool:
+        """Tell whether to look again who is owed it: a doubt is settled, or may be in a moment."""
+        entry = self.run.entry
+        if not in_doubt(entry) & {place(target) for target in self.addresses}:
+            return self._again is not None
+        pause = next(pauses, None) if entry.provider_key and not self._is_final else None
+        if pause is None:
+            return False
+        time.sleep(pause)
+        return True
+
+    def hand_over(self) -> HandOverId:
+        """Return what the next transaction is called in the ledger."""
+        entry = self.run.entry
+        return HandOverId(entry.key, entry.generation, entry.attempts + 1, self.message_id)
+
+    def key(self) -> ProviderKey | None:
+        """Return the provider key for the next transaction."""
+        self._next = self._again or new_key(self.run.entry, self.transport)
+        return self._next
+
+    def write_ahead(self, served: Sequence[str], content: bytes = b"") -> None:
         """Write that ``served`` are about to get it. Raises `ClaimLost`, `LedgerUnavailable`: do not send."""
         self._replies, self.released = {}, False  # those of an earlier transaction are on record
-        self.run.begin([self._pending[address] for address in served], self.message_id)
-        self._open = list(served)
+        if self._again is not None:
+            self.run.begin_again()
+            self._open = list(self._pending)
+            return
+        offer = self._next.offer(content) if self._next else None
+        self.run.begin([self._pending[address] for address in served], self.message_id, offer)
+        self._open, self._next = list(served), None
 
     def record(self, replies: Mapping[str, Reply]) -> None:
         """Write what became of the message for each address."""
         self._replies = replies  # before anything else: a soft time limit can strike anywhere
         self._waits += [wait for r in replies.values() if (wait := wait_for(r.code, r.detail)) is not None]
+        provider = self.transport.provider
+        self._is_final = provider is not None and any(map(provider.is_final, replies.values()))
         settled = {self._pending[address]: _scrubbed(reply) for address, reply in replies.items()}
         self.run.settle(settled, self.message_id)
         self._open = []
@@ -145,31 +196,3 @@ def _stamped(message: EmailMessage, run: Run, message_id: str) -> Iterator[None]
         yield
     finally:
         message.extra_headers = headers
-
-
-def _raise_unsettled(run: Run, targets: Sequence[Target], wait: float | None) -> None:
-    known = run.known()
-    rows = [known[place] for part, who in targets if (place := (part, who.digest)) in known]
-    name = run.asker.email_type
-    if doubtful := _in(rows, DeliveryStatus.IN_DOUBT, DeliveryStatus.SENDING):
-        kind = DeliveryInDoubt if run.policy.in_doubt == "hold" else SMTPServerDisconnected
-        run.stopped_by = kind(f"{name}: no reply to the payload ({_described(doubtful)})")
-        raise run.stopped_by
-    if deferred := _in(rows, DeliveryStatus.DEFERRED):
-        run.passing = RecipientsDeferred(
-            f"{name}: refused for now: {_described(deferred)}", *([] if wait is None else [wait])
-        )
-        raise run.passing
-    if refused := _in(rows, DeliveryStatus.REFUSED):
-        raise RecipientsRefused(f"{name}: refused for good: {_described(refused)}")
-
-
-def _in(rows: Sequence[Delivery], *statuses: DeliveryStatus) -> list[Delivery]:
-    return [row for row in rows if row.status in statuses]
-
-
-def _described(rows: Sequence[Delivery]) -> str:
-    """Return who and why, addresses masked whatever the ledger shows: results and logs go further than it."""
-    shown = [f"{d.recipient.shown or d.recipient.digest[:12]} ({d.code or ''} {d.detail})" for d in rows[:5]]
-    more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
-    return mask_all(", ".join(shown)) + more

@@ -5,7 +5,7 @@ from __future__ import annotations
 import email.policy
 import smtplib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parseaddr
 from typing import Any
 
@@ -38,6 +38,11 @@ class Letter:
     def needs_smtputf8(self, address: str) -> bool:
         """Tell whether this mail to ``address`` needs a server with SMTPUTF8 (RFC 6531)."""
         return self.utf8_headers or not (self.sender.isascii() and self.wire[address].isascii())
+
+    def with_payload(self, payload: bytes) -> Letter:
+        """Return this letter with another payload, dot-stuffed already."""
+        size = len(payload) - payload.count(b"\r\n..")
+        return replace(self, payload=payload, size=size, eight_bit=not payload.isascii())
 
 
 def render(backend: Any, message: EmailMessage, addresses: Sequence[str]) -> Letter:

@@ -12,6 +12,8 @@ from django.core.mail.backends.smtp import EmailBackend as DjangoSMTP
 from ..core.replies import Kind
 from .classify import kind
 from .connections import guarded
+from .providers import Deduplication
+from .registry import added_transport
 from .smtp import SMTPTransport
 from .transports import BackendTransport, Transport
 
@@ -25,9 +27,11 @@ def is_smtp(kind: Any) -> bool:
     )
 
 
-def transport_for(backend: BaseEmailBackend) -> Transport:
-    """Return the SMTP conversation for Django's SMTP backend, and one opaque step for any other."""
-    return SMTPTransport(backend) if is_smtp(type(backend)) else BackendTransport(backend)
+def transport_for(backend: BaseEmailBackend, provider: Deduplication | None = None) -> Transport:
+    """Return the SMTP conversation for Django's SMTP backend, else what was added, else one opaque step."""
+    if is_smtp(type(backend)):
+        return SMTPTransport(backend, provider)
+    return added_transport(backend, provider) or BackendTransport(backend)
 
 
 def tracked(kind: Any) -> Any:

@@ -12,6 +12,8 @@ from django.core.mail import EmailMessage
 from ..core.outcomes import Reply
 from ..core.status import DeliveryStatus
 from .connections import connected
+from .providers import Deduplication
+from .recognition import ProviderKey
 from .rendering import Letter, render
 from .transaction import Stale, Transaction
 from .transports import Witness
@@ -22,8 +24,10 @@ _RCPTMAX = re.compile(r"\bRCPTMAX=(\d+)", re.IGNORECASE)
 class SMTPTransport:
     """Serves a message's recipients in as many transactions as the server's limits ask for."""
 
-    def __init__(self, backend: Any) -> None:
+    def __init__(self, backend: Any, provider: Deduplication | None = None) -> None:
         self.backend = backend
+        self.provider = provider if provider is not None and provider.in_message else None
+        self.account = f"{backend.host}:{backend.port}:{backend.username}"
 
     def deliver(
         self, message: EmailMessage, addresses: Sequence[str], witness: Witness, timeout: float
@@ -41,15 +45,24 @@ class SMTPTransport:
                 if not connection.usable:
                     connection.renew()
                 batch, rest = todo[:most], todo[most:] if most else []
-                transaction = Transaction(connection, letter, witness, timeout)
+                key = witness.key() if self.provider else None
+                transaction = Transaction(connection, _with_key(letter, key), witness, timeout)
                 try:
                     todo = transaction.run(batch) + rest
                 except Stale:
                     connection.renew()
                     continue
                 most = transaction.most or most
-                if transaction.doubtful:
+                if transaction.doubtful or (key is not None and key.again):
                     return
+
+
+def _with_key(letter: Letter, key: ProviderKey | None) -> Letter:
+    """Return ``letter`` with the provider's header, or what was sent under the same key before."""
+    if key is None:
+        return letter
+    header = f"{key.provider.header}: {key.value}\r\n".encode("ascii")
+    return letter.with_payload(key.frozen or header + letter.payload)
 
 
 def _servable(letter: Letter, smtp: smtplib.SMTP, addresses: Sequence[str], witness: Witness) -> list[str]:

@@ -51,7 +51,7 @@ class Transaction:
         accepted = False
         if self._taken:
             end = time.monotonic() + self.timeout  # before the write-ahead: the store's deadline starts in it
-            self.witness.write_ahead(list(self._taken))
+            self.witness.write_ahead(list(self._taken), self.letter.payload)
             said, reply = self._release(self.connection.smtp, end)
             accepted, self.doubtful = said is Kind.ACCEPTED, said is Kind.UNKNOWN
             self.connection.usable = not self.doubtful and reply.code not in (None, 421)

@@ -6,7 +6,8 @@ import copy
 import smtplib
 import socket
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
@@ -15,8 +16,22 @@ from ..core.addresses import normalise
 from ..core.outcomes import Reply
 from ..core.status import DeliveryStatus
 from .classify import kind, refusal, verdict
+from .providers import Deduplication
+
+if TYPE_CHECKING:
+    from .recognition import ProviderKey
 
 _NOT_CONNECTED = (ConnectionRefusedError, socket.gaierror)
+
+
+@dataclass(frozen=True, slots=True)
+class HandOverId:
+    """What the ledger calls the hand-over that comes next."""
+
+    key: str
+    generation: int
+    attempt: int
+    message_id: str
 
 
 class Witness(Protocol):
@@ -25,8 +40,17 @@ class Witness(Protocol):
     released: bool
     """Set right before the step that cannot be called back."""
 
-    def write_ahead(self, served: Sequence[str]) -> None:
-        """Called right before the payload is released; what it raises stops the hand-over."""
+    def hand_over(self) -> HandOverId:
+        """Return the name of the hand-over that `write_ahead` begins."""
+
+    def key(self) -> ProviderKey | None:
+        """Called once for each transaction, by a transport with a provider: the key that has to go along."""
+
+    def write_ahead(self, served: Sequence[str], content: bytes = b"") -> None:
+        """Called right before the payload is released; what it raises stops the hand-over.
+
+        ``content`` is what a provider would compare if it came again under the same key.
+        """
 
     def record(self, replies: Mapping[str, Reply]) -> None:
         """Called as soon as the outcome is known for some addresses, before anything else is done."""
@@ -34,6 +58,11 @@ class Witness(Protocol):
 
 class Transport(Protocol):
     """Hands one message over."""
+
+    provider: Deduplication | None
+    """What the provider promises about idempotency keys, if anything."""
+    account: str
+    """Tells the provider's accounts apart; not stored as it is."""
 
     def deliver(
         self, message: EmailMessage, addresses: Sequence[str], witness: Witness, timeout: float
@@ -47,6 +76,9 @@ class Transport(Protocol):
 class BackendTransport:
     """Any other backend: the whole of `send_messages` is the hand-over."""
 
+    provider: Deduplication | None = None
+    account = ""
+
     def __init__(self, backend: BaseEmailBackend) -> None:
         self.backend = backend
 
@@ -54,7 +86,7 @@ class BackendTransport:
         self, message: EmailMessage, addresses: Sequence[str], witness: Witness, timeout: float
     ) -> None:
         """Write ahead, send, and tell from what comes back. What cannot be told apart is in doubt."""
-        message = _addressed(message, addresses)
+        message = addressed(message, addresses)
         message.message()  # header errors come up here, before anything is written
         witness.write_ahead(addresses)
         witness.released = True
@@ -81,7 +113,7 @@ def _refused(code: int, text: bytes) -> Reply:
     return refusal(kind(code, text, at_rcpt=True), code, text)
 
 
-def _addressed(message: EmailMessage, addresses: Sequence[str]) -> EmailMessage:
+def addressed(message: EmailMessage, addresses: Sequence[str]) -> EmailMessage:
     """Return ``message`` for ``addresses`` alone: such a backend takes recipients from the headers."""
     served = {normalise(address) for address in addresses}
     if all(normalise(address) in served for address in message.recipients()):

@@ -51,6 +51,10 @@ class Migration(migrations.Migration):
                 ("result", models.JSONField(null=True)),
                 ("error", models.CharField(blank=True, max_length=200)),
                 ("participants", models.JSONField(default=list)),
+                ("provider_key", models.CharField(blank=True, editable=False, max_length=80)),
+                ("recognised_until", models.DateTimeField(editable=False, null=True)),
+                ("offers", models.PositiveIntegerField(default=0, editable=False)),
+                ("sealed", models.TextField(blank=True, editable=False)),
                 ("past", models.JSONField(default=list, help_text="Task ids of earlier generations.")),
                 ("audit", models.JSONField(default=list, help_text="What operators decided.")),
                 ("begun_at", models.DateTimeField(null=True)),
@@ -156,6 +160,7 @@ class Migration(migrations.Migration):
                 ("message_id", models.CharField(blank=True, max_length=255)),
                 ("code", models.IntegerField(help_text="Reply code of the mail server.", null=True)),
                 ("detail", models.CharField(blank=True, max_length=200)),
+                ("events", models.JSONField(default=list, help_text="What the provider told later, and when.")),
                 ("updated_at", models.DateTimeField()),
                 (
                     "email",

@@ -279,7 +279,7 @@ def write_deliveries(alias: str, row: LogicalEmail, deliveries: Sequence[Deliver
         batch_size=_BATCH,
         update_conflicts=True,
         unique_fields=["email", "generation", "part", "digest"] if named else None,
-        update_fields=["status", "message_id", "code", "detail", "updated_at"],
+        update_fields=["status", "message_id", "code", "detail", "events", "updated_at"],
     )
 
 

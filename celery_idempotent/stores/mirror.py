@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from django.db import transaction
 from django.db.models import Q
@@ -108,7 +109,7 @@ class Mirror:
         with translated(alias), transaction.atomic(using=alias):
             created = written(alias, entry.created_at)
             values = {
-                **columns(alias, entry),
+                **columns(alias, replace(entry, sealed="")),  # what is encrypted stays in one place
                 "arrivals": entry.arrivals,
                 "created_at": created,
                 "version": entry.version,

@@ -22,7 +22,8 @@ _EMAIL, _DELIVERY, _ATTEMPT = (model._meta.db_table for model in (LogicalEmail, 
 _NOW = "STATEMENT_TIMESTAMP()"
 _TIME = f"COALESCE(%s::timestamptz, {_NOW} + %s * INTERVAL '1 second')"
 _JSON = ("result", "participants", "past", "audit")
-_DELIVERED = ("part", "digest", "recipient", "status", "message_id", "code", "detail")
+_DELIVERED = ("part", "digest", "recipient", "status", "message_id", "code", "detail", "events")
+_TYPES = {"code": "int", "events": "jsonb"}
 _ENDED = ("ended_at", "outcome", "code", "detail")
 
 
@@ -118,7 +119,7 @@ def _delivery_query(deliveries: Sequence[Delivery]) -> tuple[str, list[str]]:
     if not deliveries:
         return "", []
     names = ", ".join(_DELIVERED)
-    types = ", ".join(f"{name} {'int' if name == 'code' else 'text'}" for name in _DELIVERED)
+    types = ", ".join(f"{name} {_TYPES.get(name, 'text')}" for name in _DELIVERED)
     changed = [name for name in _DELIVERED if name not in ("part", "digest", "recipient")]
     query = f""", d AS (
         INSERT INTO {_DELIVERY} (email_id, generation, updated_at, {names})

@@ -16,8 +16,11 @@ from ..core.audit import as_rows, from_rows
 from ..core.entry import After, Delivery, Entry, Moment, Recipient
 from ..core.status import DeliveryStatus, Status
 
-PLAIN = ("email_type", "claim_id", "label", "generation", "owner", "fingerprint", "attempts", "result", "error")
-TIMES = ("deadline", "begun_at", "sent_at")
+PLAIN = (
+    "email_type", "claim_id", "label", "generation", "owner", "fingerprint", "attempts", "result", "error",
+    "provider_key", "offers", "sealed",
+)  # fmt: skip
+TIMES = ("deadline", "begun_at", "sent_at", "recognised_until")
 CLOCKS = {
     "postgresql": "SELECT STATEMENT_TIMESTAMP()",
     "mysql": "SELECT UTC_TIMESTAMP(6)",
@@ -115,7 +118,8 @@ def delivery_of(row: Mapping[str, Any]) -> Delivery:
     """Return the delivery of a row, given as column names and values."""
     who = Recipient(row["digest"], row["recipient"])
     status = DeliveryStatus(row["status"])
-    return Delivery(row["part"], who, status, row["message_id"], row["code"], row["detail"])
+    events = tuple((kind, datetime.fromisoformat(at)) for kind, at in _loaded(row["events"]))
+    return Delivery(row["part"], who, status, row["message_id"], row["code"], row["detail"], events)
 
 
 def delivery_columns(delivery: Delivery) -> dict[str, Any]:
@@ -128,6 +132,7 @@ def delivery_columns(delivery: Delivery) -> dict[str, Any]:
         "message_id": delivery.message_id[:255],
         "code": delivery.code,
         "detail": delivery.detail[:200],
+        "events": [[kind, at.isoformat()] for kind, at in delivery.events],
     }
 
 

@@ -302,7 +302,7 @@ OLD, NEW, OTHER = (Fernet.generate_key().decode() for _ in range(3))
 
 
 def _keys(settings: Any, *keys: str) -> None:
-    settings.CELERY_IDEMPOTENT = {**settings.CELERY_IDEMPOTENT, "OUTBOX_KEYS": list(keys)}
+    settings.CELERY_IDEMPOTENT = {**settings.CELERY_IDEMPOTENT, "ENCRYPTION_KEYS": list(keys)}
 
 
 def test_arguments_are_encrypted_and_keys_rotate(broker: Broker, settings: Any) -> None:

@@ -107,7 +107,7 @@ class Outage:
         }
         settings = {
             "REDELIVER_AFTER": self.plan.redeliver_after,
-            "OUTBOX_KEYS": [Fernet.generate_key().decode()],
+            "ENCRYPTION_KEYS": [Fernet.generate_key().decode()],
         }
         return {
             **os.environ,

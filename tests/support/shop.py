@@ -70,9 +70,15 @@ def sqlite(directory: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def opened(directory: Path, database: dict[str, Any], *arguments: str, **more: str) -> Iterator[Shop]:
+def opened(
+    directory: Path,
+    database: dict[str, Any],
+    *arguments: str,
+    mail: ScriptedSMTP | None = None,
+    **more: str,
+) -> Iterator[Shop]:
     """A migrated project on ``database`` with a Redis to itself as the broker, and one worker."""
-    with ScriptedSMTP() as server, Redis() as broker:
+    with mail or ScriptedSMTP() as server, Redis() as broker:
         shop = Shop(directory, server, {**environment(directory, broker.url, database, server.port), **more})
         shop.ask("from django.core.management import call_command; call_command('migrate', verbosity=0)")
         with Worker("tests.acceptance.app", shop.environment, directory / "worker.log", *arguments) as worker:

@@ -1,0 +1,69 @@
+"""A system check of Anymail's clients."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from anymail.backends.base import AnymailBaseBackend
+from django.apps import AppConfig
+from django.core.checks import CheckMessage, Warning, register
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+
+from ...mail.checks import unsealed
+from ...mailers import Mailer, mailers
+from .retries import tries
+from .transport import PROVIDERS
+
+
+@register("celery_idempotent")
+def check_retries(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
+    """W024 a client that sends a request again by itself, around the ledger. Asks no server."""
+    return [
+        Warning(
+            f"mailer {alias!r}: the client of {path} may send one request {count} times by itself. The ledger "
+            "cannot see that: a reply that is lost is another copy",
+            hint="Amazon SES: ANYMAIL = {'AMAZON_SES_CLIENT_PARAMS': {'config': {'retries': "
+            "{'total_max_attempts': 1}}}}. A session of your own: mount no adapter with retries. Then the task "
+            "retries, by the rules.",
+            id="celery_idempotent.W024",
+        )
+        for alias, path, count in _clients()
+        if count > 1
+    ]
+
+
+@register("celery_idempotent")
+def check_sealing(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
+    """W025 a provider whose keys cannot be used for want of encryption keys."""
+    found: list[CheckMessage] = []
+    for mailer, kind in _backends():
+        try:
+            found += unsealed(mailer.alias, PROVIDERS.get(str(kind.esp_name)))
+        except ImproperlyConfigured:
+            continue  # E002 says so
+    return found
+
+
+def _backends() -> Iterator[tuple[Mailer, Any]]:
+    for mailer in mailers():
+        kind = import_string(mailer.wrapped) if mailer.wrapped else object
+        if issubclass(kind, AnymailBaseBackend):
+            yield mailer, kind
+
+
+def _clients() -> Iterator[tuple[str, str, int]]:
+    for mailer, kind in _backends():
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Anymail's, about providers that it no longer tests
+                backend: Any = kind(**mailer.options)
+                backend.open()
+        except Exception:
+            continue  # it cannot be made here, for want of a key or a region: that comes up by itself
+        try:
+            yield mailer.alias, str(mailer.wrapped), tries(backend)
+        finally:
+            backend.close()

@@ -1,0 +1,115 @@
+"""What Anymail's errors say about a hand-over: taken, refused, not begun, or nobody knows."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import urllib3.exceptions
+from anymail.exceptions import AnymailAPIError
+from requests import exceptions as requests_errors
+
+from ...core.outcomes import Reply
+from ...core.status import DeliveryStatus
+from ...mail.providers import Deduplication
+
+REFUSED = frozenset({400, 413, 414, 415, 422})
+"""The message or its recipients are what the provider does not take; it would say the same tomorrow."""
+NOT_PROCESSED = frozenset({501, 505})
+"""5xx that say that the request was not worked on (RFC 9110 §15.6); the others may come after it was."""
+
+_NOT_SENT: tuple[type[BaseException], ...] = (
+    ConnectionRefusedError,
+    socket.gaierror,
+    ssl.SSLCertVerificationError,
+    urllib3.exceptions.NewConnectionError,
+    urllib3.exceptions.ConnectTimeoutError,
+    urllib3.exceptions.ProxyError,
+    requests_errors.ConnectTimeout,
+    requests_errors.InvalidURL,
+    requests_errors.InvalidSchema,
+    requests_errors.MissingSchema,
+    requests_errors.InvalidHeader,
+)
+_NOT_SENT_BY_BOTO = frozenset(
+    {
+        "EndpointConnectionError",
+        "ConnectTimeoutError",
+        "NoCredentialsError",
+        "PartialCredentialsError",
+        "CredentialRetrievalError",
+        "NoRegionError",
+        "ParamValidationError",
+    }
+)
+_LONGEST = 500
+
+
+def reply_for(error: BaseException, provider: Deduplication | None, retried: bool) -> Reply:
+    """Return what ``error``, raised while the request was made, says of it.
+
+    ``retried``: the client may have made the request several times, of which it reports the last.
+    """
+    code, headers, text = _answer(error)
+    if code is None:
+        name = type(error).__name__
+        if not retried and any(_not_sent(cause) for cause in _causes(error)):
+            return Reply(DeliveryStatus.DEFERRED, None, f"not sent: {name}: {_first_line(error)}")
+        return Reply(DeliveryStatus.IN_DOUBT, None, f"no answer: {name}: {_first_line(error)}")
+    if provider is not None and (said := provider.read(code, text)) is not None:
+        return said
+    wait = headers.get("Retry-After", "")
+    asked = f"; retry after {wait} seconds" if wait.isdecimal() else ""
+    status = DeliveryStatus.IN_DOUBT if retried and _was_retried(error) else _status(code, bool(wait))
+    return Reply(status, code, f"HTTP {code}: {' '.join(text.split())[:_LONGEST]}{asked}")
+
+
+def _status(code: int, asks_to_wait: bool) -> DeliveryStatus:
+    if code in REFUSED:
+        return DeliveryStatus.REFUSED
+    if 400 <= code < 500 or code in NOT_PROCESSED or (code == 503 and asks_to_wait):
+        return DeliveryStatus.DEFERRED
+    return DeliveryStatus.IN_DOUBT
+
+
+def _answer(error: BaseException) -> tuple[int | None, Mapping[str, str], str]:
+    """Return status, headers and text of the answer that ``error`` is about, if there was one."""
+    response: Any = getattr(error, "response", None) if isinstance(error, AnymailAPIError) else None
+    if isinstance(response, Mapping):  # botocore's
+        about = response.get("ResponseMetadata", {})
+        text = str(response.get("Error", {}).get("Message", ""))
+        return about.get("HTTPStatusCode"), about.get("HTTPHeaders", {}), text
+    if response is None or getattr(response, "status_code", None) is None:
+        return None, {}, ""
+    return response.status_code, response.headers, response.text
+
+
+def _was_retried(error: BaseException) -> bool:
+    """Tell whether the answer is that to a repeated request: the one before it may have been taken."""
+    response: Any = getattr(error, "response", None)
+    if isinstance(response, Mapping):
+        return bool(response.get("ResponseMetadata", {}).get("RetryAttempts", 0))
+    return bool(getattr(getattr(getattr(response, "raw", None), "retries", None), "history", ()))
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield ``error`` and what it was raised from, also where a library only hands that on as an argument."""
+    seen: list[BaseException] = []
+    todo: list[Any] = [error]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, BaseException) and one not in seen:
+            seen.append(one)
+            yield one
+            todo += [one.__cause__, one.__context__, getattr(one, "reason", None), *one.args]
+
+
+def _not_sent(cause: BaseException) -> bool:
+    return isinstance(cause, _NOT_SENT) or type(cause).__name__ in _NOT_SENT_BY_BOTO
+
+
+def _first_line(error: BaseException) -> str:
+    causes = [cause for cause in _causes(error) if cause is not error]
+    return (str(causes[0] if causes else error).splitlines() or [""])[0][:_LONGEST]

@@ -1,0 +1,82 @@
+"""Anymail's tracking signal: what a provider's webhook tells goes to the entry that the message names.
+
+Whether a webhook is genuine is Anymail's to find out, before it sends the signal. An error here makes its view
+answer with 500, and the provider tell it again: that is wanted where the ledger does not answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from typing import Any
+
+from ...conf import conf
+from ...core.addresses import recipient
+from ...core.errors import EntryUnreadable
+from ...core.events import ACCEPTED, Event
+from ...wiring import get_ledger, get_mirror
+from . import marks
+
+logger = logging.getLogger("celery_idempotent")
+
+KINDS = {
+    "queued": ACCEPTED,
+    "sent": ACCEPTED,
+    "delivered": "delivered",
+    "deferred": "deferred",
+    "bounced": "bounced",
+    "rejected": "rejected",
+    "failed": "failed",
+    "complained": "complained",
+    # What people do with a mail is nobody's business here, but they have it.
+    "opened": ACCEPTED,
+    "clicked": ACCEPTED,
+    "unsubscribed": ACCEPTED,
+    "autoresponded": ACCEPTED,
+}
+"""Anymail's event types, as the ledger keeps them. Others say nothing about a hand-over."""
+
+
+def hear(sender: Any, event: Any, esp_name: str, **_: Any) -> None:
+    """Keep ``event`` with its entry. Raises `LedgerUnavailable`."""
+    mark = marks.read(event.metadata)
+    kind = KINDS.get(event.event_type)
+    if mark is None or kind is None:
+        return
+    ledger = get_ledger()
+    heard = Event(
+        kind=kind,
+        at=_aware(event.timestamp) or ledger.store.now(),
+        generation=mark.generation,
+        message=mark.message,
+        attempt=mark.attempt,
+        recipient=_recipient(event, esp_name),
+        source=esp_name,
+        whole=mark.whole,
+    )
+    try:
+        entry = ledger.hear(mark.key, heard)
+    except EntryUnreadable as error:
+        logger.error("%s told %s of an entry that cannot be read: %s", esp_name, kind, error)
+        return
+    if entry is None:
+        logger.info("%s told %s of %s, which the ledger does not know (any more)", esp_name, kind, mark.key)
+    elif mirror := get_mirror():
+        mirror.keep(entry)
+
+
+def _aware(moment: Any) -> datetime | None:
+    return moment if isinstance(moment, datetime) and moment.utcoffset() is not None else None
+
+
+def _recipient(event: Any, esp_name: str) -> str:
+    """Return the digest of the address that ``event`` is about, or nothing where the provider does not say."""
+    if not event.recipient or (esp_name == "Resend" and _has_several(event.esp_event)):
+        return ""
+    return recipient(event.recipient, conf.recipient_salt, conf.recipients).digest
+
+
+def _has_several(esp_event: Any) -> bool:
+    """Tell whether Resend's event is about a message to several: it does not say about whom of them."""
+    data = esp_event.get("data") or {}
+    return sum(len(data.get(name) or ()) for name in ("to", "cc", "bcc")) > 1

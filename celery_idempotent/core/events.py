@@ -1,0 +1,162 @@
+"""What a provider tells about a mail after the hand-over: delivered, bounced, complained, and that it has it.
+
+Events are kept beside the status of a delivery and never take a claim away from whoever has it: a bounce does
+not undo an acceptance, and an event that comes before the reply does not disturb the run that waits for it.
+They settle what nobody knows: a delivery in doubt for which there is an event has reached the provider.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from . import changes, offers
+from .audit import Intervention
+from .changes import REFUSING, proven
+from .entry import After, Delivery, Entry
+from .status import DeliveryStatus, Status
+
+ACCEPTED = "accepted"
+KINDS = frozenset({ACCEPTED, "delivered", "deferred", "bounced", "complained", *REFUSING})
+"""The kinds that are kept. Each proves that the provider has the mail."""
+_UNSETTLED = (DeliveryStatus.IN_DOUBT, DeliveryStatus.DEFERRED)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event about one hand-over."""
+
+    kind: str
+    """One of `KINDS`."""
+    at: datetime
+    generation: int
+    message: str
+    """`mark` of the message's Message-ID."""
+    attempt: int
+    """Number of the hand-over, as its message carries it."""
+    recipient: str
+    """Digest of the address it is about; empty where the provider does not say."""
+    source: str = ""
+    """Which provider tells, for the audit."""
+    whole: bool = False
+    """The message went as one request: if the provider has it for one recipient, it has it for all."""
+
+
+def mark(message_id: str) -> str:
+    """Return what stands for a Message-ID in places that have little room, or take no address-like text."""
+    return hashlib.sha256(message_id.encode()).hexdigest()[:16]
+
+
+def heard(entry: Entry, event: Event, now: datetime) -> Entry:
+    """Return ``entry`` with ``event`` beside its deliveries, and with what it settles; the same if nothing."""
+    if event.generation != entry.generation:
+        return entry
+    rows = [row for delivery in entry.deliveries if (row := _heard(delivery, entry, event)) is not delivery]
+    settled = _settled(replace(entry, deliveries=changes.merged(entry, rows)), now)
+    if settled.status in (entry.status, Status.IN_DOUBT):
+        return settled
+    action = f"proven: {settled.status.value.replace('_', ' ')}"
+    one = Intervention(action, event.source, f"event: {event.kind}", now, entry.generation, entry.status)
+    return replace(settled, audit=(*settled.audit, one))
+
+
+def _heard(delivery: Delivery, entry: Entry, event: Event) -> Delivery:
+    if mark(delivery.message_id) != event.message:
+        return delivery
+    if delivery.recipient.digest == event.recipient:
+        return with_events(delivery, [(event.kind, event.at)])
+    if _is_about_all(entry, event) and _is_open(delivery):
+        return with_events(delivery, [(ACCEPTED, event.at)])
+    return delivery
+
+
+def _is_about_all(entry: Entry, event: Event) -> bool:
+    """Tell whether ``event`` proves that the newest hand-over reached the provider, for all its recipients."""
+    first = entry.attempts - max(entry.offers - 1, 0)  # the same content may have been offered several times
+    if not event.whole or event.kind in REFUSING or not first <= event.attempt <= entry.attempts:
+        return False
+    own = [d for d in entry.deliveries if d.recipient.digest == event.recipient]
+    return all(_is_open(delivery) for delivery in own if mark(delivery.message_id) == event.message)
+
+
+def _is_open(delivery: Delivery) -> bool:
+    return delivery.status in (DeliveryStatus.SENDING, DeliveryStatus.IN_DOUBT)
+
+
+def with_events(delivery: Delivery, more: Iterable[tuple[str, datetime]]) -> Delivery:
+    """Return ``delivery`` with ``more``; of each kind the earliest counts."""
+    known = dict(delivery.events)
+    for kind, at in more:
+        known[kind] = min(at, known.get(kind, at))
+    events = tuple(sorted(known.items(), key=lambda pair: (pair[1], pair[0])))
+    return delivery if events == delivery.events else replace(delivery, events=events)
+
+
+def _settled(entry: Entry, now: datetime) -> Entry:
+    if entry.status is Status.SENDING:
+        if changes.running(entry, now):
+            return entry  # whoever waits for the reply will tell
+        doubtful = changes.doubtful(entry)
+        if not any(d.events for d in doubtful.deliveries):
+            return entry
+        entry = doubtful
+    found = entry.deliveries
+    rows = tuple(_by_proof(d) if d.status in _UNSETTLED else d for d in found)
+    if rows == found and entry.status is not Status.IN_DOUBT:
+        return entry
+    accepted = any(
+        d.status is DeliveryStatus.ACCEPTED and d.status is not was.status
+        for d, was in zip(rows, found, strict=True)
+    )
+    entry = replace(entry, deliveries=rows, sent_at=After() if accepted else entry.sent_at)
+    return _out_of_doubt(entry) if entry.status is Status.IN_DOUBT and rows else entry
+
+
+def _by_proof(delivery: Delivery) -> Delivery:
+    status = proven(delivery)
+    if status is delivery.status:
+        return delivery
+    return replace(delivery, status=status, detail=f"proven by the provider: {delivery.events[-1][0]}")
+
+
+def _out_of_doubt(entry: Entry) -> Entry:
+    """Return ``entry`` in the state that its deliveries, none of them in doubt any more, leave it in."""
+    statuses = {delivery.status for delivery in entry.deliveries}
+    if DeliveryStatus.IN_DOUBT in statuses:
+        return entry
+    if DeliveryStatus.DEFERRED in statuses:
+        status = Status.RELEASED
+    else:
+        status = Status.SENT if DeliveryStatus.ACCEPTED in statuses else Status.FAILED
+    return replace(entry, status=status, deadline=None, result=None)
+
+
+# -- for a run that finds that something was told or decided while it was at work -------------------------
+
+
+def came_meanwhile(current: Entry, entry: Entry) -> bool:
+    """Tell whether ``current``, of the same claim, is ``entry`` but for events: nobody has acted on it."""
+    return (
+        current.version > entry.version
+        and (current.status, current.generation, current.attempts)
+        == (entry.status, entry.generation, entry.attempts)
+        and without(current.deliveries) == without(entry.deliveries)
+    )
+
+
+def without(deliveries: Iterable[Delivery]) -> tuple[Delivery, ...]:
+    """Return ``deliveries`` as they were before anything was told about them."""
+    return tuple(replace(delivery, events=()) for delivery in deliveries)
+
+
+def rebased(changed: Entry, current: Entry, lease: float) -> Entry:
+    """Return ``changed`` on top of ``current``, with its events, what they settle, and its audit."""
+    told = {(d.part, d.recipient.digest): d.events for d in current.deliveries}
+    rows = [with_events(d, told.get((d.part, d.recipient.digest), ())) for d in changed.deliveries]
+    known = tuple(_by_proof(d) if d.status in _UNSETTLED else d for d in rows)
+    entry = replace(changed, version=current.version, deliveries=known, audit=current.audit)
+    if changed.status is not Status.IN_DOUBT or not rows or offers.doubtful(entry):
+        return entry
+    return replace(entry, status=Status.CLAIMED, deadline=After(lease), sent_at=After())

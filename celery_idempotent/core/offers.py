@@ -1,0 +1,98 @@
+"""Hand-overs that a provider recognises by an idempotency key: a doubt about one ends by making it again.
+
+Inside the provider's window the same content under the same key is one mail, however often it is offered. The
+window is counted by the store's clock from the write-ahead of the first hand-over, which is before the provider
+can have seen the key; so the provider remembers it for at least as long.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from .entry import After, Delivery, Entry
+from .outcomes import Reply
+from .status import DeliveryStatus, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What is written ahead of a hand-over that the provider will recognise."""
+
+    key: str
+    seconds: float
+    """How long the provider recognises it."""
+    sealed: str = ""
+    """The content, encrypted; empty where the provider does not compare it."""
+
+
+def opened(entry: Entry, offer: Offer | None) -> Entry:
+    """Return ``entry`` with ``offer`` in place of an earlier one; with none, its doubts can only be held."""
+    if offer is None:
+        return closed(entry)
+    return replace(
+        entry,
+        provider_key=offer.key,
+        recognised_until=After(offer.seconds),
+        offers=1,
+        sealed=offer.sealed,
+    )
+
+
+def closed(entry: Entry) -> Entry:
+    """Return ``entry`` without key and content."""
+    return replace(entry, provider_key="", recognised_until=None, offers=0, sealed="")
+
+
+def kept(entry: Entry) -> Entry:
+    """Return ``entry`` as it may be stored: key and content only while a mail server may hold the mail."""
+    return entry if entry.status in (Status.SENDING, Status.IN_DOUBT) else closed(entry)
+
+
+def is_recognised(entry: Entry, now: datetime, seconds: float) -> bool:
+    """Tell whether what is in doubt may be offered again, if that takes no longer than ``seconds``."""
+    until = entry.recognised_until
+    return (
+        bool(entry.provider_key) and isinstance(until, datetime) and now + timedelta(seconds=seconds) <= until
+    )
+
+
+def doubtful(entry: Entry) -> tuple[Delivery, ...]:
+    """Return the deliveries in doubt; where there is a `provider_key`, they were handed over under it."""
+    return tuple(d for d in entry.deliveries if d.status is DeliveryStatus.IN_DOUBT)
+
+
+def again(entry: Entry) -> Entry:
+    """Return ``entry`` with its doubtful deliveries being handed over once more under the same key."""
+    return replace(
+        entry,
+        offers=entry.offers + 1,
+        deliveries=tuple(
+            replace(d, status=DeliveryStatus.SENDING) if d.status is DeliveryStatus.IN_DOUBT else d
+            for d in entry.deliveries
+        ),
+    )
+
+
+def settled(entry: Entry, place: tuple[str, str], reply: Reply) -> Reply:
+    """Return what ``reply`` says about the delivery at ``place``, (part, digest), of ``entry``.
+
+    Of one that was in doubt before, only an acceptance says something: a refusal is about this offer, not about
+    the one whose reply was lost.
+    """
+    if reply.status is DeliveryStatus.ACCEPTED:
+        return reply
+    for d in entry.deliveries:
+        if (d.part, d.recipient.digest) == place and (
+            d.status is DeliveryStatus.IN_DOUBT or (d.status is DeliveryStatus.SENDING and entry.offers > 1)
+        ):
+            return replace(reply, status=DeliveryStatus.IN_DOUBT)
+    return reply
+
+
+def after(entry: Entry, accepted: bool) -> Entry:
+    """Return ``entry`` as a hand-over leaves it.
+
+    Accepted for some, in doubt for others: the key now stands for those accepted, so the rest is held.
+    """
+    return closed(entry) if accepted and doubtful(entry) else entry

@@ -1,0 +1,245 @@
+"""Doubt about a hand-over that the provider recognises: offered again inside its window, held after it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from celery_idempotent.core.entry import Entry, Recipient
+from celery_idempotent.core.errors import ClaimLost, DeliveryInDoubt
+from celery_idempotent.core.ledger import Ledger
+from celery_idempotent.core.offers import Offer
+from celery_idempotent.core.outcomes import Acquired, Asker, Busy, Held, Policy, Reply, Verdict
+from celery_idempotent.core.status import DeliveryStatus, Status
+from celery_idempotent.stores.memory import MemoryStore
+from tests.core.test_ledger import Clock
+
+ONE = Asker("k", "mail", "task-1")
+TWO = replace(ONE, task_id="task-2")
+POLICY = Policy(lease=60, send_timeout=30)
+ANN, BOB = ("0", Recipient("a", "a***")), ("0", Recipient("b", "b***"))
+OFFER = Offer("key-1", 3600, "sealed")
+LOST = Reply(DeliveryStatus.IN_DOUBT, None, "no reply")
+YES = Reply(DeliveryStatus.ACCEPTED, 250)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that stands still."""
+    return Clock()
+
+
+@pytest.fixture
+def ledger(clock: Clock) -> Ledger:
+    """An empty ledger on it."""
+    return Ledger(MemoryStore(clock))
+
+
+def acquired(ledger: Ledger, asker: Asker = ONE, policy: Policy = POLICY) -> Entry:
+    outcome = ledger.claim(asker, policy)
+    assert isinstance(outcome, Acquired), outcome
+    return outcome.entry
+
+
+def in_doubt(ledger: Ledger, *targets: Any, offer: Offer | None = OFFER) -> Entry:
+    """Return an entry whose hand-over to ``targets`` got no reply."""
+    entry = ledger.begin(acquired(ledger), targets or [ANN], "<m>", ONE, POLICY, offer)
+    return ledger.settle(entry, dict.fromkeys(targets or [ANN], LOST), "<m>", ONE, POLICY)
+
+
+def test_inside_the_window_a_claim_may_offer_it_again(ledger: Ledger, clock: Clock) -> None:
+    """The doubt is not held: whoever asks gets the claim, with the key and the content of the first time."""
+    in_doubt(ledger)
+    clock.forward(3000)
+    entry = acquired(ledger, TWO)
+    assert (entry.provider_key, entry.sealed, entry.offers) == ("key-1", "sealed", 1)
+    assert entry.status is Status.SENDING, "the provider may have the mail: nobody may cancel or release it"
+    assert entry.deliveries[0].status is DeliveryStatus.IN_DOUBT
+
+
+def test_after_the_window_it_is_held_and_the_content_is_gone(ledger: Ledger, clock: Clock) -> None:
+    """Never after: the provider would take it for another mail. What nobody can use any more is erased."""
+    in_doubt(ledger)
+    clock.forward(3600 - 29)  # the hand-over itself would end outside
+    outcome = ledger.claim(TWO, POLICY)
+    assert isinstance(outcome, Held)
+    assert (outcome.entry.sealed, outcome.entry.provider_key, outcome.entry.status) == ("", "", Status.IN_DOUBT)
+
+
+def test_the_last_moment_counts(ledger: Ledger, clock: Clock) -> None:
+    """A hand-over that ends exactly with the window is inside it."""
+    in_doubt(ledger)
+    clock.forward(3600 - 30)
+    acquired(ledger, TWO)
+
+
+def test_the_window_counts_from_the_first_hand_over(ledger: Ledger, clock: Clock) -> None:
+    """Offering again does not lengthen it."""
+    in_doubt(ledger)
+    clock.forward(1800)
+    entry = ledger.begin_again(acquired(ledger), ONE, POLICY)
+    assert entry.recognised_until == clock.now + timedelta(seconds=1800)
+    ledger.settle(entry, {ANN: LOST}, "<m>", ONE, POLICY)
+    clock.forward(1790)
+    assert isinstance(ledger.claim(TWO, POLICY), Held)
+
+
+def test_a_body_that_takes_too_long_does_not_offer_it_after_the_window(ledger: Ledger, clock: Clock) -> None:
+    """The window is looked at once more in the write-ahead itself."""
+    in_doubt(ledger)
+    clock.forward(3500)
+    entry = acquired(ledger)
+    clock.forward(71)
+    with pytest.raises(DeliveryInDoubt):
+        ledger.begin_again(entry, ONE, POLICY)
+    outcome = ledger.claim(TWO, POLICY)
+    assert isinstance(outcome, Held)
+    assert outcome.entry.deliveries[0].status is DeliveryStatus.IN_DOUBT
+
+
+def test_an_acceptance_of_the_same_key_settles_the_doubt(ledger: Ledger) -> None:
+    """Sent, and nothing of the content is left."""
+    entry = in_doubt(ledger)
+    entry = ledger.settle(ledger.begin_again(entry, ONE, POLICY), {ANN: YES}, "<m>", ONE, POLICY)
+    assert entry.status is Status.CLAIMED
+    assert entry.deliveries[0].status is DeliveryStatus.ACCEPTED
+    assert (entry.provider_key, entry.recognised_until, entry.offers, entry.sealed) == ("", None, 0, "")
+    assert ledger.complete(entry, "done").status is Status.SENT
+
+
+@pytest.mark.parametrize("status", [DeliveryStatus.DEFERRED, DeliveryStatus.REFUSED, DeliveryStatus.IN_DOUBT])
+@pytest.mark.parametrize("before", [True, False], ids=["refused before the payload", "refused after it"])
+def test_a_refusal_of_the_second_offer_says_nothing_about_the_first(
+    ledger: Ledger, status: DeliveryStatus, before: bool
+) -> None:
+    """P1: a rate limit now is no proof that the first offer was not taken. It may be tried again."""
+    entry = in_doubt(ledger)
+    if not before:
+        entry = ledger.begin_again(entry, ONE, POLICY)
+    entry = ledger.settle(entry, {ANN: Reply(status, 429)}, "<m>", ONE, POLICY)
+    assert entry.status is Status.IN_DOUBT
+    assert entry.deliveries[0].status is DeliveryStatus.IN_DOUBT
+    assert entry.sealed == "sealed"
+    acquired(ledger, TWO)
+
+
+def test_accepted_for_some_holds_the_others(ledger: Ledger) -> None:
+    """P1, P2: the key stands for those accepted now; under it the others would never get anything."""
+    entry = ledger.begin_again(in_doubt(ledger, ANN, BOB), ONE, POLICY)
+    entry = ledger.settle(entry, {ANN: YES, BOB: Reply(DeliveryStatus.DEFERRED, 450)}, "<m>", ONE, POLICY)
+    assert entry.status is Status.IN_DOUBT
+    assert [d.status for d in entry.deliveries] == [DeliveryStatus.ACCEPTED, DeliveryStatus.IN_DOUBT]
+    assert isinstance(ledger.claim(TWO, POLICY), Held)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["first offer", "second offer"])
+def test_a_crash_in_the_hand_over_is_offered_again(ledger: Ledger, clock: Clock, again: bool) -> None:
+    """What was written ahead is all that is needed; everyone waits for the send deadline before."""
+    entry = acquired(ledger)
+    entry = ledger.begin(entry, [ANN], "<m>", ONE, POLICY, OFFER)
+    if again:
+        entry = ledger.settle(entry, {ANN: LOST}, "<m>", ONE, POLICY)
+        ledger.begin_again(entry, ONE, POLICY)
+    assert isinstance(ledger.claim(ONE, POLICY), Busy)
+    clock.forward(31)
+    assert acquired(ledger, TWO).sealed == "sealed"
+
+
+def test_a_crash_between_claim_and_offer_leaves_the_doubt(ledger: Ledger, clock: Clock) -> None:
+    """The claim that was to offer it again is not taken for one with nothing in flight."""
+    in_doubt(ledger)
+    acquired(ledger, TWO)
+    clock.forward(61)
+    assert acquired(ledger).provider_key == "key-1"
+    clock.forward(3600)
+    outcome = ledger.claim(ONE, POLICY)
+    assert isinstance(outcome, Held)
+    assert outcome.entry.status is Status.IN_DOUBT
+
+
+@pytest.mark.parametrize("end", ["release", "fail", "complete"])
+def test_a_body_that_does_not_offer_it_leaves_the_doubt(ledger: Ledger, end: str) -> None:
+    """P2: a body that takes another way this time does not make it sent, free or failed."""
+    in_doubt(ledger)
+    entry = acquired(ledger, TWO)
+    ended = {
+        "release": lambda: ledger.release(entry, POLICY, 5.0),
+        "fail": lambda: ledger.fail(entry, "ValueError"),
+        "complete": lambda: ledger.complete(entry, "done"),
+    }[end]()
+    assert ended.status is Status.IN_DOUBT
+    assert ended.sealed == "sealed"
+    acquired(ledger, TWO)
+
+
+def test_another_message_meanwhile_makes_the_doubt_one_to_hold(ledger: Ledger) -> None:
+    """An entry has one key: of two messages in doubt nobody could tell which one it stands for."""
+    in_doubt(ledger)
+    other = ("other", ANN[1])
+    entry = ledger.begin(acquired(ledger, TWO), [other], "<n>", TWO, POLICY, Offer("key-2", 3600))
+    entry = ledger.settle(entry, {other: YES}, "<n>", TWO, POLICY)
+    assert entry.status is Status.IN_DOUBT
+    assert isinstance(ledger.claim(ONE, POLICY), Held)
+
+
+def test_a_crash_in_another_message_holds_both(ledger: Ledger, clock: Clock) -> None:
+    """The key of the first never stands for what was handed over without one."""
+    in_doubt(ledger)
+    ledger.begin(acquired(ledger, TWO), [("other", ANN[1])], "<n>", TWO, POLICY)
+    clock.forward(31)
+    assert isinstance(ledger.claim(ONE, POLICY), Held)
+
+
+def test_the_later_of_two_that_offer_it_again_is_fenced_off(ledger: Ledger) -> None:
+    """One claim, one offer at a time."""
+    in_doubt(ledger)
+    first = acquired(ledger)
+    assert isinstance(ledger.claim(TWO, POLICY), Busy)
+    ledger.settle(ledger.begin_again(first, ONE, POLICY), {ANN: YES}, "<m>", ONE, POLICY)
+    with pytest.raises(ClaimLost):
+        ledger.begin_again(first, ONE, POLICY)
+
+
+def test_without_a_key_it_is_held_as_ever(ledger: Ledger) -> None:
+    """A provider that does not deduplicate is never offered a doubtful mail again."""
+    in_doubt(ledger, offer=None)
+    assert isinstance(ledger.claim(TWO, POLICY), Held)
+
+
+def test_a_definite_refusal_erases_the_content_at_once(ledger: Ledger) -> None:
+    """The next attempt is a hand-over of its own, with a key and content of its own."""
+    entry = ledger.begin(acquired(ledger), [ANN], "<m>", ONE, POLICY, OFFER)
+    entry = ledger.settle(entry, {ANN: Reply(DeliveryStatus.DEFERRED, 450)}, "<m>", ONE, POLICY)
+    assert (entry.status, entry.sealed, entry.provider_key) == (Status.CLAIMED, "", "")
+
+
+def test_a_verifier_is_asked_first_and_its_yes_counts(ledger: Ledger, clock: Clock) -> None:
+    """Who knows need not ask the provider again; a "not sent" is offered under the same key all the same."""
+    in_doubt(ledger)
+    not_sent = replace(POLICY, in_doubt=lambda entry: Verdict.NOT_SENT)
+    assert acquired(ledger, TWO, not_sent).provider_key == "key-1"
+    clock.forward(61)
+    sent = replace(POLICY, in_doubt=lambda entry: Verdict.SENT)
+    entry = acquired(ledger, TWO, sent)
+    assert entry.deliveries[0].status is DeliveryStatus.ACCEPTED
+    assert entry.sealed == ""
+
+
+def test_resend_uses_the_key_while_it_counts(ledger: Ledger, clock: Clock) -> None:
+    """The second copy that "resend" puts up with is not even made inside the window."""
+    resend = replace(POLICY, in_doubt="resend")
+    in_doubt(ledger)
+    assert acquired(ledger, TWO, resend).provider_key == "key-1"
+    clock.forward(3600)
+    entry = acquired(ledger, TWO, resend)
+    assert entry.deliveries[0].status is DeliveryStatus.DEFERRED
+    assert entry.provider_key == ""
+
+
+def test_an_opaque_body_never_offers_again(ledger: Ledger) -> None:
+    """It could not say what it sends; the entry is from before mail went around the ledger."""
+    in_doubt(ledger)
+    assert isinstance(ledger.claim(TWO, replace(POLICY, opaque=True)), Held)

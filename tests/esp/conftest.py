@@ -1,0 +1,60 @@
+"""What the tests of Anymail share: each provider's settings for an API on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+
+from celery_idempotent.mail import handover
+from tests.support.providers import API
+
+KEY = Fernet.generate_key().decode()
+SES = {
+    "region_name": "us-east-1",
+    "aws_access_key_id": "id",
+    "aws_secret_access_key": "secret",
+    "config": {"retries": {"total_max_attempts": 1, "mode": "standard"}},
+}
+PROVIDERS: dict[str, Callable[[str], dict[str, Any]]] = {
+    "resend": lambda url: {"RESEND_API_URL": url, "RESEND_API_KEY": "re_key"},
+    "brevo": lambda url: {"BREVO_API_URL": f"{url}v3/", "BREVO_API_KEY": "key"},
+    "mailgun": lambda url: {
+        "MAILGUN_API_URL": f"{url}v3",
+        "MAILGUN_API_KEY": "key",
+        "MAILGUN_SENDER_DOMAIN": "mg.example.com",
+    },
+    "postmark": lambda url: {"POSTMARK_API_URL": url, "POSTMARK_SERVER_TOKEN": "token"},
+    "sendgrid": lambda url: {"SENDGRID_API_URL": f"{url}v3/", "SENDGRID_API_KEY": "key"},
+    "amazon_ses": lambda url: {"AMAZON_SES_CLIENT_PARAMS": {**SES, "endpoint_url": url}},
+}
+
+
+@pytest.fixture(autouse=True)
+def _quick(memory_ledger: Any, tracked: None, monkeypatch: Any) -> None:
+    """An empty ledger, no proxy, and tries that follow each other at once."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(handover, "PAUSES", (0.0, 0.0))
+
+
+@pytest.fixture
+def use(settings: Any) -> Callable[..., None]:
+    """Have mail sent through one provider, at ``api``; more goes into ``CELERY_IDEMPOTENT``."""
+
+    def use(name: str, api: API | str, **more: Any) -> None:
+        url = api if isinstance(api, str) else api.url
+        settings.ANYMAIL = {
+            **PROVIDERS.get(name, lambda url: {})(url),
+            "REQUESTS_TIMEOUT": 10,
+            "WEBHOOK_SECRET": "user:password",
+        }
+        settings.CELERY_IDEMPOTENT = {
+            **settings.CELERY_IDEMPOTENT,
+            "EMAIL_BACKEND": f"anymail.backends.{name}.EmailBackend",
+            "ENCRYPTION_KEYS": [KEY],
+            **more,
+        }
+
+    return use
