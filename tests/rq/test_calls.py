@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from redis import Redis as Client
+from redis.exceptions import RedisError
 from rq import Queue, Retry, SimpleWorker
 from rq.exceptions import ShutDownImminentException
 from rq.job import Job
 from rq.timeouts import JobTimeoutException, TimerDeathPenalty
 
-from celery_idempotent import InProgress, KeyFieldError, PayloadMismatch, Status
+from celery_idempotent import InProgress, KeyFieldError, PayloadMismatch, RecipientsDeferred, Status
 from celery_idempotent.contrib import rq as adapter
 from celery_idempotent.contrib.rq import IdempotentJob, idempotent, idempotent_email
 from celery_idempotent.identity import HEADER, own_note
@@ -66,6 +67,43 @@ class InThisProcess(SimpleWorker):
 
     def _install_signal_handlers(self) -> None:
         """Install none."""
+
+
+@idempotent(key_fields=("n",), lease=30)
+def there(n: int) -> Any:
+    """Calls another function, which calls this one."""
+    calls.append(("there", n))
+    return ["there", n, back(n)]
+
+
+@idempotent(key_fields=("n",), lease=30)
+def back(n: int) -> Any:
+    """Calls `there` for the next number, up to 2."""
+    calls.append(("back", n))
+    return ["back", n, there(n + 1) if n < 2 else None]
+
+
+@idempotent(key_fields=("n",))
+def greylisted(n: int) -> None:
+    """Is refused for now."""
+    raise RecipientsDeferred("greylisted")
+
+
+class Shop:
+    """Has methods that are idempotent."""
+
+    @idempotent(key_fields=("n",))
+    def of_one(self, n: int) -> int:
+        """A method."""
+        calls.append(n)
+        return n
+
+    @classmethod
+    @idempotent(key_fields=("n",))
+    def of_all(cls, n: int) -> int:
+        """A class method."""
+        calls.append(n)
+        return n
 
 
 def work(queue: Queue) -> None:
@@ -120,6 +158,25 @@ def test_the_decorator_keeps_what_a_function_is() -> None:
     assert listed.__module__ == __name__
     assert listed.__qualname__ == "listed"
     assert listed.key_for(1) == listed.key_for(n=1) != listed.key_for("1")
+
+
+def test_functions_that_call_each_other(queue: Queue) -> None:
+    """P2: deep in its own job's body, the job's function is called for another email, and that is sent."""
+    job = queue.enqueue(there, 1)
+    work(queue)
+    assert job.return_value() == ["there", 1, ["back", 1, ["there", 2, ["back", 2, None]]]]
+    assert calls == [("there", 1), ("back", 1), ("there", 2), ("back", 2)]
+    assert there.entry_for(2).status is Status.SENT
+
+
+@pytest.mark.parametrize("name", ["of_one", "of_all"])
+def test_methods(queue: Queue, name: str) -> None:
+    """RQ keeps the instance or class beside the arguments; the key is computed at enqueue all the same."""
+    jobs = [queue.enqueue(getattr(Shop(), name), 1), queue.enqueue(getattr(Shop(), name), n=1)]
+    assert jobs[0].meta[HEADER]["key"] == jobs[1].meta[HEADER]["key"]
+    work(queue)
+    assert [job.return_value() for job in jobs] == [1, 1]
+    assert calls == [1]
 
 
 # -- a job's own life -----------------------------------------------------------------------------------------
@@ -182,6 +239,35 @@ def _claimed(ledger: Any, job: Job) -> Any:
     """Claim the key of ``job`` as a worker would that has died since."""
     call = adapter.JobCall(listed.declared, job, job.args, job.kwargs)
     return ledger.claim(call.asker, _policy()).entry
+
+
+def test_rqs_redis_away_as_a_body_ends(queue: Queue, monkeypatch: Any) -> None:
+    """P2: how the body ended is recorded, and the job fails with the body's own error."""
+    monkeypatch.setattr(adapter.RQScheduler, "get_locking_key", _away)
+    job = queue.enqueue(greylisted, 1)
+    work(queue)
+    assert greylisted.entry_for(1).status is Status.FAILED
+    assert "RecipientsDeferred: greylisted" in job.latest_result().exc_string
+
+
+def test_rqs_redis_away_as_a_job_comes_back(queue: Queue, memory_ledger: Any, monkeypatch: Any) -> None:
+    """P2: it comes back all the same, if RQ itself reaches its Redis by then."""
+
+    def sleep(seconds: float) -> None:
+        memory_ledger.release(running, _policy(), None, "gone")
+
+    first = Queue("other", connection=queue.connection, job_class=IdempotentJob).enqueue(listed, 1)
+    running = _claimed(memory_ledger, first)
+    monkeypatch.setattr(adapter.RQScheduler, "get_locking_key", _away)
+    monkeypatch.setattr(Job, "save_meta", _away)
+    monkeypatch.setattr(adapter.time, "sleep", sleep)
+    job = queue.enqueue(listed, 1, answer="done")
+    work(queue)
+    assert job.return_value() == "done"
+
+
+def _away(*_: Any) -> None:
+    raise RedisError("away")
 
 
 def test_a_shutdown_in_an_opaque_body_leaves_it_to_its_deadline_or_doubt(queue: Queue) -> None:
