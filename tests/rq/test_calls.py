@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from celery import Celery
 from django.core.exceptions import ImproperlyConfigured
 from redis import Redis as Client
 from redis.exceptions import RedisError
@@ -16,7 +17,14 @@ from rq.exceptions import ShutDownImminentException
 from rq.job import Job
 from rq.timeouts import JobTimeoutException, TimerDeathPenalty
 
-from celery_idempotent import InProgress, KeyFieldError, PayloadMismatch, RecipientsDeferred, Status
+from celery_idempotent import (
+    IdempotentTask,
+    InProgress,
+    KeyFieldError,
+    PayloadMismatch,
+    RecipientsDeferred,
+    Status,
+)
 from celery_idempotent.contrib import rq as adapter
 from celery_idempotent.contrib.rq import IdempotentJob, idempotent, idempotent_email
 from celery_idempotent.identity import HEADER, own_note
@@ -453,6 +461,24 @@ def test_the_key_is_celerys_key() -> None:
 
     assert app.confirm.key_for(1) == celery_shop.confirm.key_for(1)
     assert app.confirm.key_for(order=1, to="bob@example.com") == celery_shop.confirm.key_for(1)
+
+
+@pytest.mark.parametrize(("fields", "expected"), [(None, PayloadMismatch), ((), "from Celery")])
+def test_a_celery_task_with_other_parameters(memory_ledger: Any, fields: Any, expected: Any) -> None:
+    """Parameters that only one of them has are other content, unless both say what counts as content."""
+    same: dict[str, Any] = {"key_fields": ("n",), "email_type": "other-parameters", "on_mismatch": "raise"}
+    same["fingerprint_fields"] = fields
+
+    def send(n: int, to: str = "ann@example.com") -> str:
+        return "from Celery"
+
+    Celery("parameters").task(base=IdempotentTask, name=f"parameters-{fields}", **same)(send)(1)
+    ours = idempotent(**same)(lambda n: "from RQ")
+    if isinstance(expected, str):
+        assert ours(1) == expected
+    else:
+        with pytest.raises(expected):
+            ours(1)
 
 
 def test_the_time_that_tells_jobs_of_one_id_apart_survives_redis(queue: Queue) -> None:
