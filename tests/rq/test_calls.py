@@ -25,8 +25,10 @@ from celery_idempotent import (
     RecipientsDeferred,
     Status,
 )
+from celery_idempotent.conduct import ComeBack, claim, conduct
 from celery_idempotent.contrib import rq as adapter
 from celery_idempotent.contrib.rq import IdempotentJob, idempotent, idempotent_email
+from celery_idempotent.core.outcomes import Acquired
 from celery_idempotent.identity import HEADER, own_note
 from celery_idempotent.options import policy
 from tests.rq import app
@@ -237,6 +239,26 @@ def test_a_time_limit_while_it_waits_costs_nothing(queue: Queue, memory_ledger: 
     job = queue.enqueue(listed, 1, answer="done")
     work(queue)
     assert job.return_value() == "done"
+
+
+@pytest.mark.parametrize(("waits", "least"), [(0, 1), (8, 256)])
+def test_a_claim_lost_again_and_again(memory_ledger: Any, tracked: None, waits: int, least: float) -> None:
+    """P2: jobs whose bodies take longer than the lease leave each other more and more time."""
+    call, other = (adapter.DirectCall(brief.declared, (1,), {}) for _ in range(2))
+    call.local, call.waits = False, waits
+
+    def body() -> None:
+        while not isinstance(memory_ledger.claim(other.asker, policy(brief.declared, False)), Acquired):
+            time.sleep(0.01)
+
+    with pytest.raises(ComeBack) as caught:
+        conduct(call, claim(call), body)
+    assert least <= caught.value.wait < 1.2 * least
+
+
+@idempotent_email(key_fields=("n",), lease=0.05)
+def brief(n: int) -> None:
+    """Has a lease that is shorter than any body."""
 
 
 def _policy() -> Any:
