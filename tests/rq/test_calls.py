@@ -31,6 +31,7 @@ from celery_idempotent.contrib.rq import IdempotentJob, idempotent, idempotent_e
 from celery_idempotent.core.outcomes import Acquired
 from celery_idempotent.identity import HEADER, own_note
 from celery_idempotent.options import policy
+from celery_idempotent.signals import email_sent
 from tests.rq import app
 from tests.support.mailserver import ScriptedSMTP
 from tests.support.servers import Redis
@@ -141,6 +142,19 @@ def test_a_queue_that_is_not_async_tries_nothing_again(here: Queue, answer: str)
     assert listed.entry_for(1).status is Status.FAILED
     assert here.enqueue(listed, 1, answer="done").return_value() == "done"
     assert calls == [1, 1]
+
+
+def test_the_signals_sender_is_the_function(here: Queue) -> None:
+    """A receiver may be connected for one function: the one that stands in its module."""
+    heard: list[Any] = []
+
+    def receiver(sender: Any, **_: Any) -> None:
+        heard.append(sender)
+
+    email_sent.connect(receiver, sender=listed)
+    here.enqueue(listed, 1)
+    here.enqueue(mailed, "ann@example.com")
+    assert heard == [listed]
 
 
 def test_a_direct_call_claims_as_well(memory_ledger: Any) -> None:
