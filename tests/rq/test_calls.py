@@ -36,6 +36,9 @@ from tests.rq import app
 from tests.support.mailserver import ScriptedSMTP
 from tests.support.servers import Redis
 
+pytestmark = pytest.mark.django_db
+"""A worker looks after this process's database connections, which other tests have opened."""
+
 calls: list[Any] = []
 
 
