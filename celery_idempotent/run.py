@@ -34,6 +34,14 @@ def current_run() -> Run | None:
     return _current.get()
 
 
+def is_inside(task_id: str) -> bool:
+    """Tell whether this context is in the body of ``task_id``'s own run, however many calls deep."""
+    run = _current.get()
+    while run is not None and run.asker.task_id != task_id:
+        run = run.around
+    return run is not None
+
+
 class TakenBack(Exception):
     """Raised when a run took its claim back from its own redelivery, which has sent something meanwhile."""
 
@@ -56,6 +64,8 @@ class Run:
         self.policy = policy
         self.entry = entry
         self._mirror = mirror
+        self.around: Run | None = None
+        """The run whose body has called this one."""
         self.stopped_by: Exception | None = None
         """Set when nothing more may be sent by this run, even if the body swallows the error."""
         self.passing: BaseException | None = None
@@ -66,6 +76,7 @@ class Run:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Make this the current run for the duration of the body."""
+        self.around = _current.get()
         token = _current.set(self)
         try:
             yield

@@ -22,7 +22,7 @@ from .core.outcomes import Duplicate
 from .identity import HEADER, argsrepr, as_note, asker_of, kwargsrepr, own_note
 from .mailers import backend_in_place
 from .publishing import KeyedTask
-from .run import Run, current_run
+from .run import Run, is_inside
 
 _STATE = "_celery_idempotent_state"
 
@@ -99,9 +99,7 @@ class IdempotentTask(KeyedTask):
         request = self.request
         claimed = request.__dict__.pop(_STATE, None)
         if claimed is None:
-            around = current_run()
-            in_body = around is not None and around.asker.task_id == request.id
-            if request.called_directly or in_body:
+            if request.called_directly or is_inside(request.id):
                 return self._call_directly(args, kwargs)
             claimed = self._claim(request.id, args, kwargs)  # a subclass has its own before_start
         return self._conduct(claimed, args, kwargs)

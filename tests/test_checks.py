@@ -19,11 +19,13 @@ from tests.support.servers import Redis
 
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
-    """A Celery app whose tasks the checks see, without those that other test modules share."""
+    """A Celery app whose tasks the checks see, without tasks and functions that other test modules share."""
     from celery import _state
 
     before, seen = _state._tls.current_app, checks.tasks
     monkeypatch.setattr(checks, "tasks", lambda: [t for t in seen() if t.name.startswith("shop.")])
+    known = checks.functions
+    monkeypatch.setattr(checks, "functions", lambda: [f for f in known() if f.name.startswith(__name__)])
     yield Celery("checks", set_as_current=True)
     _state._tls.current_app = before
 

@@ -16,6 +16,7 @@ from copy import copy
 from typing import Any
 
 from django.db import close_old_connections
+from redis.exceptions import RedisError
 from rq import Retry, get_current_job
 from rq.exceptions import ShutDownImminentException
 from rq.job import Job
@@ -26,7 +27,7 @@ from ..conduct import Call, ComeBack, Ending, Next
 from ..core.errors import KeyFieldError
 from ..functions import Declared, DirectCall, declare, made
 from ..identity import HEADER, as_note, asker_of, own_note
-from ..run import current_run
+from ..run import is_inside
 
 logger = logging.getLogger("celery_idempotent")
 
@@ -60,7 +61,8 @@ class IdempotentJob(Job):
         job = super().create(*args, **kwargs)
         declared = _declared(job)
         if declared is not None:
-            note = as_note(declared.identify(job.args, job.kwargs), _intention(job))
+            owner = () if job.instance is None else (job.instance,)  # a method's ``self``
+            note = as_note(declared.identify((*owner, *job.args), job.kwargs), _intention(job))
             job.meta = {**job.meta, HEADER: note}
             job.description = described or f"{declared.name}({note['label']}) {note['key']}"
         return job
@@ -118,7 +120,10 @@ class JobCall(Call):
     def again(self, back: ComeBack) -> Retry:
         """Return what makes RQ run the job again after a while, whatever retries it has left."""
         self.carried = back.counted(self.carried)
-        self._save()
+        try:
+            self._save()
+        except RedisError:
+            logger.warning("%s: how often job %s came back is not noted", self.task.name, self.job.id)
         wait = back.wait
         if not self._has_scheduler():
             logger.info("no scheduler works on queue %r, so the worker waits by itself", self.job.origin)
@@ -128,7 +133,10 @@ class JobCall(Call):
         return Retry(max=(self.job.number_of_retries or 0) + 1, interval=math.ceil(wait))
 
     def _has_scheduler(self) -> bool:
-        return bool(self.job.connection.exists(RQScheduler.get_locking_key(self.job.origin)))
+        try:
+            return bool(self.job.connection.exists(RQScheduler.get_locking_key(self.job.origin)))
+        except RedisError:
+            return False  # how the body ended has to be recorded all the same
 
     def _save(self) -> None:
         self.job.meta[HEADER] = self.carried
@@ -197,10 +205,8 @@ def _never_retried(task: Declared) -> tuple[type[Exception], ...]:
 
 def _runs(job: Job, declared: Declared) -> bool:
     """Tell whether ``job`` is this function's, and not one whose body calls the function."""
-    around = current_run()
-    in_body = around is not None and around.asker.task_id == _execution(job)
     found = _declared(job)
-    return not in_body and found is not None and found.name == declared.name
+    return found is not None and found.name == declared.name and not is_inside(_execution(job))
 
 
 def _declared(job: Job) -> Declared | None:

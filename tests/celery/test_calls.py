@@ -58,6 +58,25 @@ def test_a_body_that_calls_its_own_task() -> None:
     assert len(ran) == 2
 
 
+def test_tasks_that_call_each_other() -> None:
+    """P2: deep in its own body, a task is called for another email, which has its own key and is sent."""
+    ran = []
+
+    @app.task(base=IdempotentTask, key_fields=("n",), name="calling-there")
+    def there(n: int) -> list[Any]:
+        ran.append(("there", n))
+        return ["there", n, back(n)]
+
+    @app.task(base=IdempotentTask, key_fields=("n",), name="calling-back")
+    def back(n: int) -> list[Any]:
+        ran.append(("back", n))
+        return ["back", n, there(n + 1) if n < 2 else None]
+
+    assert there.delay(1).get() == ["there", 1, ["back", 1, ["there", 2, ["back", 2, None]]]]
+    assert ran == [("there", 1), ("back", 1), ("there", 2), ("back", 2)]
+    assert there.entry_for(2).status is Status.SENT
+
+
 def test_a_before_start_of_the_projects_own() -> None:
     """Without ``super()`` the claim is made a moment later, under the same task id."""
 

@@ -8,21 +8,36 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from celery import Celery
 from django.core.exceptions import ImproperlyConfigured
 from redis import Redis as Client
+from redis.exceptions import RedisError
 from rq import Queue, Retry, SimpleWorker
 from rq.exceptions import ShutDownImminentException
 from rq.job import Job
 from rq.timeouts import JobTimeoutException, TimerDeathPenalty
 
-from celery_idempotent import InProgress, KeyFieldError, PayloadMismatch, Status
+from celery_idempotent import (
+    IdempotentTask,
+    InProgress,
+    KeyFieldError,
+    PayloadMismatch,
+    RecipientsDeferred,
+    Status,
+)
+from celery_idempotent.conduct import ComeBack, claim, conduct
 from celery_idempotent.contrib import rq as adapter
 from celery_idempotent.contrib.rq import IdempotentJob, idempotent, idempotent_email
+from celery_idempotent.core.outcomes import Acquired
 from celery_idempotent.identity import HEADER, own_note
 from celery_idempotent.options import policy
+from celery_idempotent.signals import email_sent
 from tests.rq import app
 from tests.support.mailserver import ScriptedSMTP
 from tests.support.servers import Redis
+
+pytestmark = pytest.mark.django_db
+"""A worker looks after this process's database connections, which other tests have opened."""
 
 calls: list[Any] = []
 
@@ -68,6 +83,43 @@ class InThisProcess(SimpleWorker):
         """Install none."""
 
 
+@idempotent(key_fields=("n",), lease=30)
+def there(n: int) -> Any:
+    """Calls another function, which calls this one."""
+    calls.append(("there", n))
+    return ["there", n, back(n)]
+
+
+@idempotent(key_fields=("n",), lease=30)
+def back(n: int) -> Any:
+    """Calls `there` for the next number, up to 2."""
+    calls.append(("back", n))
+    return ["back", n, there(n + 1) if n < 2 else None]
+
+
+@idempotent(key_fields=("n",))
+def greylisted(n: int) -> None:
+    """Is refused for now."""
+    raise RecipientsDeferred("greylisted")
+
+
+class Shop:
+    """Has methods that are idempotent."""
+
+    @idempotent(key_fields=("n",))
+    def of_one(self, n: int) -> int:
+        """A method."""
+        calls.append(n)
+        return n
+
+    @classmethod
+    @idempotent(key_fields=("n",))
+    def of_all(cls, n: int) -> int:
+        """A class method."""
+        calls.append(n)
+        return n
+
+
 def work(queue: Queue) -> None:
     """Run what is in ``queue``, and what comes back, in this process."""
     InThisProcess([queue], connection=queue.connection).work(burst=True, max_jobs=20)
@@ -95,6 +147,19 @@ def test_a_queue_that_is_not_async_tries_nothing_again(here: Queue, answer: str)
     assert calls == [1, 1]
 
 
+def test_the_signals_sender_is_the_function(here: Queue) -> None:
+    """A receiver may be connected for one function: the one that stands in its module."""
+    heard: list[Any] = []
+
+    def receiver(sender: Any, **_: Any) -> None:
+        heard.append(sender)
+
+    email_sent.connect(receiver, sender=listed)
+    here.enqueue(listed, 1)
+    here.enqueue(mailed, "ann@example.com")
+    assert heard == [listed]
+
+
 def test_a_direct_call_claims_as_well(memory_ledger: Any) -> None:
     """Called like any function, it runs once per key and replays."""
     calls.clear()
@@ -120,6 +185,25 @@ def test_the_decorator_keeps_what_a_function_is() -> None:
     assert listed.__module__ == __name__
     assert listed.__qualname__ == "listed"
     assert listed.key_for(1) == listed.key_for(n=1) != listed.key_for("1")
+
+
+def test_functions_that_call_each_other(queue: Queue) -> None:
+    """P2: deep in its own job's body, the job's function is called for another email, and that is sent."""
+    job = queue.enqueue(there, 1)
+    work(queue)
+    assert job.return_value() == ["there", 1, ["back", 1, ["there", 2, ["back", 2, None]]]]
+    assert calls == [("there", 1), ("back", 1), ("there", 2), ("back", 2)]
+    assert there.entry_for(2).status is Status.SENT
+
+
+@pytest.mark.parametrize("name", ["of_one", "of_all"])
+def test_methods(queue: Queue, name: str) -> None:
+    """RQ keeps the instance or class beside the arguments; the key is computed at enqueue all the same."""
+    jobs = [queue.enqueue(getattr(Shop(), name), 1), queue.enqueue(getattr(Shop(), name), n=1)]
+    assert jobs[0].meta[HEADER]["key"] == jobs[1].meta[HEADER]["key"]
+    work(queue)
+    assert [job.return_value() for job in jobs] == [1, 1]
+    assert calls == [1]
 
 
 # -- a job's own life -----------------------------------------------------------------------------------------
@@ -174,6 +258,26 @@ def test_a_time_limit_while_it_waits_costs_nothing(queue: Queue, memory_ledger: 
     assert job.return_value() == "done"
 
 
+@pytest.mark.parametrize(("waits", "least"), [(0, 1), (8, 256)])
+def test_a_claim_lost_again_and_again(memory_ledger: Any, tracked: None, waits: int, least: float) -> None:
+    """P2: jobs whose bodies take longer than the lease leave each other more and more time."""
+    call, other = (adapter.DirectCall(brief.declared, (1,), {}) for _ in range(2))
+    call.local, call.waits = False, waits
+
+    def body() -> None:
+        while not isinstance(memory_ledger.claim(other.asker, policy(brief.declared, False)), Acquired):
+            time.sleep(0.01)
+
+    with pytest.raises(ComeBack) as caught:
+        conduct(call, claim(call), body)
+    assert least <= caught.value.wait < 1.2 * least
+
+
+@idempotent_email(key_fields=("n",), lease=0.05)
+def brief(n: int) -> None:
+    """Has a lease that is shorter than any body."""
+
+
 def _policy() -> Any:
     return policy(listed.declared, False)
 
@@ -182,6 +286,35 @@ def _claimed(ledger: Any, job: Job) -> Any:
     """Claim the key of ``job`` as a worker would that has died since."""
     call = adapter.JobCall(listed.declared, job, job.args, job.kwargs)
     return ledger.claim(call.asker, _policy()).entry
+
+
+def test_rqs_redis_away_as_a_body_ends(queue: Queue, monkeypatch: Any) -> None:
+    """P2: how the body ended is recorded, and the job fails with the body's own error."""
+    monkeypatch.setattr(adapter.RQScheduler, "get_locking_key", _away)
+    job = queue.enqueue(greylisted, 1)
+    work(queue)
+    assert greylisted.entry_for(1).status is Status.FAILED
+    assert "RecipientsDeferred: greylisted" in job.latest_result().exc_string
+
+
+def test_rqs_redis_away_as_a_job_comes_back(queue: Queue, memory_ledger: Any, monkeypatch: Any) -> None:
+    """P2: it comes back all the same, if RQ itself reaches its Redis by then."""
+
+    def sleep(seconds: float) -> None:
+        memory_ledger.release(running, _policy(), None, "gone")
+
+    first = Queue("other", connection=queue.connection, job_class=IdempotentJob).enqueue(listed, 1)
+    running = _claimed(memory_ledger, first)
+    monkeypatch.setattr(adapter.RQScheduler, "get_locking_key", _away)
+    monkeypatch.setattr(Job, "save_meta", _away)
+    monkeypatch.setattr(adapter.time, "sleep", sleep)
+    job = queue.enqueue(listed, 1, answer="done")
+    work(queue)
+    assert job.return_value() == "done"
+
+
+def _away(*_: Any) -> None:
+    raise RedisError("away")
 
 
 def test_a_shutdown_in_an_opaque_body_leaves_it_to_its_deadline_or_doubt(queue: Queue) -> None:
@@ -367,6 +500,24 @@ def test_the_key_is_celerys_key() -> None:
 
     assert app.confirm.key_for(1) == celery_shop.confirm.key_for(1)
     assert app.confirm.key_for(order=1, to="bob@example.com") == celery_shop.confirm.key_for(1)
+
+
+@pytest.mark.parametrize(("fields", "expected"), [(None, PayloadMismatch), ((), "from Celery")])
+def test_a_celery_task_with_other_parameters(memory_ledger: Any, fields: Any, expected: Any) -> None:
+    """Parameters that only one of them has are other content, unless both say what counts as content."""
+    same: dict[str, Any] = {"key_fields": ("n",), "email_type": "other-parameters", "on_mismatch": "raise"}
+    same["fingerprint_fields"] = fields
+
+    def send(n: int, to: str = "ann@example.com") -> str:
+        return "from Celery"
+
+    Celery("parameters").task(base=IdempotentTask, name=f"parameters-{fields}", **same)(send)(1)
+    ours = idempotent(**same)(lambda n: "from RQ")
+    if isinstance(expected, str):
+        assert ours(1) == expected
+    else:
+        with pytest.raises(expected):
+            ours(1)
 
 
 def test_the_time_that_tells_jobs_of_one_id_apart_survives_redis(queue: Queue) -> None:
