@@ -61,7 +61,6 @@ def _unusable() -> list[CheckMessage]:
         "redis_wait",
         "classify_reply",
         "connection_idle",
-        "encryption_keys",
         "outbox_databases",
         "redeliver_after",
     )
