@@ -27,8 +27,12 @@ class Offer:
 
 
 def opened(entry: Entry, offer: Offer | None) -> Entry:
-    """Return ``entry`` with ``offer`` in place of an earlier one; with none, its doubts can only be held."""
-    if offer is None:
+    """Return ``entry`` with ``offer`` in place of an earlier one; with none, its doubts can only be held.
+
+    So can they where another message is in doubt already: an entry has one key and one content, and under
+    those of this message the provider would know nothing of that one.
+    """
+    if offer is None or doubtful(entry):
         return closed(entry)
     return replace(
         entry,

@@ -82,7 +82,7 @@ def wait_for(code: int | None, text: str) -> float | None:
     What the server asks for, within bounds; otherwise `GREYLISTED_SECONDS` for greylisting (RFC 6647) and
     other policy deferrals (4.7.x).
     """
-    if code is None or not 400 <= code < 500:
+    if code is None:
         return None
     asked = _asked_for(text)
     if asked is not None:

@@ -129,7 +129,8 @@ class HandOver:
     def record(self, replies: Mapping[str, Reply]) -> None:
         """Write what became of the message for each address."""
         self._replies = replies  # before anything else: a soft time limit can strike anywhere
-        self._waits += [wait for r in replies.values() if (wait := wait_for(r.code, r.detail)) is not None]
+        deferred = [reply for reply in replies.values() if reply.status is DeliveryStatus.DEFERRED]
+        self._waits += [wait for r in deferred if (wait := wait_for(r.code, r.detail)) is not None]
         provider = self.transport.provider
         self._is_final = provider is not None and any(map(provider.is_final, replies.values()))
         settled = {self._pending[address]: _scrubbed(reply) for address, reply in replies.items()}

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import requests
 from anymail.exceptions import AnymailCancelSend, AnymailUnsupportedFeature
 from anymail.message import AnymailRecipientStatus
 from anymail.signals import post_send, pre_send
@@ -250,10 +251,9 @@ def test_a_provider_that_says_when_to_come_back_took_nothing(use: Use) -> None:
     """503 with Retry-After is the service's own word; how long it asks for is handed on to the retry."""
     with API((503, "", {"Retry-After": "17"}), (429, "", {"Retry-After": "19"})) as api:
         use("mailgun", api)
-        assert isinstance(send().result, RecipientsDeferred)
-        error = send().result
-    assert isinstance(error, RecipientsDeferred)
-    assert error.retry_after == 19.0
+        errors = [send().result, send().result]
+    assert all(isinstance(error, RecipientsDeferred) for error in errors)
+    assert [error.retry_after for error in errors] == [17.0, 19.0]
 
 
 def test_nobody_there_is_definite(use: Use) -> None:
@@ -304,14 +304,33 @@ def test_an_answer_that_does_not_come_in_time_is_doubt(name: str, use: Use, sett
     assert len(api.accepted) == 1
 
 
-def test_the_send_timeout_is_the_clients_as_well(use: Use, monkeypatch: Any) -> None:
-    """Anymail waits 30 seconds; nobody else may act on the deadline before it has given up."""
+@pytest.mark.parametrize("own", [30, (3, 30), (None, None), None])
+@pytest.mark.parametrize("name", ["mailgun", "amazon_ses"])
+def test_the_send_timeout_is_the_clients_as_well(
+    name: str, own: Any, use: Use, settings: Any, monkeypatch: Any
+) -> None:
+    """Clients wait 30 seconds, or for ever; nobody else may act on the deadline before they give up."""
     monkeypatch.setattr(confirm, "send_timeout", 0.5)
     with API("slow") as api:
-        use("mailgun", api)
+        use(name, api)
+        settings.ANYMAIL["REQUESTS_TIMEOUT"] = own
         began = time.monotonic()
         assert isinstance(send().result, DeliveryInDoubt)
     assert time.monotonic() - began < 4
+
+
+def test_most_of_the_send_timeout_is_left_after_connecting(use: Use, monkeypatch: Any) -> None:
+    """P1: a connection that comes late carries no request after the deadline, when others may send."""
+    given: list[Any] = []
+    monkeypatch.setattr(confirm, "send_timeout", 8)
+    with API() as api:
+        use("mailgun", api)
+        made = requests.Session.request
+        monkeypatch.setattr(
+            requests.Session, "request", lambda *a, **k: given.append(k["timeout"]) or made(*a, **k)
+        )
+        assert send().get() == "sent 1"
+    assert given == [(2.0, 8)]
 
 
 def test_an_interrupted_request_is_doubt(use: Use, monkeypatch: Any) -> None:

@@ -245,6 +245,13 @@ def test_an_unknown_key_is_answered_and_logged(
     assert entry() is None
 
 
+def test_an_address_that_is_none_is_nobodys(doubtful: Any, told: Any) -> None:
+    """A lone surrogate, which JSON can hold: an error would have the provider tell it for days."""
+    mark = doubtful("mailgun")
+    assert told(webhooks.mailgun("bounced", "\ud800@example.com", mark)) == 200
+    assert entry().deliveries[0].events == (("accepted", AT),)
+
+
 def test_an_older_generation_is_left_alone(doubtful: Any, told: Any, memory_ledger: Any) -> None:
     """A complaint about last year's mail says nothing about this year's."""
     mark = doubtful("postmark")

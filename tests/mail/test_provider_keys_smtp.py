@@ -9,7 +9,7 @@ import pytest
 from celery import Celery
 from cryptography.fernet import Fernet
 from django.core.exceptions import ImproperlyConfigured
-from django.core.mail import EmailMultiAlternatives, get_connection
+from django.core.mail import EmailMessage, EmailMultiAlternatives, get_connection
 
 from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask, Status
 from celery_idempotent.core.errors import DeliveryUnconfirmed
@@ -245,6 +245,35 @@ def test_a_body_that_addresses_others_now_does_not_offer_it_again(settings: Any)
         assert len(server.keys) == offered
         assert send(server, settings, "ann@example.com", "bob@example.com").get() == "sent 1"
     assert len(server.accepted) == 1
+
+
+@app.task(base=IdempotentEmailTask, key_fields=("order",), email_type="two-messages", max_retries=0)
+def in_this_order(order: int, parts: str) -> str:
+    for part in parts:
+        message = EmailMessage("Yours", f"meant for {part}, {random.random()}", to=[f"{part}@example.com"])
+        message.idempotency_part = part
+        message.send()
+    return "sent"
+
+
+@pytest.mark.parametrize("reply", ["450 later", "550 no", "250 ok", DROP, DROP_AFTER_ACCEPT])
+def test_a_doubt_is_never_settled_with_another_messages_content(settings: Any, reply: str) -> None:
+    """P1: a body that runs again in another order hands over Bob's while Ann's is in doubt: hers is held."""
+    with KeyedSMTP(dot=DROP_AFTER_ACCEPT) as server:
+        settings.EMAIL_PORT = server.port
+        in_this_order.apply((1, "ab"))
+        server.script["dot"] = reply
+        in_this_order.apply((1, "ba"))
+        server.script["dot"] = "250 ok"
+        for _ in range(2):
+            assert isinstance(in_this_order.apply((1, "ab")).result, DeliveryInDoubt)
+    kept = in_this_order.entry_for(1, "")
+    assert kept.deliveries[0].status is DeliveryStatus.IN_DOUBT
+    assert kept.sealed == kept.provider_key == ""
+    for received in server.accepted:
+        (who,) = received.recipients
+        assert f"meant for {who[0]}," in received.data.decode()
+    assert len({received.recipients[0] for received in server.accepted}) == len(server.accepted)
 
 
 def test_a_body_that_sends_nothing_now_is_no_success(settings: Any) -> None:

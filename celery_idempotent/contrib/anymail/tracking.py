@@ -73,7 +73,10 @@ def _recipient(event: Any, esp_name: str) -> str:
     """Return the digest of the address that ``event`` is about, or nothing where the provider does not say."""
     if not event.recipient or (esp_name == "Resend" and _has_several(event.esp_event)):
         return ""
-    return recipient(event.recipient, conf.recipient_salt, conf.recipients).digest
+    try:
+        return recipient(event.recipient, conf.recipient_salt, conf.recipients).digest
+    except UnicodeError:
+        return ""  # a lone surrogate: nobody that the ledger has, and no reason to have it told again
 
 
 def _has_several(esp_event: Any) -> bool:

@@ -23,6 +23,7 @@ from ...mail.recognition import ProviderKey
 from ...mail.transports import Witness, addressed
 from . import marks
 from .errors import reply_for
+from .patience import bound
 from .retries import tries
 
 logger = logging.getLogger("celery_idempotent")
@@ -67,8 +68,7 @@ class AnymailTransport:
     ) -> None:
         """Hand ``message`` over to ``addresses``. Raises what went wrong before the request."""
         backend = self.backend
-        if getattr(backend, "timeout", None) is not None:
-            backend.timeout = min(backend.timeout, timeout)
+        bound(backend, timeout)
         opened = backend.open()
         try:
             self._deliver(message, addresses, witness)
