@@ -327,6 +327,13 @@ def test_the_command_makes_one_pass(capsys: Any, monkeypatch: pytest.MonkeyPatch
         call_command("idempotency", "relay")
 
 
+@pytest.mark.parametrize("interval", ["0", "-1", "nan", "inf"])
+def test_an_interval_that_is_none_is_refused(interval: str) -> None:
+    """Not a number would be a pass after the other without a pause."""
+    with pytest.raises(CommandError, match="--interval has to be positive"):
+        call_command("idempotency", "relay", f"--interval={interval}")
+
+
 def test_relays_side_by_side_publish_each_message_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that another relay holds are not taken."""
     relayed.enqueue_many([(n,) for n in range(6)])
