@@ -16,10 +16,13 @@ from .conf import conf
 from .core.errors import LedgerUnavailable
 from .core.status import Status
 from .registry import by_email_type
+from .stores import outbox
 from .sweep import STUCK_AFTER
 from .wiring import OWN_ALIAS, get_ledger, ledger_alias, ledger_name
 
 APP = "celery_idempotent"
+_LATE = 300.0
+"""Seconds that the relay may be late before it is worth a word."""
 OK, WAITS, WRONG = "ok", "waits", "wrong"
 
 
@@ -41,6 +44,7 @@ def examine(stuck_after: float = STUCK_AFTER) -> Iterator[Finding]:
         yield from _answer("migrations", _migrations)
         yield from _answer("connection", _connection)
         yield from _answer("entries", lambda: _entries(stuck_after))
+    yield from _answer("outbox", _outbox)
     types = by_email_type()
     known = ", ".join(sorted(types)) or "none: is your Celery app imported, and does it find your tasks?"
     yield Finding("email types", OK if types else WRONG, known)
@@ -100,6 +104,13 @@ def _connection() -> Iterator[Finding]:
     elif ledger_name() == "database":
         text = f"the ledger writes on {base!r} itself: a rollback of yours would undo what has really happened"
         yield Finding("connection", WRONG, text)
+
+
+def _outbox() -> Iterator[Finding]:
+    for alias in conf.outbox_databases:
+        late = outbox.overdue(alias, _LATE)
+        text = f"{late} messages overdue in {alias!r}: is there a relay, and a broker?" if late else "on time"
+        yield Finding("outbox", WAITS if late else OK, text)
 
 
 def _entries(stuck_after: float) -> Iterator[Finding]:

@@ -79,9 +79,9 @@ def taken_apart(task: Any, call: Any) -> tuple[tuple[Any, ...], dict[str, Any], 
     )
 
 
-def forget(alias: str, task_id: str) -> None:
-    """Remove the row of a message whose email has come to its end. One statement."""
-    store.remove(ledger_alias() if alias == conf.database else alias, [task_id])
+def forget(alias: str, *task_ids: str) -> None:
+    """Remove the rows of messages whose email has come to its end. One statement."""
+    store.remove(ledger_alias() if alias == conf.database else alias, task_ids)
 
 
 # -- what is written -------------------------------------------------------------------------------------
@@ -139,16 +139,26 @@ def _absolute(task: Any, given: Mapping[str, Any]) -> dict[str, Any]:
         raise TypeError(f"{task.name}: enqueue sets {', '.join(wrong)} itself")
     options, now = dict(given), datetime.now(timezone.utc)
     if countdown := options.pop("countdown", None):
-        options["eta"] = now + timedelta(seconds=countdown)
+        options["eta"] = _moment(task, "countdown", countdown, now)
     for name in ("eta", "expires"):
-        value = options.get(name)
-        if isinstance(value, int | float):
-            options[name] = now + timedelta(seconds=value)
-        elif isinstance(value, str):
-            options[name] = datetime.fromisoformat(value)
-        if isinstance(options.get(name), datetime):
-            options[name] = maybe_make_aware(options[name], task.app.timezone)
+        if options.get(name) is not None:
+            options[name] = _moment(task, name, options[name], now)
     return options
+
+
+def _moment(task: Any, name: str, value: Any, now: datetime) -> datetime:
+    try:
+        if isinstance(value, str) and name != "countdown":
+            value = datetime.fromisoformat(value)
+        when = value if isinstance(value, datetime) else now + timedelta(seconds=value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(
+            f"{task.name}: {name} is {value!r}, which is no time: give seconds"
+            + (". " if name == "countdown" else ", or a datetime. ")
+            + "Nothing was written"
+        ) from error
+    aware: datetime = maybe_make_aware(when, task.app.timezone)
+    return aware
 
 
 # -- what is published -----------------------------------------------------------------------------------

@@ -194,7 +194,12 @@ class Relay:
             own = stored.entry.owner == row.task_id and stored.entry.status in ENDED
             return Next.REMOVE if own else Next.PUBLISH  # which says what is wrong
         asker = Asker(row.key, email_type(task), row.task_id)
-        return judge(stored, asker, policy(task, True))
+        try:
+            rules = policy(task, True)
+        except Exception as error:  # one task's mistake must not stop the messages of the others
+            logger.error("relay: messages of %s wait: its options cannot be used: %s", row.task, error)
+            return Next.WAIT
+        return judge(stored, asker, rules)
 
 
 def _is_forgotten(alias: str, row: OutboxMessage) -> bool:

@@ -12,7 +12,8 @@ from .conduct import LONGEST_WAIT
 from .conf import conf
 from .core.errors import InterventionRefused
 from .registry import functions, tasks
-from .stores.database import DatabaseStore
+from .stores import outbox
+from .stores.database import DatabaseStore, translated
 from .wiring import get_ledger, get_mirror, ledger_alias
 
 BATCH = 1000
@@ -95,11 +96,26 @@ def purge(
             f"{age} is too short an age: for {least} a message may still ask for what was sent ({why}), and "
             "would be sent again"
         )
+    if age < conf.retention:  # the relay takes what is older than that for forgotten
+        _refuse_while_awaited(age)
     removed = _in_batches(get_ledger(app).store, age, dry_run, batch)
     if get_mirror(app) is not None:
         rows = _in_batches(DatabaseStore(ledger_alias), age, dry_run, batch)
         return max(removed, rows)
     return removed
+
+
+def _refuse_while_awaited(age: timedelta) -> None:
+    """Raise `InterventionRefused` while the outbox has a message from before: the relay would send it anew."""
+    for alias in conf.outbox_databases:
+        with translated(alias):
+            oldest = outbox.oldest(alias)
+            if oldest is not None and oldest[1] >= age:
+                raise InterventionRefused(
+                    f"{age} is too short an age: a message of {oldest[0]}, enqueued {oldest[1]} ago, waits in "
+                    f"the outbox of {alias!r}. What it asks for may have been sent, and would be sent again. "
+                    "Run the relay first, and look at the messages that have an error"
+                )
 
 
 def _in_batches(store: Any, age: timedelta, dry_run: bool, batch: int) -> int:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from celery_idempotent.core.ledger import Ledger
 from celery_idempotent.core.outcomes import Asker, Policy, Reply
 from celery_idempotent.core.status import DeliveryStatus
 from celery_idempotent.identity import as_note, asker_of
-from celery_idempotent.models import LogicalEmail
+from celery_idempotent.models import LogicalEmail, OutboxMessage
 
 TARGET = ("0", Recipient("d1" * 32, "a***@example.com"))
 ACCEPTED = {TARGET: Reply(DeliveryStatus.ACCEPTED, 250, "queued as 4711")}
@@ -268,6 +268,7 @@ def test_purge(ledger: Ledger, app: Celery) -> None:
     """An age that is too short is refused; a dry run only counts."""
     made(ledger, asker(app))
     assert "too short an age" in str(refused("purge", "--older-than", "30m"))
+    assert "longer than any email is kept" in str(refused("purge", "--older-than", "99999999999d"))
     assert json.loads(run("purge", "--dry-run", "--json")) == {"would_remove": 0}
     LogicalEmail.objects.update(updated_at=LogicalEmail.objects.get().created_at - timedelta(days=91))
     assert run("purge", "--dry-run").strip() == "1 would be removed"
@@ -295,9 +296,16 @@ def test_doctor(ledger: Ledger, app: Celery, settings: Any) -> None:
     text = run("doctor")
     for about in ("ledger", "migrations", "connection", "in doubt: none", "stuck: none", "commanded"):
         assert about in text
+    past = datetime.now(timezone.utc) - timedelta(minutes=6)
+    row = OutboxMessage.objects.create(task_id="late", created_at=past, due_at=past)
+    out = StringIO()
+    with pytest.raises(CommandError) as error:
+        call_command("idempotency", "doctor", stdout=out)
+    assert error.value.returncode == 3
+    assert "1 messages overdue in 'default'" in out.getvalue()
+    row.delete()
     made(ledger, asker(app), DOUBTFUL)
-    error = refused("doctor")
-    assert error.returncode == 3
+    assert refused("doctor").returncode == 3
     settings.CELERY_IDEMPOTENT |= {"LEDGER": "redis://127.0.0.1:1/0"}
     assert refused("doctor").returncode == 1
     settings.CELERY_IDEMPOTENT |= {"LEDGER": "memory://"}

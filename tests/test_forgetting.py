@@ -11,10 +11,18 @@ from celery import Celery
 from django.core.mail import EmailMessage
 from django.db import connection
 
-from celery_idempotent import IdempotentEmailTask, InterventionRefused, RecipientsRefused, Status, wiring
+from celery_idempotent import (
+    IdempotentEmailTask,
+    InterventionRefused,
+    RecipientsRefused,
+    Status,
+    outbox,
+    wiring,
+)
 from celery_idempotent.core.addresses import recipient
+from celery_idempotent.core.forgetting import scrubbed
 from celery_idempotent.forgetting import forget
-from celery_idempotent.models import Delivery, LogicalEmail
+from celery_idempotent.models import Delivery, LogicalEmail, OutboxMessage
 from tests.support.mailserver import ScriptedSMTP
 
 app = Celery("forgetting", broker="memory://", backend="cache+memory://", set_as_current=False)
@@ -89,6 +97,33 @@ def test_digest_and_mask_leave_every_store_and_the_key_stays_closed(
     assert (entry.status, entry.audit[-1].actor) == (Status.SENT, "dpo")
     assert run("four", 2, BOB).get() == {"to": BOB, "n": 2}
     assert forget(ANN, **WHY).erased == set(), "nothing is left to be found"
+
+
+def test_the_decision_itself_does_not_name_them(server: ScriptedSMTP) -> None:
+    """Neither who decided nor why."""
+    run("one", 1, ANN).get()
+    forget(ANN, actor=ANN, reason=f"{ANN} asked for it", app=app)
+    after = everything()
+    for trace in (ANN, recipient(ANN, "", "masked").shown):
+        assert trace not in after
+    assert mail.entry_for(1, ANN).audit[-1].reason == "(forgotten) asked for it"  # type: ignore[union-attr]
+
+
+def test_messages_that_wait_go_with_it(server: ScriptedSMTP, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of the outbox whose worker could not remove it has the address; those of others stay."""
+    monkeypatch.setattr(outbox, "_publish", lambda *_: None)
+    run(mail.enqueue(1, ANN).id, 1, ANN).get()
+    mail.enqueue(2, BOB)
+    assert OutboxMessage.objects.count() == 2
+    forget(ANN, **WHY)
+    assert [row.label for row in OutboxMessage.objects.all()] == ["n=2, to=b***@example.com"]
+
+
+@pytest.mark.parametrize("letters", ["", "İ", "İ" * 40])
+def test_an_address_is_erased_from_any_text(letters: str) -> None:
+    """Some letters have more than one in lower case; the rest of the text stays as it is."""
+    text = f"{letters} ANN@Example.com, {letters} ok"
+    assert scrubbed(text, [ANN]) == f"{letters} (forgotten), {letters} ok"
 
 
 def test_what_was_given_up_is_cancelled(server: ScriptedSMTP) -> None:

@@ -10,9 +10,9 @@ import pytest
 import redis as client
 from celery import Celery
 
-from celery_idempotent import IdempotentTask, InterventionRefused, Status, checks, retention, wiring
+from celery_idempotent import IdempotentTask, InterventionRefused, Status, checks, outbox, retention, wiring
 from celery_idempotent.core.entry import After
-from celery_idempotent.models import LogicalEmail
+from celery_idempotent.models import LogicalEmail, OutboxMessage
 from celery_idempotent.stores.memory import MemoryStore
 from celery_idempotent.testing import make_entry
 from tests.core.test_ledger import Clock
@@ -132,6 +132,28 @@ def test_an_age_at_which_duplicates_may_still_come(app: Celery, memory_ledger: A
     with pytest.raises(InterventionRefused, match="visibility_timeout"):
         retention.purge(age)
     assert len(memory_ledger.store._entries) == 14
+
+
+@pytest.mark.django_db(transaction=True)
+def test_nothing_goes_that_a_message_in_the_outbox_may_ask_for(
+    app: Celery, memory_ledger: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The relay would find nothing in the ledger, publish it again, and it would be sent a second time."""
+    memory_ledger.store._clock = clock = Clock()
+    kept = task(app)
+    monkeypatch.setattr(outbox, "_publish", lambda *_: None)
+    kept.apply((1,), task_id=kept.enqueue(1).id)
+    kept.enqueue(2)
+    clock.forward(10 * 86400)
+    newest = OutboxMessage.objects.latest("pk")
+    OutboxMessage.objects.exclude(pk=newest.pk).update(tries=3, created_at=newest.created_at - 2 * DAY)
+    for dry_run in (True, False):
+        with pytest.raises(InterventionRefused, match=r"a message of kept.*Run the relay"):
+            retention.purge(DAY, dry_run)
+    assert kept.entry_for(1) is not None
+    assert retention.purge(3 * DAY) == 1, "older than any message is"
+    OutboxMessage.objects.all().delete()
+    assert retention.purge(DAY) == 0
 
 
 def test_nothing_goes_inside_its_window(app: Celery, memory_ledger: Any) -> None:

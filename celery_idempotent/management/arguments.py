@@ -14,7 +14,10 @@ def duration(text: str) -> timedelta:
     found = re.fullmatch(r"(-?\d+(?:\.\d+)?)([smhdw])", text)
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no duration; write 90d, 12h, 30m or 45s")
-    value = timedelta(**{_UNITS[found[2]]: float(found[1])})
+    try:
+        value = timedelta(**{_UNITS[found[2]]: float(found[1])})
+    except OverflowError:
+        raise argparse.ArgumentTypeError(f"{text!r} is longer than any email is kept") from None
     if value < timedelta(0):
         raise argparse.ArgumentTypeError(f"{text!r} is negative; write how old it has to be, such as 90d")
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 def handle(command: Any, *, continuous: bool, interval: float, batch: int, **_: Any) -> None:
     """Make one pass, or go on until told to stop. Raises `CommandError`."""
-    if interval <= 0 or batch < 1:
+    if not 0 < interval < math.inf or batch < 1:
         raise CommandError("--interval has to be positive, and --batch at least 1")
     with _until_told() as stop:
         relay = Relay(batch=batch, stop=stop)

@@ -84,13 +84,16 @@ class DatabaseStore(Store):
         """One statement on PostgreSQL; elsewhere an INSERT, or an UPDATE that counts the arrival."""
         with self._connection() as alias:
             if connections[alias].vendor == "postgresql":
-                if stored := postgresql.insert(alias, entry, attempt) or self.get(entry.key):
-                    return stored
-                return self.insert(entry, attempt)
+                try:
+                    stored = postgresql.insert(alias, entry, attempt)
+                except IntegrityError as error:  # that the key is there is none
+                    raise _cannot_insert(entry, error) from error
+                return stored or self.get(entry.key) or self.insert(entry, attempt)
             for _ in range(_ROUNDS):
-                if stored := _insert(alias, entry, attempt) or _count_arrival(alias, entry.key):
+                stored, refusal = _insert(alias, entry, attempt)
+                if stored := stored or _count_arrival(alias, entry.key):
                     return stored
-        raise LedgerUnavailable(f"{entry.key} is inserted and removed again and again")
+        raise _cannot_insert(entry, refusal) from refusal
 
     def swap(
         self,
@@ -203,17 +206,26 @@ def _read(alias: str, key: str) -> LogicalEmail:
     return LogicalEmail.objects.using(alias).annotate(store_now=StoreNow()).get(key=key)
 
 
-def _insert(alias: str, entry: Entry, attempt: Attempt | None) -> Stored | None:
+def _insert(alias: str, entry: Entry, attempt: Attempt | None) -> tuple[Stored | None, IntegrityError | None]:
+    """Return what was written, or why it was not: as a rule, because the key is there."""
     try:
         with transaction.atomic(using=alias):
             LogicalEmail.objects.using(alias).create(
                 key=entry.key, version=entry.version, created_at=StoreNow(), **columns(alias, entry)
             )
-    except IntegrityError:
-        return None
+    except IntegrityError as refusal:
+        return None, refusal
     row = _read(alias, entry.key)
     write_attempt(alias, row, attempt)
-    return _stored(alias, row, (), inserted=True)
+    return _stored(alias, row, (), inserted=True), None
+
+
+def _cannot_insert(entry: Entry, refusal: IntegrityError | None) -> LedgerUnavailable:
+    why = str(refusal).strip().partition("\n")[0]
+    return LedgerUnavailable(
+        f"{entry.key} cannot be inserted, and is not there either: {why}. Do the tables fit this version? "
+        "`manage.py idempotency doctor` tells. Nothing was sent; the task is tried again"
+    )
 
 
 def _count_arrival(alias: str, key: str) -> Stored | None:

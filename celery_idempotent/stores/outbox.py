@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from django.db import connections, transaction
@@ -44,6 +44,19 @@ def due(alias: str, limit: int) -> Any:
     Nothing but the keys, so that the index has all that is asked for; else MariaDB may read the whole table.
     """
     return rows_of(alias).filter(due_at__lte=StoreNow()).order_by("due_at").values_list("pk", flat=True)[:limit]
+
+
+def oldest(alias: str) -> tuple[str, timedelta] | None:
+    """Return the task of the oldest message, and how old that is: one probe of the primary key."""
+    row = rows_of(alias).annotate(store_now=StoreNow()).order_by("pk").first()
+    if row is None:
+        return None
+    return row.task, moment(alias, row.store_now) - moment(alias, row.created_at)
+
+
+def overdue(alias: str, seconds: float) -> int:
+    """Return how many messages no relay has looked at for ``seconds`` longer than it should."""
+    return rows_of(alias).filter(due_at__lte=written(alias, After(-seconds))).count()
 
 
 def take(alias: str, limit: int) -> list[OutboxMessage]:

@@ -247,6 +247,9 @@ def test_enqueue_many_takes_calls_of_each_form(broker: Broker) -> None:
         (lambda: owed.enqueue_many([(1,), (2, object())]), ArgumentsNotSerializable, "argument 2"),
         (lambda: owed.enqueue_with((1,), task_id="mine"), TypeError, "owed: enqueue sets task_id itself"),
         (lambda: owed.enqueue_with((1,), queue=object()), ArgumentsNotSerializable, "options queue"),
+        (lambda: owed.enqueue_with((1,), countdown="soon"), TypeError, "owed: countdown is 'soon'"),
+        (lambda: owed.enqueue_with((1,), eta="soon"), TypeError, "owed: eta is 'soon'"),
+        (lambda: owed.enqueue_with((1,), expires=1e15), TypeError, "owed: expires is 1000000000000000.0"),
         (lambda: owed.enqueue_with((1,), using="other"), ImproperlyConfigured, "no relay looks there"),
     ],
 )

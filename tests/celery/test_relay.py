@@ -209,6 +209,19 @@ def test_what_the_ledger_may_have_forgotten_is_not_sent_again(caplog: Any) -> No
     assert caplog.text.count("may have forgotten") == 1
 
 
+def test_options_that_cannot_be_used_stop_only_their_own_messages(
+    monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """A task was deployed with a window that is none: its messages wait, and those of others are dealt with."""
+    for task, n in ((relayed, 1), (daily, 2)):
+        Seed(task, n).sent(None)
+        lost(task, n)
+    monkeypatch.setattr(type(app.tasks["daily-relayed"]), "window", 3600)
+    outcome = Relay(app).once()
+    assert (outcome.published, outcome.removed, outcome.waiting) == (0, 1, 1)
+    assert "messages of daily-relayed wait: its options cannot be used" in caplog.text
+
+
 def test_a_poisoned_message_keeps_nobody_waiting() -> None:
     """One that cannot be read stays behind with the reason; the others go out in order of their age."""
     for n in range(5):
@@ -312,6 +325,13 @@ def test_the_command_makes_one_pass(capsys: Any, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Relay, "once", away)
     with pytest.raises(CommandError, match=r"the broker is away\. What waits is kept"):
         call_command("idempotency", "relay")
+
+
+@pytest.mark.parametrize("interval", ["0", "-1", "nan", "inf"])
+def test_an_interval_that_is_none_is_refused(interval: str) -> None:
+    """Not a number would be a pass after the other without a pause."""
+    with pytest.raises(CommandError, match="--interval has to be positive"):
+        call_command("idempotency", "relay", f"--interval={interval}")
 
 
 def test_relays_side_by_side_publish_each_message_once(monkeypatch: pytest.MonkeyPatch) -> None:

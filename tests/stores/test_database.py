@@ -175,6 +175,28 @@ def test_without_time_zones(alias: str, store: Store, settings: Any, zone: str) 
     assert found.entry.begun_at == entry.begun_at
 
 
+def test_a_row_that_the_table_refuses_is_no_key_that_is_there(alias: str, store: Store) -> None:
+    """A column that only a newer version fills: said so, and tried again, as while the ledger is down."""
+    table = LogicalEmail._meta.db_table
+    with connections[alias].cursor() as cursor:
+        if connections[alias].vendor == "sqlite":
+            cursor.execute(
+                f"CREATE TRIGGER newer BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'NOT NULL'); END"
+            )
+        else:
+            cursor.execute(f"ALTER TABLE {table} ADD CONSTRAINT newer CHECK (version > 1)")
+    try:
+        with pytest.raises(LedgerUnavailable, match=r"is not there either: .*Do the tables fit"):
+            store.insert(make_entry())
+    finally:
+        with connections[alias].cursor() as cursor:
+            if connections[alias].vendor == "sqlite":
+                cursor.execute("DROP TRIGGER newer")
+            else:
+                cursor.execute(f"ALTER TABLE {table} DROP CONSTRAINT newer")
+    assert store.insert(make_entry()).inserted
+
+
 def test_a_transaction_level_of_the_project_is_not_the_ledgers(settings: Any) -> None:
     """A compare-and-swap under REPEATABLE READ would not see what others have committed."""
     base = {"ENGINE": "django.db.backends.postgresql", "NAME": "x", "OPTIONS": {"isolation_level": 3, "a": 1}}
