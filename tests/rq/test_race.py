@@ -24,7 +24,7 @@ EACH = 4
 """How often each of these is struck: a process of Celery's pool, an RQ work-horse, a whole RQ worker; and any
 of them, with a pause in a body that has not begun to send."""
 KINDS = ("pool", "horse", "simple", "pause")
-PAUSE = 10.0
+PAUSE = 15.0
 """Seconds at most: a paused process wakes up as soon as another one has sent its mail."""
 
 BATCH = 25
@@ -156,6 +156,7 @@ def sent(shop: RQShop) -> Counter[int]:
     return Counter(int(match[1]) for match in found if match)
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["redis", "postgres"])
 def test_a_celery_worker_and_rq_workers_at_the_same_keys(kind: str, tmp_path: Path) -> None:
     """P1, P2: one copy each; where somebody was killed inside a hand-over, in doubt and one copy at most."""
@@ -184,7 +185,7 @@ answer([[entry.status.value, "@" in entry.owner] for entry in found])
 
 def race(shop: RQShop, fleet: Fleet, striker: Striker) -> None:
     """Give both queues the same keys and strike someone every now and then, until nothing is left to do."""
-    end = time.monotonic() + 150
+    end = time.monotonic() + 240
     batches = iter(range(0, KEYS, BATCH))
     start: int | None = 0
     while True:
