@@ -53,6 +53,7 @@ def note(line: str) -> None:
 def confirm(self, order: int, to: str = "ann@example.com") -> dict:
     """The plain case."""
     note(f"confirm {order}")
+    crash.at("in-body")
     EmailMessage("Your order", f"Order {order}", to=[to]).send()
     crash.at("after-send")
     return {"order": order, "by": self.request.id}

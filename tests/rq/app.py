@@ -36,6 +36,7 @@ quiet: dict[str, Any] = {"lease": 2, "send_timeout": SEND_TIMEOUT}
 def confirm(order: int, to: str = "ann@example.com") -> dict[str, Any]:
     """The plain case: the same email as Celery's task of that name."""
     note(f"confirm {order}")
+    crash.at("in-body")
     EmailMessage("Your order", f"Order {order}", to=[to]).send()
     crash.at("after-send")
     job = get_current_job()
