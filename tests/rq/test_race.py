@@ -24,10 +24,10 @@ EACH = 4
 """How often each of these is struck: a process of Celery's pool, an RQ work-horse, a whole RQ worker; and any
 of them, with a pause in a body that has not begun to send."""
 KINDS = ("pool", "horse", "simple", "pause")
-PAUSE = 15.0
+PAUSE = 10.0
 """Seconds at most: a paused process wakes up as soon as another one has sent its mail."""
 
-BATCH = 25
+BATCH = 10
 """Keys given to both queues at a time: a job that comes back is not to wait behind all others."""
 
 BARRIER = """
