@@ -159,6 +159,7 @@ def test_the_dummy_backend_does_nothing(jobs: Any, server: ScriptedSMTP) -> None
 @pytest.mark.django_db(transaction=True)
 def test_immediate_inside_a_transaction_on_sqlite(jobs: Any, tracked: None, settings: Any) -> None:
     """There it is part of its caller: sent, and the record goes with the rollback, as for eager tasks."""
+    settings.CELERY_IDEMPOTENT = {**settings.CELERY_IDEMPOTENT, "LEDGER": "database"}
     with ScriptedSMTP() as server:
         settings.EMAIL_PORT = server.port
 

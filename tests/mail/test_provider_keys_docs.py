@@ -46,7 +46,7 @@ def shop_mail(monkeypatch: Any) -> ModuleType:
 
 def settings_of(place: int, monkeypatch: Any) -> dict[str, Any]:
     """Return CELERY_IDEMPOTENT of the page's n-th settings, with a key in place of the dots."""
-    monkeypatch.setenv("MAIL_ENCRYPTION_KEY", Fernet.generate_key().decode())
+    monkeypatch.setenv("ENCRYPTION_KEY", Fernet.generate_key().decode())
     found: dict[str, Any] = {"os": __import__("os")}
     exec([code for name, code in BLOCKS if name == "settings.py"][place], found)
     conf: dict[str, Any] = found["CELERY_IDEMPOTENT"]

@@ -67,4 +67,5 @@ def environment(directory: Path, broker: str, database: dict[str, Any], smtp_por
         "TEST_DIRECTORY": str(directory),
         "TEST_BROKER": broker,
         "TEST_SMTP_PORT": str(smtp_port),
+        "TEST_FIRST_DEFERRAL": "0.1",
     }
