@@ -28,6 +28,8 @@ KILLS = 6
 OUTAGE = 7.0
 """Seconds after the first event at which the broker loses everything."""
 LEAST_LOST = 5
+LONGEST_JAM = 2.0
+"""Seconds for which workers stand still so that messages wait."""
 QUIET = 8.0
 """Seconds without any news after which nobody expects any more."""
 READY = ("SUCCESS", "FAILURE", "REVOKED", "REJECTED")
@@ -262,9 +264,13 @@ class Storm:
 
         So is a whole worker, with the messages that it has in hand: a folder does not give those back.
         """
-        waiting = list((self.broker / "queue").glob("*.msg"))
-        if len(waiting) < LEAST_LOST:
-            return  # at once, when there is something to lose
+        for worker in self.workers:  # or a fast one leaves nothing to lose
+            os.killpg(worker.pid, signal.SIGSTOP)
+        end = time.monotonic() + LONGEST_JAM
+        waiting: list[Path] = []
+        while len(waiting) < LEAST_LOST and time.monotonic() < end:
+            time.sleep(0.02)
+            waiting = list((self.broker / "queue").glob("*.msg"))
         for message in waiting:
             try:
                 message.unlink()
@@ -273,6 +279,8 @@ class Storm:
                 continue  # a worker was faster
         _kill(self.workers[0])
         self.workers[0] = self._worker(1)
+        for worker in self.workers[1:]:
+            os.killpg(worker.pid, signal.SIGCONT)
         print(
             f"{self.name:>7}  the broker's folder was emptied ({self.wiped} messages) and a worker killed",
             flush=True,

@@ -79,7 +79,8 @@ WAITS = [
     (450, "4.2.1 mailbox busy", None),
     (450, "try again later (5 mailboxes)", None),
     (450, "retry with 5 months' patience", None),
-    (550, "5.7.1 try again in 300 seconds", None),
+    (550, "5.7.1 no such luck", None),
+    (550, "5.7.1 try again in 300 seconds", 300.0),  # asked only for what counts as deferred
     (None, "try again in 300 seconds", None),
 ]
 

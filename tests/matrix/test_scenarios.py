@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.matrix.conftest import VISIBILITY_TIMEOUT, Bed
@@ -21,6 +22,14 @@ ROUNDS = 100
 def subjects(bed: Bed) -> Counter[str]:
     """Return how many copies of each order's mail the server took."""
     return Counter(received.data.decode().split("Order ")[1].split()[0] for received in bed.server.accepted)
+
+
+def is_gone(pid: int) -> bool:
+    """Tell whether the process has ended."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def held(bed: Bed, step: str, publish: str) -> LocalWorker:
@@ -197,6 +206,8 @@ def test_a_revoked_task_blocks_nothing(bed: Bed) -> None:
     held(bed, "mail", f"confirm.apply_async(({order},), task_id='revoked-{order}')")
     bed.shop.ask(f"app.control.revoke('revoked-{order}', terminate=True, signal='SIGKILL')")
     outcome = result(bed, f"revoked-{order}")
+    pid = int(next(line for line in bed.shop.bodies() if line.startswith(f"confirm {order} ")).split()[-1])
+    wait_for(lambda: is_gone(pid), 30)  # Celery tells the outcome first, and kills then
     bed.server.release("mail")  # not before: the body might get as far as its hand-over, and be killed there
     assert outcome in ("TaskRevokedError", "WorkerLostError", "Terminated")
     value = bed.shop.ask(f"answer(confirm.apply_async(({order},), task_id='next-{order}').get(timeout=60))")
