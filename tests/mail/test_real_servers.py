@@ -146,7 +146,8 @@ def test_aiosmtpd(handler: Handler, step: str, answer: str, many: int) -> None:
 @pytest.fixture(scope="module")
 def postfix() -> Iterator[Postfix]:
     if os.geteuid() != 0:
-        pytest.skip("Postfix starts as root alone")
+        # On a laptop that hides nothing that CI would not see.
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("Postfix starts as root alone")
     with Postfix() as server:
         yield server
 
