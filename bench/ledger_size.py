@@ -3,7 +3,8 @@
     python -m bench.ledger_size --rows 10000000 --databases postgres,mariadb,sqlite
 
 Starts private servers, fills two ledgers on each, and asks both in turn, in one run. Prints medians and their
-ratio. Needs about 1.3 kB of disk per email and database, in the folder of temporary files.
+ratio. Needs about 1.3 kB of disk per email and database, in the folder of temporary files. The servers' caches
+are set as for a machine of 16 GB: those they come with, 128 MB, hold one percent of such a ledger.
 """
 
 from __future__ import annotations
@@ -42,22 +43,23 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000_000, help="emails in the large ledger")
     parser.add_argument("--small", type=int, default=SMALL, help="emails in the small one")
     parser.add_argument("--rounds", type=int, default=2000, help="measurements of each kind")
+    parser.add_argument("--cache", type=int, default=4096, help="MB of each server's own cache")
     parser.add_argument("--databases", default="postgres,mariadb,sqlite")
     options = parser.parse_args()
     print(f"{'':10} {'what':22} {options.small:>12,} {options.rows:>14,}   ratio   (medians, ms)")
     for name in options.databases.split(","):
-        with both(name, options.small, options.rows) as (small, large):
+        with both(name, options.small, options.rows, options.cache) as (small, large):
             for what, kind in KINDS.items():
                 report(name, what, kind, (small, options.small), (large, options.rows), options.rounds)
 
 
 @contextmanager
-def both(name: str, small: int, large: int) -> Iterator[tuple[Ledger, Ledger]]:
+def both(name: str, small: int, large: int, cache: int) -> Iterator[tuple[Ledger, Ledger]]:
     """A small and a large ledger on one server of the kind ``name``."""
     ledgers = []
     with ExitStack() as stack:
         for rows in (small, large):
-            database = stack.enter_context(opened(name))
+            database = stack.enter_context(opened(name, cache))
             alias = stack.enter_context(added(f"{name}_{rows}", database))
             began = time.monotonic()
             fill(alias, rows)
@@ -67,7 +69,7 @@ def both(name: str, small: int, large: int) -> Iterator[tuple[Ledger, Ledger]]:
 
 
 @contextmanager
-def opened(name: str) -> Iterator[dict[str, Any]]:
+def opened(name: str, cache: int) -> Iterator[dict[str, Any]]:
     """A database of its own."""
     if name == "sqlite":
         with tempfile.TemporaryDirectory() as folder:
@@ -79,7 +81,11 @@ def opened(name: str) -> Iterator[dict[str, Any]]:
             path = str(Path(folder) / "ledger.sqlite3")
             yield {"ENGINE": "django.db.backends.sqlite3", "NAME": path, "OPTIONS": options}
         return
-    with {"postgres": Postgres, "mariadb": MariaDB}[name]() as server:
+    server = {
+        "postgres": lambda: Postgres("-c", f"shared_buffers={cache}MB", "-c", "max_wal_size=8GB"),
+        "mariadb": lambda: MariaDB(f"--innodb-buffer-pool-size={cache}M", "--innodb-log-file-size=1G"),
+    }[name]()
+    with server:
         yield server.database
 
 

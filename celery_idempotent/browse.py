@@ -74,7 +74,8 @@ def matching(text: str, limit: int) -> list[str]:
     prefix = text if text.startswith("1:") else f"1:{text}"
     ways = [Q(owner=text), Q(send_attempts__task_id=text), Q(send_attempts__message_id=text)]
     if len(prefix) >= 6:
-        ways.append(Q(key__startswith=prefix))
+        # A key ends in hexadecimal digits, all of which sort before "g": a range has an index everywhere.
+        ways.append(Q(key__gte=prefix, key__lt=f"{prefix}g", key__startswith=prefix))
     with rows() as found:
         for way in ways:
             keys = found.filter(way).order_by("-created_at").values_list("key", flat=True)

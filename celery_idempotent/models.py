@@ -1,4 +1,9 @@
-"""The ledger's tables. Constraints and choices derive from `core.status`; nothing here decides."""
+"""The ledger's tables. Constraints and choices derive from `core.status`; nothing here decides.
+
+Columns of text are indexed by `Meta`, not by ``unique`` or ``db_index``: on PostgreSQL Django would add to each
+a second index for ``LIKE``, and every email would pay for those, at a random place of each. The foreign keys do
+without an index of their own: the unique constraints begin with them.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +24,14 @@ def _known(field: str, enum: type[Status] | type[DeliveryStatus]) -> Q:
 class LogicalEmail(models.Model):
     """One intended email: the row behind an `Entry`."""
 
-    key = models.CharField(max_length=80, unique=True, editable=False)
+    key = models.CharField(max_length=80, editable=False)
     email_type = models.CharField(max_length=200)
     label = models.CharField(max_length=255, blank=True, help_text="The key fields, addresses masked.")
     status = models.CharField(max_length=16, choices=_choices(Status))
     version = models.BigIntegerField(help_text="Fencing token: grows with every change.")
     claim_id = models.CharField(max_length=32, blank=True, editable=False)
     generation = models.PositiveIntegerField(default=1)
-    owner = models.CharField("task id", max_length=255, db_index=True)
+    owner = models.CharField("task id", max_length=255)
     deadline = models.DateTimeField(null=True)
     fingerprint = models.CharField(max_length=64, blank=True)
     attempts = models.PositiveIntegerField(default=0)
@@ -49,6 +54,7 @@ class LogicalEmail(models.Model):
         verbose_name = "logical email"
         permissions = [("decide_logicalemail", "Can decide about logical emails")]
         constraints = [
+            models.UniqueConstraint(fields=["key"], name="celery_idempotent_one_key"),
             models.CheckConstraint(condition=_known("status", Status), name="celery_idempotent_email_status"),
             models.CheckConstraint(
                 condition=~Q(status__in=sorted(s.value for s in IN_FLIGHT)) | Q(deadline__isnull=False),
@@ -57,6 +63,7 @@ class LogicalEmail(models.Model):
         ]
         indexes = [
             models.Index(fields=["status", "deadline"], name="celery_idempotent_due"),
+            models.Index(fields=["owner"], name="celery_idempotent_owner"),
             models.Index(fields=["email_type", "-created_at"], name="celery_idempotent_type"),
         ]
 
@@ -67,10 +74,10 @@ class LogicalEmail(models.Model):
 class Delivery(models.Model):
     """One recipient of one message of a logical email, within a generation."""
 
-    email = models.ForeignKey(LogicalEmail, models.CASCADE, related_name="deliveries")
+    email = models.ForeignKey(LogicalEmail, models.CASCADE, related_name="deliveries", db_index=False)
     generation = models.PositiveIntegerField()
     part = models.CharField(max_length=100)
-    digest = models.CharField(max_length=64, db_index=True, help_text="HMAC of the normalised address.")
+    digest = models.CharField(max_length=64, help_text="HMAC of the normalised address.")
     recipient = models.CharField(max_length=320, blank=True)
     status = models.CharField(max_length=16, choices=_choices(DeliveryStatus))
     message_id = models.CharField(max_length=255, blank=True)
@@ -89,6 +96,7 @@ class Delivery(models.Model):
                 condition=_known("status", DeliveryStatus), name="celery_idempotent_delivery_status"
             ),
         ]
+        indexes = [models.Index(fields=["digest"], name="celery_idempotent_digest")]
 
     def __str__(self) -> str:
         return f"{self.recipient or self.digest[:12]}: {self.status}"
@@ -97,13 +105,13 @@ class Delivery(models.Model):
 class SendAttempt(models.Model):
     """One hand-over to a mail server: written before it, finished after it."""
 
-    email = models.ForeignKey(LogicalEmail, models.CASCADE, related_name="send_attempts")
+    email = models.ForeignKey(LogicalEmail, models.CASCADE, related_name="send_attempts", db_index=False)
     generation = models.PositiveIntegerField()
     number = models.PositiveIntegerField()
     part = models.CharField(max_length=100, blank=True)
-    task_id = models.CharField(max_length=255, db_index=True)
+    task_id = models.CharField(max_length=255)
     worker = models.CharField(max_length=255, blank=True)
-    message_id = models.CharField(max_length=255, blank=True, db_index=True)
+    message_id = models.CharField(max_length=255, blank=True)
     recipients = models.PositiveIntegerField(default=0)
     started_at = models.DateTimeField(db_index=True)
     ended_at = models.DateTimeField(null=True)
@@ -120,6 +128,10 @@ class SendAttempt(models.Model):
                 condition=_known("outcome", DeliveryStatus), name="celery_idempotent_attempt_outcome"
             ),
         ]
+        indexes = [
+            models.Index(fields=["task_id"], name="celery_idempotent_attempt_task"),
+            models.Index(fields=["message_id"], name="celery_idempotent_message_id"),
+        ]
 
     def __str__(self) -> str:
         return f"attempt {self.generation}.{self.number}: {self.outcome}"
@@ -128,7 +140,7 @@ class SendAttempt(models.Model):
 class OutboxMessage(models.Model):
     """A message that is owed to the broker, until the ledger knows its end. Written with the caller's data."""
 
-    task_id = models.CharField(max_length=255, unique=True, editable=False)
+    task_id = models.CharField(max_length=255, editable=False)
     task = models.CharField(max_length=255)
     key = models.CharField(max_length=80, editable=False)
     label = models.CharField(max_length=255, blank=True, help_text="The key fields, addresses masked.")
@@ -143,6 +155,7 @@ class OutboxMessage(models.Model):
     due_at = models.DateTimeField(help_text="When the relay looks at it next.")
 
     class Meta:
+        constraints = [models.UniqueConstraint(fields=["task_id"], name="celery_idempotent_outbox_task")]
         indexes = [models.Index(fields=["due_at"], name="celery_idempotent_outbox_due")]
 
     def __str__(self) -> str:

@@ -187,6 +187,10 @@ class Postgres(Server):
     user = "postgres"
     ending = signal.SIGQUIT  # its children are in sessions of their own: only it can end them at once
 
+    def __init__(self, *options: str) -> None:
+        super().__init__()
+        self._options = options
+
     def _tool(self, name: str) -> str:
         return find(name, f"/usr/lib/postgresql/*/bin/{name}")
 
@@ -195,7 +199,7 @@ class Postgres(Server):
 
     def command(self) -> list[str]:
         options = f"-p {self.port} -h 127.0.0.1 -k {self.directory} -F".split()
-        return [self._tool("postgres"), "-D", "data", *options, "-c", "max_connections=50"]
+        return [self._tool("postgres"), "-D", "data", *options, "-c", "max_connections=50", *self._options]
 
     def answers(self) -> bool:
         import psycopg
@@ -214,6 +218,10 @@ class MariaDB(Server):
 
     user = "mysql"
 
+    def __init__(self, *options: str) -> None:
+        super().__init__()
+        self._options = options
+
     def prepare(self) -> None:
         tool = find("mariadb-install-db")
         data = f"--datadir={self.directory}/data"
@@ -223,7 +231,16 @@ class MariaDB(Server):
         # 2: what was committed survives a killed server, though not a power cut.
         options = ["--innodb-flush-log-at-trx-commit=2", f"--socket={self.directory}/socket", "--skip-log-bin"]
         place = [f"--datadir={self.directory}/data", f"--port={self.port}", "--bind-address=127.0.0.1"]
-        return [find("mariadbd"), "--no-defaults", *place, *options, "--character-set-server=utf8mb4"]
+        # A starting server empties the folder of temporary tables, which all of them would share.
+        place += [f"--tmpdir={self.directory}"]
+        return [
+            find("mariadbd"),
+            "--no-defaults",
+            *place,
+            *options,
+            "--character-set-server=utf8mb4",
+            *self._options,
+        ]
 
     def answers(self) -> bool:
         import pymysql
