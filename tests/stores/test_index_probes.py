@@ -11,6 +11,7 @@ from django.db import connections
 
 from celery_idempotent.core.ledger import Ledger
 from celery_idempotent.core.outcomes import Acquired, Duplicate, Policy
+from celery_idempotent.models import LogicalEmail
 from celery_idempotent.stores.database import DatabaseStore
 from tests.support.databases import added
 from tests.support.filling import asker, fill, key, plans, sent
@@ -93,3 +94,25 @@ def test_a_statement_without_an_index_is_noticed(alias: str) -> None:
     found = plans(alias, [(f"SELECT * FROM {table} WHERE label = %s", ["order=7"])])
     assert len(found) == 1
     assert table in found[0]
+
+
+@pytest.mark.parametrize("alias", ["postgres"], indirect=True)
+def test_a_duplicate_writes_to_no_index(alias: str) -> None:
+    """On PostgreSQL the count of arrivals finds room in the row's own page, however old the email is."""
+    ledger = Ledger(DatabaseStore(lambda: alias))
+    before = _updates(alias)
+    for number in range(100, ROWS, 400):
+        assert isinstance(ledger.claim(asker(number, "other"), Policy()), Duplicate)
+    updates, in_page = (now - then for now, then in zip(_updates(alias), before, strict=True))
+    assert updates == in_page == len(range(100, ROWS, 400))
+
+
+def _updates(alias: str) -> tuple[int, int]:
+    """Return how many rows of emails were updated, and how many of them in their own page."""
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT pg_stat_force_next_flush()")
+        cursor.execute(
+            "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = %s",
+            [LogicalEmail._meta.db_table],
+        )
+        return cursor.fetchone()
