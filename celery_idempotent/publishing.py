@@ -151,7 +151,8 @@ class KeyedTask(Options, DjangoTask):
         """Write many calls at once: all of them, or none if one is refused. Raises as `enqueue` does.
 
         A call is a tuple of arguments, a dict of keyword arguments, or a signature of this task with options of
-        its own; ``options`` are those of all.
+        its own; ``options`` are those of all. After the commit this process publishes the first
+        `outbox.AT_ONCE`; the others are due at once for the relay, which has to run somewhere.
         """
         intentions = [self._intention(call, options) for call in calls]
         return [self.AsyncResult(task_id) for task_id in record(self, intentions, using)]

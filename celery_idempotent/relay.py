@@ -91,11 +91,11 @@ class Pass:
 
 
 class Relay:
-    """Works off the outbox of each of ``OUTBOX_DATABASES``, ``batch`` messages at a time."""
+    """Works off the outbox of each of ``OUTBOX_DATABASES``, ``batch`` messages (500 at most) at a time."""
 
     def __init__(self, app: Celery | None = None, batch: int = BATCH, stop: Event | None = None) -> None:
         self.app = app or current_app._get_current_object()
-        self.batch = batch
+        self.batch = min(batch, store.CHUNK)
         self.stop = stop or Event()
 
     def once(self, limit: int | None = None) -> Pass:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -236,6 +237,30 @@ def test_enqueue_many_takes_calls_of_each_form(broker: Broker) -> None:
     assert owed.enqueue_many([]) == []
 
 
+@pytest.mark.parametrize("several", [True, False], ids=["in a transaction", "in autocommit"])
+def test_a_caller_that_enqueues_many_publishes_the_first_and_leaves_the_rest(
+    broker: Broker, caplog: Any, several: bool
+) -> None:
+    """It does not last until the broker has all; the relay does the others, without waiting for anything."""
+    caplog.set_level("INFO", "celery_idempotent")
+    with transaction.atomic() if several else nullcontext():
+        results = owed.enqueue_many([(n,) for n in range(outbox.AT_ONCE + 30)])
+    ids = [result.id for result in results]
+    assert broker.lose() == ids[: outbox.AT_ONCE]
+    assert "30 more messages of owed are left to the relay" in caplog.text
+    assert Relay(app).once().published == 30
+    assert sorted(broker.lose()) == sorted(ids[outbox.AT_ONCE :])
+    assert Relay(app).once().published == 0, "nor is any published twice"
+
+
+def test_a_caller_that_enqueues_few_publishes_all(broker: Broker, caplog: Any) -> None:
+    """Up to a batch, nothing is left to the relay."""
+    caplog.set_level("INFO", "celery_idempotent")
+    owed.enqueue_many([(n,) for n in range(outbox.AT_ONCE)])
+    assert len(broker.lose()) == outbox.AT_ONCE
+    assert "left to the relay" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
@@ -377,6 +402,7 @@ def test_eager_tasks_run_at_the_commit(broker: Broker) -> None:
             owed.enqueue(1)
             assert owed.entry_for(1) is None
         assert owed.entry_for(1).status is Status.SENT
+        owed.enqueue_many([(n,) for n in range(2, outbox.AT_ONCE + 10)])
     finally:
         app.conf.task_always_eager = False
     assert not OutboxMessage.objects.exists()

@@ -315,7 +315,7 @@ def test_the_command_makes_one_pass(capsys: Any, monkeypatch: pytest.MonkeyPatch
     make_due()
     call_command("idempotency", "relay")
     assert "1 published, 0 done, 0 waiting" in capsys.readouterr().out
-    for wrong in (["--interval", "0"], ["--batch", "0"]):
+    for wrong in (["--interval", "0"], ["--batch", "0"], ["--batch", "501"]):
         with pytest.raises(CommandError, match="positive"):
             call_command("idempotency", "relay", *wrong)
 
