@@ -18,9 +18,11 @@ from typing import Any
 from celery import Signature, uuid
 from celery.utils.time import maybe_make_aware
 from django.core.exceptions import ImproperlyConfigured
+from django.db import Error as DatabaseError
 from django.db import connections, transaction
 
 from .conf import conf
+from .core.entry import Entry
 from .core.errors import UnsafeTransaction
 from .dispatch import BrokerDown, hand_over, redeliver_in, send
 from .identity import Identity
@@ -89,6 +91,19 @@ def taken_apart(task: Any, call: Any) -> tuple[tuple[Any, ...], dict[str, Any], 
 def forget(alias: str, *task_ids: str) -> None:
     """Remove the rows of messages whose email has come to its end. One statement."""
     store.remove(ledger_alias() if alias == conf.database else alias, task_ids)
+
+
+def forget_participants(entry: Entry) -> None:
+    """Remove the rows of all tasks that took part in ``entry``: none of them will be sent any more.
+
+    Where that fails, the relay does it when their time comes.
+    """
+    task_ids = tuple(dict.fromkeys((entry.owner, *entry.participants, *entry.past)))
+    for alias in conf.outbox_databases:
+        try:
+            forget(alias, *task_ids)
+        except DatabaseError as error:
+            logger.warning("%s: the outbox of %r is left to the relay: %s", entry.key, alias, error)
 
 
 # -- what is written -------------------------------------------------------------------------------------
