@@ -35,8 +35,8 @@ logger = logging.getLogger("celery_idempotent")
 BATCH = 100
 ENDED = (Status.SENT, Status.FAILED, Status.CANCELLED)
 TOO_OLD = (
-    "it was published so long ago that the ledger may have forgotten whether it was sent (RETENTION). "
-    "Call its task again if it was not, and delete this message"
+    "it is so old that the ledger may have forgotten whether this email was sent (RETENTION). "
+    "If it was, delete this message; if not, set its created_at to now"
 )
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 
@@ -145,7 +145,8 @@ class Relay:
                 return
 
     def _deal(self, alias: str, rows: list[OutboxMessage], outcome: Pass) -> None:
-        verdicts = self._judged(alias, [row for row in rows if row.tries])
+        # Never published and young: nobody can have had it. Old: another task may have sent the same since.
+        verdicts = self._judged(alias, [row for row in rows if row.tries or _is_forgotten(alias, row)])
         done = [row.task_id for row in rows if verdicts.get(row.pk) is Next.REMOVE]
         outcome.removed += store.remove(alias, done)
         if old := [row for row in rows if verdicts.get(row.pk) is Next.TOO_OLD]:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from django.db import connections, transaction
-from django.db.models import F, QuerySet
+from django.db.models import Count, F, Min, QuerySet
 
 from ..core.entry import After
 from ..models import OutboxMessage
@@ -51,12 +51,21 @@ def due(alias: str, limit: int) -> Any:
     return rows_of(alias).filter(due_at__lte=StoreNow()).order_by("due_at").values_list("pk", flat=True)[:limit]
 
 
-def oldest(alias: str) -> tuple[str, timedelta] | None:
-    """Return the task of the oldest message, and how old that is: one probe of the primary key."""
-    row = rows_of(alias).annotate(store_now=StoreNow()).order_by("pk").first()
+def oldest(alias: str) -> tuple[OutboxMessage, timedelta] | None:
+    """Return the oldest message without its arguments, and its age: one probe of the primary key."""
+    row = rows_of(alias).annotate(store_now=StoreNow()).defer("payload").order_by("pk").first()
     if row is None:
         return None
-    return row.task, moment(alias, row.store_now) - moment(alias, row.created_at)
+    return row, moment(alias, row.store_now) - moment(alias, row.created_at)
+
+
+def faults(alias: str, limit: int) -> list[tuple[str, str, int, str]]:
+    """Return task, reason, number and a task id of messages that cannot be published, the most first.
+
+    This reads the whole table.
+    """
+    groups = rows_of(alias).exclude(error="").values_list("task", "error")
+    return list(groups.annotate(number=Count("pk"), one=Min("task_id")).order_by("-number")[:limit])
 
 
 def overdue(alias: str, seconds: float) -> int:
