@@ -19,6 +19,7 @@ from .core.status import Status
 from .core.store import Stored
 from .identity import folded
 from .options import plain
+from .outbox import forget_participants
 from .registry import by_email_type
 from .reporting import Report
 from .wiring import get_ledger, get_mirror
@@ -50,6 +51,9 @@ def decide(decision: str, key: str, actor: str, reason: str, version: int | None
     entry = DECISIONS[decision](operator, stored.entry)
     if mirror := get_mirror():
         mirror.keep(entry)
+    if entry.status is Status.CANCELLED:
+        # Their arguments are of no use any more. Resolved as sent, a body may still have to be finished.
+        forget_participants(entry)
     last = entry.audit[-1]
     logger.info("%s: %s %s by %s: %s", entry.email_type, key, last.action, last.actor, last.reason)
     if decision.startswith("resolve"):

@@ -23,6 +23,8 @@ from .wiring import OWN_ALIAS, get_ledger, ledger_alias, ledger_name
 APP = "celery_idempotent"
 _LATE = 300.0
 """Seconds that the relay may be late before it is worth a word."""
+_FAULTS = 5
+"""Kinds of messages that cannot be published: each may be there a thousand times."""
 OK, WAITS, WRONG = "ok", "waits", "wrong"
 
 
@@ -108,9 +110,15 @@ def _connection() -> Iterator[Finding]:
 
 def _outbox() -> Iterator[Finding]:
     for alias in conf.outbox_databases:
-        late = outbox.overdue(alias, _LATE)
-        text = f"{late} messages overdue in {alias!r}: is there a relay, and a broker?" if late else "on time"
-        yield Finding("outbox", WAITS if late else OK, text)
+        faults = outbox.faults(alias, _FAULTS)
+        for task, error, number, one in faults:
+            text = f"{number} messages of {task} in {alias!r}, such as {one}, cannot be published: {error}"
+            yield Finding("outbox", WAITS, text)
+        if late := outbox.overdue(alias, _LATE):
+            text = f"{late} messages overdue in {alias!r}: is there a relay, and a broker?"
+            yield Finding("outbox", WAITS, text)
+        elif not faults:
+            yield Finding("outbox", OK, f"on time in {alias!r}")
 
 
 def _entries(stuck_after: float) -> Iterator[Finding]:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.db import Error as DatabaseError
-
 from .conf import conf
 from .core.addresses import is_address, mask, mask_all, normalise, recipient
-from .core.entry import Entry
 from .core.errors import InterventionRefused
 from .core.forgetting import scrubbed
 from .core.interventions import Operator
 from .core.store import Store
-from .outbox import forget as forget_messages
+from .outbox import forget_participants
 from .stores.database import DatabaseStore
 from .wiring import get_ledger, get_mirror, ledger_alias
-
-logger = logging.getLogger("celery_idempotent")
 
 
 @dataclass(slots=True)
@@ -71,16 +65,7 @@ def _erase(store: Store, key: str, operator: Operator, digest: str, words: list[
     except InterventionRefused as refused:
         found.left[key] = str(refused)
         return None
-    _empty_outbox(entry)
+    forget_participants(entry)  # their arguments, if nobody has removed them yet
     store.erase(key, digest, words)
     found.erased.add(key)
     return entry
-
-
-def _empty_outbox(entry: Entry) -> None:
-    """Remove messages of whoever took part, arguments and all, that nobody has removed yet."""
-    for alias in conf.outbox_databases:
-        try:
-            forget_messages(alias, *dict.fromkeys((entry.owner, *entry.participants, *entry.past)))
-        except DatabaseError as error:
-            logger.warning("%s: the outbox of %r is left to the relay: %s", entry.key, alias, error)

@@ -18,9 +18,11 @@ from typing import Any
 from celery import Signature, uuid
 from celery.utils.time import maybe_make_aware
 from django.core.exceptions import ImproperlyConfigured
+from django.db import Error as DatabaseError
 from django.db import connections, transaction
 
 from .conf import conf
+from .core.entry import Entry
 from .core.errors import UnsafeTransaction
 from .dispatch import BrokerDown, hand_over, redeliver_in, send
 from .identity import Identity
@@ -33,6 +35,11 @@ logger = logging.getLogger("celery_idempotent")
 
 OURS = ("task_id", "producer", "publisher", "connection", "retry", "retry_policy", "argsrepr", "kwargsrepr")
 """Options of ``apply_async`` that the outbox sets itself."""
+AT_ONCE = 100
+"""Messages that a caller publishes itself after a commit, in about a tenth of a second.
+
+A request that enqueues thousands must not last until the broker has them all: the relay takes the others.
+"""
 _PAUSE = 5.0
 """Seconds without further tries by this process after the broker did not answer: its requests go on."""
 _not_before = 0.0
@@ -51,15 +58,17 @@ class Intention:
 def record(task: Any, intentions: Sequence[Intention], using: str | None = None) -> list[str]:
     """Write ``intentions`` on the caller's connection and publish them after its commit; return the task ids.
 
+    All but the first `AT_ONCE` are left to the relay, due at once; in eager mode none is.
     Raises `ArgumentsNotSerializable`, `TypeError` and `ImproperlyConfigured` before anything is written, and
     `UnsafeTransaction` where the rows would not share the fate of the caller's transaction.
     """
     alias = _alias(using)
     rows = [_row(task, intention) for intention in intentions]
-    store.add(alias, rows)
+    own = rows if task.app.conf.task_always_eager else rows[:AT_ONCE]
+    store.add(alias, rows, len(own))
     connection = connections[alias]
     if connection.in_atomic_block or connection.get_autocommit():
-        transaction.on_commit(partial(_publish, task.app, alias, rows), using=alias)
+        transaction.on_commit(partial(_publish, task.app, alias, own, len(rows) - len(own)), using=alias)
     return [row.task_id for row in rows]
 
 
@@ -82,6 +91,19 @@ def taken_apart(task: Any, call: Any) -> tuple[tuple[Any, ...], dict[str, Any], 
 def forget(alias: str, *task_ids: str) -> None:
     """Remove the rows of messages whose email has come to its end. One statement."""
     store.remove(ledger_alias() if alias == conf.database else alias, task_ids)
+
+
+def forget_participants(entry: Entry) -> None:
+    """Remove the rows of all tasks that took part in ``entry``: none of them will be sent any more.
+
+    Where that fails, the relay does it when their time comes.
+    """
+    task_ids = tuple(dict.fromkeys((entry.owner, *entry.participants, *entry.past)))
+    for alias in conf.outbox_databases:
+        try:
+            forget(alias, *task_ids)
+        except DatabaseError as error:
+            logger.warning("%s: the outbox of %r is left to the relay: %s", entry.key, alias, error)
 
 
 # -- what is written -------------------------------------------------------------------------------------
@@ -164,9 +186,11 @@ def _moment(task: Any, name: str, value: Any, now: datetime) -> datetime:
 # -- what is published -----------------------------------------------------------------------------------
 
 
-def _publish(app: Any, alias: str, rows: Sequence[OutboxMessage]) -> None:
+def _publish(app: Any, alias: str, rows: Sequence[OutboxMessage], others: int) -> None:
     """Publish what has just been committed. Whatever fails here, the caller goes on and a relay takes over."""
     global _not_before
+    if others:
+        logger.info("outbox: %d more messages of %s are left to the relay", others, rows[0].task)
     if app.conf.task_always_eager:
         return _publish_eagerly(app, alias, rows)
     try:

@@ -87,11 +87,11 @@ class KeyedTask(Options, DjangoTask):
     def resend(self, *args: Any, reason: str, actor: str, **kwargs: Any) -> Any:
         """Send once more what is finished, as a new and audited generation with a Message-ID of its own.
 
-        The task is published with these arguments, and returned as `apply_async` does. The new sending is kept
-        for it for one lease; after that, or if its message is lost, any new call may do it instead. Raises
-        `KeyFieldError`, `InterventionRefused` where nothing is finished under this key or who or why is not
-        said, `EntryChanged` if another new sending was asked for at the same time, `LedgerUnavailable`, and
-        what publishing raises: everything is as it was then.
+        The task is published with these arguments, at once whatever transaction is open, and returned as
+        `apply_async` does. The new sending is kept for it for one lease; after that, or if its message is lost,
+        any new call may do it instead. Raises `KeyFieldError`, `InterventionRefused` where nothing is finished
+        under this key or who or why is not said, `EntryChanged` if another new sending was asked for at the
+        same time, `LedgerUnavailable`, and what publishing raises: everything is as it was then.
         """
         key = self.key_for(*args, **kwargs)
         ledger = get_ledger(self.app, eager=bool(self.app.conf.task_always_eager))
@@ -151,7 +151,8 @@ class KeyedTask(Options, DjangoTask):
         """Write many calls at once: all of them, or none if one is refused. Raises as `enqueue` does.
 
         A call is a tuple of arguments, a dict of keyword arguments, or a signature of this task with options of
-        its own; ``options`` are those of all.
+        its own; ``options`` are those of all. After the commit this process publishes the first
+        `outbox.AT_ONCE`; the others are due at once for the relay, which has to run somewhere.
         """
         intentions = [self._intention(call, options) for call in calls]
         return [self.AsyncResult(task_id) for task_id in record(self, intentions, using)]

@@ -35,8 +35,8 @@ logger = logging.getLogger("celery_idempotent")
 BATCH = 100
 ENDED = (Status.SENT, Status.FAILED, Status.CANCELLED)
 TOO_OLD = (
-    "it was published so long ago that the ledger may have forgotten whether it was sent (RETENTION). "
-    "Call its task again if it was not, and delete this message"
+    "it is so old that the ledger may have forgotten whether this email was sent (RETENTION). "
+    "If it was, delete this message; if not, set its created_at to now"
 )
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 
@@ -91,11 +91,11 @@ class Pass:
 
 
 class Relay:
-    """Works off the outbox of each of ``OUTBOX_DATABASES``, ``batch`` messages at a time."""
+    """Works off the outbox of each of ``OUTBOX_DATABASES``, ``batch`` messages (500 at most) at a time."""
 
     def __init__(self, app: Celery | None = None, batch: int = BATCH, stop: Event | None = None) -> None:
         self.app = app or current_app._get_current_object()
-        self.batch = batch
+        self.batch = min(batch, store.CHUNK)
         self.stop = stop or Event()
 
     def once(self, limit: int | None = None) -> Pass:
@@ -145,7 +145,8 @@ class Relay:
                 return
 
     def _deal(self, alias: str, rows: list[OutboxMessage], outcome: Pass) -> None:
-        verdicts = self._judged(alias, [row for row in rows if row.tries])
+        # Never published and young: nobody can have had it. Old: another task may have sent the same since.
+        verdicts = self._judged(alias, [row for row in rows if row.tries or _is_forgotten(alias, row)])
         done = [row.task_id for row in rows if verdicts.get(row.pk) is Next.REMOVE]
         outcome.removed += store.remove(alias, done)
         if old := [row for row in rows if verdicts.get(row.pk) is Next.TOO_OLD]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from celery import current_app
@@ -11,6 +11,7 @@ from celery import current_app
 from .conduct import LONGEST_WAIT
 from .conf import conf
 from .core.errors import InterventionRefused
+from .models import OutboxMessage
 from .registry import functions, tasks
 from .stores import outbox
 from .stores.database import DatabaseStore, translated
@@ -110,12 +111,24 @@ def _refuse_while_awaited(age: timedelta) -> None:
     for alias in conf.outbox_databases:
         with translated(alias):
             oldest = outbox.oldest(alias)
-            if oldest is not None and oldest[1] >= age:
-                raise InterventionRefused(
-                    f"{age} is too short an age: a message of {oldest[0]}, enqueued {oldest[1]} ago, waits in "
-                    f"the outbox of {alias!r}. What it asks for may have been sent, and would be sent again. "
-                    "Run the relay first, and look at the messages that have an error"
-                )
+        if oldest is not None and oldest[1] >= age:
+            row, waited = oldest
+            raise InterventionRefused(
+                f"{age} is too short an age: a message of {row.task} ({row.label}), enqueued {waited} ago, "
+                f"waits in the outbox of {alias!r}. What it asks for may have been sent, and would be sent "
+                f"again. {_cure(alias, row)}"
+            )
+
+
+def _cure(alias: str, row: OutboxMessage) -> str:
+    if row.error:
+        return (
+            f"It cannot be published: {row.error}. To give it up, in a shell: OutboxMessage.objects"
+            f".using({alias!r}).filter(task_id={row.task_id!r}).delete()"
+        )
+    if row.eta and (when := outbox.moment(alias, row.eta)) > datetime.now(timezone.utc):
+        return f"It is to go out at {when:%Y-%m-%d %H:%M} UTC: until then, purge with a longer age"
+    return f"Run the relay first. If it stays: `manage.py idempotency show {row.key}` says what it waits for"
 
 
 def _in_batches(store: Any, age: timedelta, dry_run: bool, batch: int) -> int:

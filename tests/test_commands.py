@@ -304,6 +304,17 @@ def test_doctor(ledger: Ledger, app: Celery, settings: Any) -> None:
     assert error.value.returncode == 3
     assert "1 messages overdue in 'default'" in out.getvalue()
     row.delete()
+    soon = datetime.now(timezone.utc) + timedelta(hours=1)
+    for name in ("one", "two"):
+        values = {"task": "gone", "error": "this process knows no task 'gone'"}
+        OutboxMessage.objects.create(task_id=name, created_at=past, due_at=soon, **values)
+    out = StringIO()
+    with pytest.raises(CommandError) as error:
+        call_command("idempotency", "doctor", stdout=out)
+    assert error.value.returncode == 3
+    assert "2 messages of gone in 'default', such as one, cannot be published: this process" in out.getvalue()
+    assert "on time" not in out.getvalue()
+    OutboxMessage.objects.all().delete()
     made(ledger, asker(app), DOUBTFUL)
     assert refused("doctor").returncode == 3
     settings.CELERY_IDEMPOTENT |= {"LEDGER": "redis://127.0.0.1:1/0"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -154,6 +154,33 @@ def test_nothing_goes_that_a_message_in_the_outbox_may_ask_for(
     assert retention.purge(3 * DAY) == 1, "older than any message is"
     OutboxMessage.objects.all().delete()
     assert retention.purge(DAY) == 0
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("row", "cure"),
+    [
+        (
+            {"error": "no task 'gone'"},
+            r"no task 'gone'.*using\('default'\)\.filter\(task_id='dead'\)\.delete\(\)",
+        ),
+        ({"eta": timedelta(days=9)}, "It is to go out at 20.* UTC: until then, purge with a longer age"),
+        ({"eta": timedelta(days=-1)}, "Run the relay first"),
+        ({}, "Run the relay first. If it stays: .*show 1:k"),
+    ],
+)
+def test_a_message_that_holds_the_purge_up_is_named_with_the_cure(
+    app: Celery, memory_ledger: Any, row: dict[str, Any], cure: str
+) -> None:
+    """One dead message must not block it for ever without a word on how to get rid of it."""
+    task(app)
+    now = datetime.now(timezone.utc)
+    values = {name: now + value if name == "eta" else value for name, value in row.items()}
+    old = {"created_at": now - 5 * DAY, "due_at": now}
+    OutboxMessage.objects.create(task_id="dead", task="gone", key="1:k", label="n=1", **old, **values)
+    with pytest.raises(InterventionRefused, match=rf"a message of gone \(n=1\), enqueued 5 days.* {cure}"):
+        retention.purge(2 * DAY)
+    assert retention.purge(6 * DAY) == 0
 
 
 def test_nothing_goes_inside_its_window(app: Celery, memory_ledger: Any) -> None:

@@ -14,6 +14,7 @@ from django.db import Error as DatabaseError
 
 from ..dispatch import BrokerDown
 from ..relay import BATCH, Relay
+from ..stores.outbox import CHUNK
 
 HELP = "Publish what waits in the outbox, and remove what has come to its end."
 
@@ -22,13 +23,13 @@ def add_arguments(parser: CommandParser) -> None:
     """Take how long to go on, and in what steps."""
     parser.add_argument("--continuous", action="store_true", help="go on until SIGTERM or SIGINT")
     parser.add_argument("--interval", type=float, default=1.0, help="seconds between passes (%(default)s)")
-    parser.add_argument("--batch", type=int, default=BATCH, help="messages taken at once (%(default)s)")
+    parser.add_argument("--batch", type=int, default=BATCH, help="messages taken at once, to 500 (%(default)s)")
 
 
 def handle(command: Any, *, continuous: bool, interval: float, batch: int, **_: Any) -> None:
     """Make one pass, or go on until told to stop. Raises `CommandError`."""
-    if not 0 < interval < math.inf or batch < 1:
-        raise CommandError("--interval has to be positive, and --batch at least 1")
+    if not 0 < interval < math.inf or not 1 <= batch <= CHUNK:
+        raise CommandError(f"--interval has to be positive, and --batch from 1 to {CHUNK}")
     with _until_told() as stop:
         relay = Relay(batch=batch, stop=stop)
         relay.app.loader.import_default_modules()  # as a worker does, so that every task is known

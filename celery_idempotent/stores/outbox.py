@@ -7,12 +7,12 @@ nobody else has it, and a process that dies with rows in hand gives them back by
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from django.db import connections, transaction
-from django.db.models import F, QuerySet
+from django.db.models import Count, F, Min, QuerySet
 
 from ..core.entry import After
 from ..models import OutboxMessage
@@ -22,7 +22,8 @@ GRACE = 30.0
 """Seconds that a row has to be published by the process that wrote it, before a relay looks at it."""
 HOLD = 30.0
 """Seconds for which a relay has what it took."""
-_BATCH = 500
+CHUNK = 500
+"""Rows in a statement: SQLite limits its variables, MariaDB the size of what it is sent."""
 
 
 def rows_of(alias: str) -> QuerySet[OutboxMessage]:
@@ -30,12 +31,16 @@ def rows_of(alias: str) -> QuerySet[OutboxMessage]:
     return OutboxMessage._default_manager.using(alias)
 
 
-def add(alias: str, rows: Sequence[OutboxMessage]) -> None:
-    """Write new rows on the caller's connection, and so in its transaction."""
-    for row in rows:
+def add(alias: str, rows: Sequence[OutboxMessage], own: int | None = None) -> None:
+    """Write new rows on the caller's connection, and so in its transaction; all of them, or none.
+
+    The caller has `GRACE` for the first ``own`` (by default all); the others are due at once.
+    """
+    for number, row in enumerate(rows):
+        grace = GRACE if own is None or number < own else 0.0
         row.eta = written(alias, row.eta)
-        row.created_at, row.due_at = StoreNow(), written(alias, After(GRACE))  # type: ignore[assignment]
-    rows_of(alias).bulk_create(rows, batch_size=_BATCH)
+        row.created_at, row.due_at = StoreNow(), written(alias, After(grace))  # type: ignore[assignment]
+    rows_of(alias).bulk_create(rows, batch_size=CHUNK)
 
 
 def due(alias: str, limit: int) -> Any:
@@ -46,12 +51,21 @@ def due(alias: str, limit: int) -> Any:
     return rows_of(alias).filter(due_at__lte=StoreNow()).order_by("due_at").values_list("pk", flat=True)[:limit]
 
 
-def oldest(alias: str) -> tuple[str, timedelta] | None:
-    """Return the task of the oldest message, and how old that is: one probe of the primary key."""
-    row = rows_of(alias).annotate(store_now=StoreNow()).order_by("pk").first()
+def oldest(alias: str) -> tuple[OutboxMessage, timedelta] | None:
+    """Return the oldest message without its arguments, and its age: one probe of the primary key."""
+    row = rows_of(alias).annotate(store_now=StoreNow()).defer("payload").order_by("pk").first()
     if row is None:
         return None
-    return row.task, moment(alias, row.store_now) - moment(alias, row.created_at)
+    return row, moment(alias, row.store_now) - moment(alias, row.created_at)
+
+
+def faults(alias: str, limit: int) -> list[tuple[str, str, int, str]]:
+    """Return task, reason, number and a task id of messages that cannot be published, the most first.
+
+    This reads the whole table.
+    """
+    groups = rows_of(alias).exclude(error="").values_list("task", "error")
+    return list(groups.annotate(number=Count("pk"), one=Min("task_id")).order_by("-number")[:limit])
 
 
 def overdue(alias: str, seconds: float) -> int:
@@ -79,18 +93,19 @@ def _hold(alias: str, *keys: int, **condition: Any) -> int:
 def published(alias: str, rows: Iterable[OutboxMessage], wait: Callable[[int], float]) -> None:
     """Note that ``rows`` were published; due again ``wait(tries)`` seconds from now, or from their ETA.
 
-    One UPDATE for all that have been tried equally often and have no ETA.
+    One UPDATE for up to `CHUNK` that have been tried equally often and have no ETA.
     """
     now = datetime.now(timezone.utc)  # an ETA is a time of the workers' clocks
     for (tries, eta), keys in _grouped(rows).items():
         seconds = wait(tries + 1)
         late = 0.0 if eta is None else max((moment(alias, eta) - now).total_seconds(), 0.0)
-        rows_of(alias).filter(task_id__in=keys).update(
-            tries=tries + 1,
-            published_at=StoreNow(),
-            due_at=written(alias, After(late + seconds)),
-            error="",
-        )
+        for some in _in_chunks(alias, keys):
+            some.update(
+                tries=tries + 1,
+                published_at=StoreNow(),
+                due_at=written(alias, After(late + seconds)),
+                error="",
+            )
 
 
 def moment(alias: str, value: Any) -> datetime:
@@ -109,15 +124,14 @@ def _grouped(rows: Iterable[OutboxMessage]) -> dict[tuple[int, Any], list[str]]:
 
 def wait(alias: str, rows: Sequence[OutboxMessage], seconds: float, error: str = "") -> None:
     """Leave ``rows`` for ``seconds``, with the reason if there is something wrong with them."""
-    if rows:
-        later = written(alias, After(seconds))
-        rows_of(alias).filter(task_id__in=_ids(rows)).update(due_at=later, error=error[:200])
+    for some in _in_chunks(alias, _ids(rows)):
+        some.update(due_at=written(alias, After(seconds)), error=error[:200])
 
 
 def give_back(alias: str, rows: Sequence[OutboxMessage]) -> None:
     """Make ``rows`` due again, in order of their age."""
-    if rows:
-        rows_of(alias).filter(task_id__in=_ids(rows)).update(due_at=F("created_at"))
+    for some in _in_chunks(alias, _ids(rows)):
+        some.update(due_at=F("created_at"))
 
 
 def _ids(rows: Sequence[OutboxMessage]) -> list[str]:
@@ -126,4 +140,9 @@ def _ids(rows: Sequence[OutboxMessage]) -> list[str]:
 
 def remove(alias: str, task_ids: Sequence[str]) -> int:
     """Remove the rows of these task ids, their arguments with them; return how many there were."""
-    return rows_of(alias).filter(task_id__in=task_ids).delete()[0] if task_ids else 0
+    return sum(some.delete()[0] for some in _in_chunks(alias, task_ids))
+
+
+def _in_chunks(alias: str, task_ids: Sequence[str]) -> Iterator[QuerySet[OutboxMessage]]:
+    for start in range(0, len(task_ids), CHUNK):
+        yield rows_of(alias).filter(task_id__in=task_ids[start : start + CHUNK])

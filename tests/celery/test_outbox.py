@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -10,13 +11,14 @@ import pytest
 from celery import Celery
 from cryptography.fernet import Fernet
 from django.core.exceptions import ImproperlyConfigured
-from django.db import transaction
+from django.db import OperationalError, transaction
 
-from celery_idempotent import ArgumentsNotSerializable, IdempotentTask, KeyFieldError, dispatch, outbox
-from celery_idempotent.core.status import Status
+from celery_idempotent import ArgumentsNotSerializable, IdempotentTask, KeyFieldError, desk, dispatch, outbox
+from celery_idempotent.core.status import DeliveryStatus, Status
 from celery_idempotent.identity import HEADER
 from celery_idempotent.models import OutboxMessage
 from celery_idempotent.relay import Relay
+from tests.support.seed import Seed
 from tests.support.servers import free_port
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -156,6 +158,48 @@ def test_any_number_of_copies_is_one_email(broker: Broker) -> None:
     assert calls == [1]
 
 
+def test_the_row_of_a_duplicate_goes_with_its_answer(broker: Broker) -> None:
+    """Nothing is left of it that could be published when somebody reopens the key."""
+    for _ in range(3):
+        owed.enqueue(1)
+    assert [run.get() for run in broker.work()] == ["done 1"] * 3
+    assert not OutboxMessage.objects.exists()
+    Seed(owed, 2).cancelled()
+    owed.enqueue(2)
+    assert [run.get() for run in broker.work()] == [None]
+    assert not OutboxMessage.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("decision", "left"), [("cancel", 0), ("release", 1), ("resolve_sent", 1), ("resolve_not_sent", 1)]
+)
+def test_arguments_go_with_the_decision_that_ends_an_email(broker: Broker, decision: str, left: int) -> None:
+    """Withdrawn, its own message goes at once. Others keep theirs: a body may have to go on with it."""
+    seed = Seed(owed, 1, by=owed.enqueue(1).id)
+    stranger = owed.enqueue(2)
+    seed.settled(DeliveryStatus.IN_DOUBT) if decision.startswith("resolve") else seed.released(100)
+    desk.decide(decision, owed.key_for(1), "ann", "asked for")
+    assert OutboxMessage.objects.filter(task_id=seed.asker.task_id).count() == left
+    assert OutboxMessage.objects.filter(task_id=stranger.id).exists()
+
+
+def test_an_outbox_that_does_not_answer_stops_no_decision(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """The decision stands; the relay removes the row later."""
+
+    def away(*_: Any) -> None:
+        raise OperationalError("away")
+
+    Seed(owed, 1, by=owed.enqueue(1).id).released(100)
+    with monkeypatch.context() as patched:
+        patched.setattr(outbox, "forget", away)
+        assert desk.decide("cancel", owed.key_for(1), "ann", "asked for").status is Status.CANCELLED
+    assert "is left to the relay: away" in caplog.text
+    make_due()
+    assert Relay(app).once().removed == 1
+
+
 def test_what_a_process_did_not_publish_the_relay_does(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between commit and publish: due after a short grace, without asking the ledger."""
     monkeypatch.setattr(outbox, "_publish", lambda *_: None)
@@ -234,6 +278,30 @@ def test_enqueue_many_takes_calls_of_each_form(broker: Broker) -> None:
     assert broker.lose() == [results[0].id, results[1].id]
     assert broker.lose("mail") == [results[2].id]
     assert owed.enqueue_many([]) == []
+
+
+@pytest.mark.parametrize("several", [True, False], ids=["in a transaction", "in autocommit"])
+def test_a_caller_that_enqueues_many_publishes_the_first_and_leaves_the_rest(
+    broker: Broker, caplog: Any, several: bool
+) -> None:
+    """It does not last until the broker has all; the relay does the others, without waiting for anything."""
+    caplog.set_level("INFO", "celery_idempotent")
+    with transaction.atomic() if several else nullcontext():
+        results = owed.enqueue_many([(n,) for n in range(outbox.AT_ONCE + 30)])
+    ids = [result.id for result in results]
+    assert broker.lose() == ids[: outbox.AT_ONCE]
+    assert "30 more messages of owed are left to the relay" in caplog.text
+    assert Relay(app).once().published == 30
+    assert sorted(broker.lose()) == sorted(ids[outbox.AT_ONCE :])
+    assert Relay(app).once().published == 0, "nor is any published twice"
+
+
+def test_a_caller_that_enqueues_few_publishes_all(broker: Broker, caplog: Any) -> None:
+    """Up to a batch, nothing is left to the relay."""
+    caplog.set_level("INFO", "celery_idempotent")
+    owed.enqueue_many([(n,) for n in range(outbox.AT_ONCE)])
+    assert len(broker.lose()) == outbox.AT_ONCE
+    assert "left to the relay" not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -377,6 +445,7 @@ def test_eager_tasks_run_at_the_commit(broker: Broker) -> None:
             owed.enqueue(1)
             assert owed.entry_for(1) is None
         assert owed.entry_for(1).status is Status.SENT
+        owed.enqueue_many([(n,) for n in range(2, outbox.AT_ONCE + 10)])
     finally:
         app.conf.task_always_eager = False
     assert not OutboxMessage.objects.exists()

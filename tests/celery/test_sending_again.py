@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from celery import Celery
 from django.core.mail import EmailMessage
+from django.db import transaction
 from kombu.exceptions import OperationalError
 
 from celery_idempotent import (
@@ -19,6 +21,7 @@ from celery_idempotent import (
     RecipientsDeferred,
     RecipientsRefused,
     Status,
+    desk,
 )
 from celery_idempotent.contrib import rq
 from celery_idempotent.options import problems
@@ -100,6 +103,50 @@ def test_a_retry_of_the_resend_is_the_same_sending(server: ScriptedSMTP) -> None
     run(result.id, 1, "second").get()
     assert len(server.accepted) == 2
     assert mail.entry_for(1).generation == 2  # type: ignore[union-attr]
+
+
+def test_a_reopened_email_is_sent_once_whichever_message_comes(server: ScriptedSMTP) -> None:
+    """Who sent it before does not send again; a duplicate that was answered may be the next call."""
+    first = run("first", 1).get()
+    assert run("duplicate", 1).get() == first
+    desk.decide("reopen", mail.key_for(1), **WHY)
+    assert run("first", 1).get() == first
+    assert len(server.accepted) == 1
+    second = run("duplicate", 1).get()
+    assert second == "first by duplicate"
+    assert [run(task_id, 1).get() for task_id in ("first", "duplicate", "new")] == [second] * 3
+    assert len(server.accepted) == 2
+
+
+def test_a_windows_duplicates_do_not_send_what_is_reopened(
+    server: ScriptedSMTP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are noted, as the documentation says."""
+    monkeypatch.setattr(mail, "window", timedelta(days=1))
+    first = run("first", 1).get()
+    assert run("duplicate", 1).get() == first
+    desk.decide("reopen", mail.key_for(1), **WHY)
+    assert run("duplicate", 1).get() == first
+    assert len(server.accepted) == 1
+    assert run("new", 1).get() == "first by new"
+    assert len(server.accepted) == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_resend_does_not_wait_for_a_commit(server: ScriptedSMTP) -> None:
+    """A rollback takes neither the generation nor the message back; ``on_commit`` binds it to the commit."""
+    run("first", 1).get()
+    with app.connection_for_write() as connection:
+        waiting = connection.default_channel
+        for publish, messages in ((lambda ask: ask(), 1), (transaction.on_commit, 0)):
+            try:
+                with transaction.atomic():
+                    publish(lambda: mail.resend(1, "second", **WHY))
+                    raise ZeroDivisionError
+            except ZeroDivisionError:
+                pass
+            assert mail.entry_for(1).generation == 2  # type: ignore[union-attr]
+            assert waiting.queue_purge("celery") == messages
 
 
 def test_two_resends_at_once(server: ScriptedSMTP) -> None:

@@ -287,3 +287,28 @@ def test_the_core_asks_no_clock_but_the_stores() -> None:
         if isinstance(node.value, ast.Name) and node.value.id in ("datetime", "date", "time")
     ]
     assert asked == []
+
+
+def test_an_entry_remembers_the_newest_who_took_part() -> None:
+    """An entry does not grow without end: 256 of a generation, and 256 of all before it."""
+    now = [START]
+    ledger = Ledger(MemoryStore(lambda: now[0]))
+    rules = Policy(window=60.0, opaque=True)
+
+    def ask(number: int) -> Any:
+        return ledger.claim(Asker("k", "reminder", f"task-{number}"), rules)
+
+    ledger.complete(ask(0).entry, None)
+    for number in range(1, 300):
+        assert isinstance(ask(number), Duplicate)
+    newest = tuple(f"task-{number}" for number in range(44, 300))
+    assert ledger.store.get("k").entry.participants == newest  # type: ignore[union-attr]
+    now[0] += timedelta(minutes=2)
+    again = ask(300)
+    assert isinstance(again, Acquired)
+    ledger.complete(again.entry, None)
+    assert set(newest[1:]) < set(again.entry.past)
+    assert len(again.entry.past) == 256
+    now[0] += timedelta(minutes=2)
+    assert isinstance(ask(299), Duplicate)
+    assert isinstance(ask(1), Acquired), "forgotten, and so it counts as new"

@@ -136,6 +136,46 @@ def test_what_was_published_waits_longer_each_time(alias: str) -> None:
     assert outbox.rows_of(alias).get(due_at=F("created_at")).task_id == first.task_id
 
 
+def test_what_has_waited_longest_and_what_cannot_be_published(alias: str) -> None:
+    """By the database's clock, without reading arguments; faults by task and reason, the most first."""
+    assert outbox.oldest(alias) is None
+    outbox.add(alias, rows("a", "b", "c", "d"))
+    outbox.rows_of(alias).filter(task_id="a").update(created_at=F("created_at") - timedelta(days=3))
+    messages = list(outbox.rows_of(alias).order_by("pk"))
+    outbox.wait(alias, messages[1:3], 10.0, "why")
+    outbox.wait(alias, messages[3:], 10.0, "other")
+    row, age = outbox.oldest(alias) or pytest.fail("there are four")
+    assert (row.task_id, row.get_deferred_fields()) == ("a", {"payload"})
+    assert timedelta(days=3) <= age < timedelta(days=3, minutes=5)
+    assert outbox.faults(alias, 5) == [("t", "why", 2, "b"), ("t", "other", 1, "d")]
+    assert outbox.faults(alias, 1) == [("t", "why", 2, "b")]
+
+
+def test_any_number_of_rows_in_statements_that_every_database_takes(alias: str) -> None:
+    """SQLite limits the variables of a statement, MariaDB its size: never more rows in one than a chunk."""
+    many = 2 * outbox.CHUNK + 10
+    messages = rows(*(f"task-{n}" for n in range(many)))
+    every = outbox.rows_of(alias)
+    outbox.add(alias, messages, own=outbox.CHUNK + 1)
+    assert every.filter(due_at=F("created_at")).count() == outbox.CHUNK + 9
+    lengths: list[int] = []
+
+    def listen(execute: Callable[..., Any], sql: str, params: Any, *more: Any) -> Any:
+        lengths.append(len(params or ()))
+        return execute(sql, params, *more)
+
+    with connections[alias].execute_wrapper(listen):
+        outbox.wait(alias, messages, 100.0, "why")
+        assert every.filter(error="why").count() == many
+        outbox.give_back(alias, messages)
+        assert every.filter(due_at=F("created_at")).count() == many
+        outbox.published(alias, messages, lambda tries: 10.0)
+        assert every.filter(tries=1, error="").count() == many
+        assert outbox.remove(alias, [row.task_id for row in messages]) == many
+    assert not every.exists()
+    assert outbox.CHUNK <= max(lengths) < outbox.CHUNK + 10
+
+
 def test_every_statement_probes_an_index(alias: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The relay's, the worker's and the reconciliation's, by EXPLAIN; none reads the table through."""
     ids = filled(alias, 2000)

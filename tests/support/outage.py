@@ -55,14 +55,20 @@ class Plan:
 
 @dataclass
 class Figures:
-    """What came of it. Copies are counted at the mail server."""
+    """What came of it. Copies are counted at the mail server.
+
+    Each committed order is one of: delivered once, in doubt (delivered or not), delivered twice, lost.
+    """
 
     orders: int
-    committed: int
     rolled_back: int
+    committed: int
     delivered_once: int
+    """The ledger says so, and the mail server has one copy."""
+    in_doubt_and_delivered: int
+    """One copy; the worker was killed before it could write down the mail server's answer."""
+    in_doubt_not_delivered: int
     delivered_twice: int
-    in_doubt: int
     lost: int
     sent_though_rolled_back: int
     waiting_in_outbox: int
@@ -235,17 +241,18 @@ class Outage:
 
     def _count(self, copies: Counter[int], began: float) -> Figures:
         committed, rolled_back, ended = self._orders("committed"), self._orders("rolled-back"), self._entries()
-        doubtful = {order for order, status in ended.items() if status == "in_doubt"}
+        doubtful = {order for order in committed if ended.get(order) == "in_doubt"}
         logs = "".join(path.read_text() for path in self.directory.glob("*.log"))
         return Figures(
             orders=self.plan.orders,
-            committed=len(committed),
             rolled_back=len(rolled_back),
-            delivered_once=sum(copies[order] == 1 for order in committed),
-            delivered_twice=sum(number > 1 for number in copies.values()),
-            in_doubt=len(doubtful),
+            committed=len(committed),
+            delivered_once=sum(copies[order] == 1 and ended.get(order) == "sent" for order in committed),
+            in_doubt_and_delivered=sum(copies[order] == 1 for order in doubtful),
+            in_doubt_not_delivered=sum(copies[order] == 0 for order in doubtful),
+            delivered_twice=sum(copies[order] > 1 for order in committed),
             lost=sum(not copies[order] and order not in doubtful for order in committed),
-            sent_though_rolled_back=sum(order not in committed for order in copies),
+            sent_though_rolled_back=len({*copies, *ended} - committed),
             waiting_in_outbox=self._waiting(ended),
             published_by_relays=sum(map(int, re.findall(r"^relay: (\d+) published", logs, re.MULTILINE))),
             duplicates_answered=logs.count(": duplicate (order="),
@@ -265,7 +272,8 @@ def kept(figures: Figures) -> bool:
     """Tell whether the promise held: doubt is allowed only where a process was killed."""
     processes = 2 * figures.workers_killed
     wrong = figures.delivered_twice + figures.lost + figures.sent_though_rolled_back + figures.waiting_in_outbox
-    return wrong == 0 and figures.in_doubt <= processes
+    doubts = figures.in_doubt_and_delivered + figures.in_doubt_not_delivered
+    return wrong == 0 and doubts <= processes and figures.delivered_once + doubts == figures.committed
 
 
 def _slowly(_: str) -> str:
