@@ -15,7 +15,7 @@ from celery_idempotent.core.entry import After
 from celery_idempotent.models import LogicalEmail, OutboxMessage
 from celery_idempotent.stores.memory import MemoryStore
 from celery_idempotent.testing import make_entry
-from tests.core.test_ledger import Clock
+from tests.support.clock import Clock
 from tests.support.servers import Redis
 
 DAY = timedelta(days=1)
