@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -25,6 +26,8 @@ APP = "tests.rq.app"
 FORKING = "rq.Worker"
 SIMPLE = "rq.SimpleWorker"
 SPAWNING = "rq.SpawnWorker"
+orders = itertools.count(1000)
+"""Numbers of orders that no other test has."""
 
 
 class RQWorker:
