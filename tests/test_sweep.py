@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
-import redis as client
 from celery import Celery
 
 from celery_idempotent import IdempotentEmailTask, Status, Verdict, signals, sweep, wiring
@@ -78,17 +77,9 @@ def heard() -> Iterator[list[tuple[str, str]]]:
 
 
 @pytest.fixture(params=["database", "redis"])
-def ledger(request: Any, settings: Any, db: None) -> Ledger:
+def ledger(request: Any, keep_ledger_in: Callable[[str], None], db: None) -> Ledger:
     """An empty ledger, with the tables as itself or as its mirror."""
-    if request.param == "redis":
-        server = request.getfixturevalue("redis")
-        settings.CELERY_IDEMPOTENT |= {"LEDGER": server.url}
-        with client.Redis.from_url(server.url) as connected:
-            connected.flushall()
-    else:
-        settings.CELERY_IDEMPOTENT |= {"LEDGER": "database"}
-    for cache in (wiring._ledger, wiring._mirror):
-        cache.cache_clear()
+    keep_ledger_in(request.param)
     return wiring.get_ledger(app)
 
 

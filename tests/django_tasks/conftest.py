@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -49,8 +48,6 @@ def jobs(framework: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.fixture
-def server(memory_ledger: Any, tracked: None, settings: Any) -> Iterator[ScriptedSMTP]:
+def server(memory_ledger: Any, tracked: None, server: ScriptedSMTP) -> ScriptedSMTP:
     """A mail server, and an empty ledger."""
-    with ScriptedSMTP() as server:
-        settings.EMAIL_PORT = server.port
-        yield server
+    return server
