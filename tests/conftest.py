@@ -97,6 +97,5 @@ def shop_process(tmp_path_factory: Any) -> Iterator[Shop]:
 def shop(shop_process: Shop) -> Shop:
     """The module's shop, its mail server and notes emptied."""
     shop_process.server.accepted.clear()
-    (shop_process.directory / "bodies").unlink(missing_ok=True)
-    (shop_process.directory / "crash").unlink(missing_ok=True)
+    shop_process.forget()
     return shop_process

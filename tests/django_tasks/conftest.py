@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.django_tasks import jobs as functions
+from tests.django_tasks.site import Site, db_workers, opened, rq_workers
 from tests.support.mailserver import ScriptedSMTP
 
 FRAMEWORKS = [name for name in ("django.tasks", "django_tasks") if find_spec(name)]
@@ -51,3 +53,12 @@ def jobs(framework: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 def server(memory_ledger: Any, tracked: None, server: ScriptedSMTP) -> ScriptedSMTP:
     """A mail server, and an empty ledger."""
     return server
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: Any) -> Iterator[Site]:
+    """A project with two workers of each kind."""
+    with opened(tmp_path_factory.mktemp("site")) as site:
+        db_workers(site)
+        rq_workers(site)
+        yield site

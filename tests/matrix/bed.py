@@ -129,8 +129,7 @@ class Bed:
         self.server.script = dict(DEFAULTS)
         self.server.payload_limit = None
         self.server.forget_calls()
-        for name in ("bodies", "crash", "fast"):
-            (self.directory / name).unlink(missing_ok=True)
+        self.shop.forget("fast")
         self.shop.greet()
         assert self.setup.ready()
         self.server.accepted.clear()

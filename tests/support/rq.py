@@ -107,8 +107,7 @@ def clean(shop: RQShop) -> RQShop:
     """Return ``shop`` with its mail server, its notes and its answers as at first."""
     shop.server.accepted.clear()
     shop.server.script["dot"] = shop.server.script["rcpt"] = "250 ok"
-    for name in ("bodies", "crash"):
-        (shop.directory / name).unlink(missing_ok=True)
+    shop.forget()
     return shop
 
 
