@@ -13,7 +13,7 @@ from django.db.models import Count, Max, Min, Q, QuerySet
 from .core.entry import After, Attempt
 from .core.status import IN_FLIGHT, DeliveryStatus, Status
 from .models import LogicalEmail, SendAttempt
-from .stores.database import translated
+from .stores.connection import translated
 from .stores.rows import StoreNow, read, written
 from .wiring import is_redis, ledger_alias, ledger_name
 

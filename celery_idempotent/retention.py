@@ -14,7 +14,8 @@ from .core.errors import InterventionRefused
 from .models import OutboxMessage
 from .registry import functions, tasks
 from .stores import outbox
-from .stores.database import DatabaseStore, translated
+from .stores.connection import translated
+from .stores.database import DatabaseStore
 from .wiring import get_ledger, get_mirror, ledger_alias
 
 BATCH = 1000

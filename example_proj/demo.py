@@ -15,7 +15,12 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from storm import HERE, KILLS, OUTAGE, PUBLISHERS, WORKERS, Figures, Plan, Storm, make_plan
+from storm.chaos import OUTAGE
+from storm.crew import HERE, WORKERS
+from storm.figures import Figures
+from storm.plan import KILLS, Plan, make_plan
+from storm.publishers import PUBLISHERS
+from storm.storm import Storm
 
 ROOT = HERE.parent
 BUDGET = 115.0

@@ -2,28 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import django
 import pytest
+import redis as client
 
 from celery_idempotent import wiring
 from celery_idempotent.mail.connections import kept
 from tests.matrix import pytest_xdist_make_scheduler  # noqa: F401
+from tests.support.mailserver import ScriptedSMTP
 from tests.support.servers import MariaDB, Postgres, RabbitMQ, Redis
 from tests.support.shop import Shop, opened, sqlite
 
 collect_ignore = [] if django.VERSION >= (6, 1) else ["mail/test_django_6_1.py"]
 
 
+@pytest.fixture(autouse=True)
+def _own_settings(settings: Any) -> None:
+    """A dict of the test's own: pytest-django gives back the same one, with what a ``|=`` has put into it."""
+    settings.CELERY_IDEMPOTENT = dict(settings.CELERY_IDEMPOTENT)
+
+
 @pytest.fixture
-def memory_ledger(settings: Any) -> Iterator[Any]:
+def keep_ledger_in(request: Any, settings: Any) -> Iterator[Callable[[str], None]]:
+    """Have the ledger kept in ``"database"``, ``"memory://"``, or ``"redis"``, which is emptied."""
+
+    def keep(place: str) -> None:
+        if place == "redis":
+            place = request.getfixturevalue("redis").url
+            with client.Redis.from_url(place) as connected:
+                connected.flushall()
+        settings.CELERY_IDEMPOTENT |= {"LEDGER": place}
+        _forget_ledgers()
+
+    yield keep
+    _forget_ledgers()
+
+
+def _forget_ledgers() -> None:
+    for cache in (wiring._ledger, wiring._mirror):
+        cache.cache_clear()
+
+
+@pytest.fixture
+def memory_ledger(keep_ledger_in: Callable[[str], None]) -> Any:
     """A ledger of this process alone, empty."""
-    settings.CELERY_IDEMPOTENT = {**settings.CELERY_IDEMPOTENT, "LEDGER": "memory://"}
-    wiring._ledger.cache_clear()
-    yield wiring.get_ledger()
-    wiring._ledger.cache_clear()
+    keep_ledger_in("memory://")
+    return wiring.get_ledger()
+
+
+@pytest.fixture
+def server(request: Any, settings: Any) -> Iterator[ScriptedSMTP]:
+    """A mail server for this process, with the script of the test's ``parametrize``, if any."""
+    with ScriptedSMTP(**getattr(request, "param", {})) as server:
+        settings.EMAIL_PORT = server.port
+        yield server
 
 
 @pytest.fixture
@@ -62,6 +97,5 @@ def shop_process(tmp_path_factory: Any) -> Iterator[Shop]:
 def shop(shop_process: Shop) -> Shop:
     """The module's shop, its mail server and notes emptied."""
     shop_process.server.accepted.clear()
-    (shop_process.directory / "bodies").unlink(missing_ok=True)
-    (shop_process.directory / "crash").unlink(missing_ok=True)
+    shop_process.forget()
     return shop_process

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from io import StringIO
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis as client
 from celery import Celery
 from django.core.management import CommandError, call_command
 
@@ -52,16 +51,9 @@ def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
 
 
 @pytest.fixture(params=["database", "redis"])
-def ledger(request: Any, settings: Any, db: None, app: Celery) -> Ledger:
+def ledger(request: Any, keep_ledger_in: Callable[[str], None], db: None, app: Celery) -> Ledger:
     """An empty ledger."""
-    settings.CELERY_IDEMPOTENT |= {"LEDGER": "database"}
-    if request.param == "redis":
-        server = request.getfixturevalue("redis")
-        settings.CELERY_IDEMPOTENT |= {"LEDGER": server.url}
-        with client.Redis.from_url(server.url) as connected:
-            connected.flushall()
-    for cache in (wiring._ledger, wiring._mirror):
-        cache.cache_clear()
+    keep_ledger_in(request.param)
     return wiring.get_ledger()
 
 

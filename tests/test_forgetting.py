@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import redis as client
 from celery import Celery
 from django.core.mail import EmailMessage
 from django.db import connection
@@ -36,21 +35,16 @@ def mail(self: Any, n: int, to: str, more: tuple[str, ...] = ()) -> dict[str, An
     return {"to": to, "n": n}
 
 
-@pytest.fixture(params=["memory", "database", "redis"])
-def server(request: Any, settings: Any, tracked: None, db: None) -> Iterator[ScriptedSMTP]:
-    """A mail server, and an empty ledger of each kind."""
-    name = {"memory": "memory://"}.get(request.param, request.param)
-    if request.param == "redis":
-        name = request.getfixturevalue("redis").url
-        with client.Redis.from_url(name) as connected:
-            connected.flushall()
-    settings.CELERY_IDEMPOTENT |= {"LEDGER": name}
-    for cache in (wiring._ledger, wiring._mirror):
-        cache.cache_clear()
-    with ScriptedSMTP() as server:
-        settings.EMAIL_PORT = server.port
-        yield server
-    wiring._ledger.cache_clear()
+@pytest.fixture(params=["memory://", "database", "redis"])
+def place(request: Any, keep_ledger_in: Callable[[str], None]) -> None:
+    """An empty ledger of each kind."""
+    keep_ledger_in(request.param)
+
+
+@pytest.fixture
+def server(place: None, tracked: None, db: None, server: ScriptedSMTP) -> ScriptedSMTP:
+    """A mail server, and an empty ledger."""
+    return server
 
 
 def everything() -> str:

@@ -7,7 +7,6 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-import redis as client
 from celery import Celery
 
 from celery_idempotent import IdempotentTask, InterventionRefused, Status, checks, outbox, retention, wiring
@@ -15,8 +14,7 @@ from celery_idempotent.core.entry import After
 from celery_idempotent.models import LogicalEmail, OutboxMessage
 from celery_idempotent.stores.memory import MemoryStore
 from celery_idempotent.testing import make_entry
-from tests.core.test_ledger import Clock
-from tests.support.servers import Redis
+from tests.support.clock import Clock
 
 DAY = timedelta(days=1)
 FINISHED = (Status.SENT, Status.FAILED, Status.CANCELLED)
@@ -211,13 +209,9 @@ def test_a_store_that_changes_while_it_is_purged(app: Celery) -> None:
     assert store.purge(older_than=86400) == 0
 
 
-def test_the_mirror_is_purged_with_the_ledger(app: Celery, redis: Redis, settings: Any, db: None) -> None:
+def test_the_mirror_is_purged_with_the_ledger(app: Celery, keep_ledger_in: Any, db: None) -> None:
     """Redis lets entries expire by itself; nobody else would remove the rows."""
-    settings.CELERY_IDEMPOTENT |= {"LEDGER": redis.url}
-    with client.Redis.from_url(redis.url) as connected:
-        connected.flushall()
-    for cache in (wiring._ledger, wiring._mirror):
-        cache.cache_clear()
+    keep_ledger_in("redis")
     task(app)
     ledger, mirror = wiring.get_ledger(app), wiring.get_mirror(app)
     assert mirror is not None

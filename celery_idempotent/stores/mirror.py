@@ -13,7 +13,8 @@ from django.db.models import Q
 from ..core.entry import Attempt, Entry
 from ..core.errors import EntryUnreadable, LedgerUnavailable
 from ..models import LogicalEmail
-from .database import translated, write_attempt, write_deliveries
+from .connection import translated
+from .orm import write_attempt, write_deliveries
 from .redis import RedisStore
 from .rows import columns, written
 

@@ -34,7 +34,7 @@ def keyed(keyed_process: Shop) -> Shop:
     keyed_process.server.accepted.clear()
     keyed_process.server.forget_calls()
     keyed_process.server.script["dot"] = "250 ok"
-    (keyed_process.directory / "crash").unlink(missing_ok=True)
+    keyed_process.forget()
     return keyed_process
 
 

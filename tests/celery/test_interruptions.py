@@ -19,6 +19,7 @@ from celery_idempotent.core.status import DeliveryStatus
 from celery_idempotent.tasks import CeleryCall
 from tests.support.mailserver import ScriptedSMTP
 
+pytestmark = pytest.mark.usefixtures("memory_ledger", "tracked")
 app = Celery("interruptions", broker="memory://", backend="cache+memory://", set_as_current=False)
 
 
@@ -31,14 +32,6 @@ def interrupted(n: int) -> str:
 @app.task(base=IdempotentTask, key_fields=("n",), name="interrupted-opaque")
 def interrupted_opaque(n: int) -> str:
     return "done"
-
-
-@pytest.fixture
-def server(memory_ledger: Any, tracked: None, settings: Any) -> Any:
-    """A mail server, and an empty ledger."""
-    with ScriptedSMTP() as server:
-        settings.EMAIL_PORT = server.port
-        yield server
 
 
 def strike(monkeypatch: pytest.MonkeyPatch, ledger: Any, number: int, stored: bool, error: Exception) -> None:

@@ -40,13 +40,12 @@ def mail(self: Any, n: int, text: str = "first") -> str:
 
 
 @pytest.fixture
-def server(memory_ledger: Any, tracked: None, settings: Any) -> Iterator[ScriptedSMTP]:
+def server(memory_ledger: Any, tracked: None, server: ScriptedSMTP) -> Iterator[ScriptedSMTP]:
     """A mail server, and an empty ledger and queue."""
-    with ScriptedSMTP() as server, app.connection_for_write() as connection:
+    with app.connection_for_write() as connection:
         channel = connection.default_channel
         channel.queue_declare("celery", durable=True)
         channel.queue_purge("celery")
-        settings.EMAIL_PORT = server.port
         yield server
 
 

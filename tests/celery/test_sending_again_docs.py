@@ -19,7 +19,7 @@ from celery_idempotent import IdempotentEmailTask
 from celery_idempotent.core.entry import Entry
 from celery_idempotent.core.outcomes import SendRequest
 from celery_idempotent.options import problems
-from tests.core.test_ledger import Clock
+from tests.support.clock import Clock
 from tests.support.mailserver import ScriptedSMTP
 
 PAGE = Path(__file__).parents[2] / "docs/how-to/sending-again.md"

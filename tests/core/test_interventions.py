@@ -8,42 +8,28 @@ from typing import Any
 
 import pytest
 
-from celery_idempotent.core.errors import ClaimLost, EntryChanged, InterventionRefused
-from celery_idempotent.core.expiry import expire
+from celery_idempotent.core.errors import EntryChanged, InterventionRefused
 from celery_idempotent.core.interventions import MAX_AUDIT, Operator, offered
 from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import Acquired, Busy, Duplicate, Held, Reply, Verdict
+from celery_idempotent.core.outcomes import Busy, Duplicate, Reply, Verdict
 from celery_idempotent.core.status import DeliveryStatus, Status
 from celery_idempotent.stores.memory import MemoryStore
 from celery_idempotent.testing import race
-from tests.core.test_ledger import (
-    ACCEPTED,
+from tests.core.steps import (
+    DECISIONS,
     ONE,
     POLICY,
     TARGET,
     TWO,
-    Clock,
     claimed,
-    clock,
     doubtful,
-    ledger,
+    failed,
     sending,
     sent,
 )
+from tests.support.clock import Clock
 
-__all__ = ["clock", "ledger"]  # fixtures
 THREE = replace(ONE, task_id="task-3")
-
-
-@pytest.fixture
-def operator(ledger: Ledger) -> Operator:
-    """Ann, with a reason."""
-    return Operator(ledger.store, "ann", "ticket 5")
-
-
-def failed(ledger: Ledger) -> Any:
-    entry = ledger.settle(sending(ledger), {TARGET: Reply(DeliveryStatus.REFUSED, 550)}, "<m@x>", ONE, POLICY)
-    return ledger.fail(entry, "RecipientsRefused")
 
 
 def cancelled(ledger: Ledger) -> Any:
@@ -97,13 +83,6 @@ def test_an_opaque_doubt_is_resolved(ledger: Ledger, clock: Clock, operator: Ope
     assert isinstance(ledger.claim(TWO, opaque), Duplicate)
 
 
-METHODS: dict[str, Callable[[Operator, Any], Any]] = {
-    "resolve": lambda operator, entry: operator.resolve(entry, Verdict.SENT),
-    "cancel": lambda operator, entry: operator.cancel(entry),
-    "release": lambda operator, entry: operator.release(entry),
-    "reopen": lambda operator, entry: operator.reopen(entry),
-    "resend": lambda operator, entry: operator.resend(entry, "task-9", 60),
-}
 STATES: dict[str, tuple[Callable[[Ledger], Any], set[str]]] = {
     "claimed": (claimed, set()),
     "sending": (sending, set()),
@@ -117,18 +96,18 @@ STATES: dict[str, tuple[Callable[[Ledger], Any], set[str]]] = {
 
 
 @pytest.mark.parametrize("state", STATES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", DECISIONS)
 def test_what_may_be_done_to_what(ledger: Ledger, operator: Operator, state: str, method: str) -> None:
     """Every decision in every state: it is done and audited, or refused with a way out and without a trace."""
     make, allowed = STATES[state]
     entry = make(ledger)
     if method in allowed:
-        done = METHODS[method](operator, entry)
+        done = DECISIONS[method](operator, entry)
         assert done.audit[-1].actor == "ann"
         assert done.version == entry.version + 1
         return
     with pytest.raises(InterventionRefused, match=r"\. \w") as refused:
-        METHODS[method](operator, entry)
+        DECISIONS[method](operator, entry)
     assert not isinstance(refused.value, EntryChanged)
     assert ledger.store.get("k").entry == entry  # type: ignore[union-attr]
 
@@ -138,9 +117,9 @@ def test_only_what_can_be_done_is_offered(ledger: Ledger, clock: Clock, state: s
     """While a deadline runs, and after it: what a page offers is what is not refused."""
     make, _ = STATES[state]
     decisions = {
-        "resolve_sent": METHODS["resolve"],
+        "resolve_sent": DECISIONS["resolve"],
         "resolve_not_sent": lambda operator, entry: operator.resolve(entry, Verdict.NOT_SENT),
-        **{name: METHODS[name] for name in ("cancel", "release", "reopen")},
+        **{name: DECISIONS[name] for name in ("cancel", "release", "reopen")},
     }
     for seconds in (0, 100):
         done = []
@@ -165,7 +144,7 @@ def test_what_may_be_running_is_left_alone_to_the_microsecond(
     clock.forward(59.999999)
     for method in ("cancel", "release"):
         with pytest.raises(InterventionRefused, match="at work right now"):
-            METHODS[method](operator, entry)
+            DECISIONS[method](operator, entry)
     clock.forward(0.000001)
     assert operator.release(entry).status is Status.RELEASED
     entry = sending(ledger)
@@ -183,7 +162,7 @@ def test_two_generations_asked_for_at_once(ledger: Ledger, method: str) -> None:
 
     def ask(number: int) -> Any:
         try:
-            return METHODS[method](Operator(ledger.store, f"operator-{number}", "again"), entry)
+            return DECISIONS[method](Operator(ledger.store, f"operator-{number}", "again"), entry)
         except EntryChanged as error:
             return error
 
@@ -270,173 +249,3 @@ def test_a_reason_does_not_leak_an_address(ledger: Ledger) -> None:
     assert "dora" not in reason
     assert len(reason) == 500
     assert reason.isprintable()
-
-
-# -- processes that are slow and not dead ------------------------------------------------------------------
-
-
-def test_a_slow_body_goes_on_after_its_claim_was_released(
-    ledger: Ledger, clock: Clock, operator: Operator
-) -> None:
-    """Nobody has claimed since, so the run that holds the claim may send: by sweep or by hand."""
-    entry = claimed(ledger)
-    clock.forward(61)
-    released = expire(ledger.store, "k")
-    assert released is not None
-    assert released.status is Status.RELEASED
-    entry = ledger.settle(ledger.begin(entry, [TARGET], "<m@x>", ONE, POLICY), ACCEPTED, "<m@x>", ONE, POLICY)
-    clock.forward(61)
-    operator.release(entry)
-    assert ledger.complete(entry, 1).status is Status.SENT
-
-
-def test_a_slow_body_is_fenced_off_once_somebody_has_claimed(ledger: Ledger, clock: Clock) -> None:
-    """P1: the release itself is harmless, the next claim counts."""
-    entry = claimed(ledger)
-    clock.forward(61)
-    expire(ledger.store, "k")
-    claimed(ledger, TWO)
-    with pytest.raises(ClaimLost):
-        ledger.begin(entry, [TARGET], "<m@x>", ONE, POLICY)
-
-
-def test_a_cancelled_email_is_not_sent_by_a_slow_body(ledger: Ledger, clock: Clock, operator: Operator) -> None:
-    """It learns that it has lost, and not that another run of its own task took over."""
-    entry = claimed(ledger)
-    clock.forward(61)
-    operator.cancel(entry)
-    with pytest.raises(ClaimLost) as lost:
-        ledger.begin(entry, [TARGET], "<m@x>", ONE, POLICY)
-    assert lost.value.owner is None
-    assert isinstance(ledger.claim(ONE, POLICY), Duplicate)
-
-
-def test_a_late_reply_counts_over_not_sent(ledger: Ledger, clock: Clock, operator: Operator) -> None:
-    """P1: the process that handed over knows better, as long as nobody has claimed since."""
-    late = sending(ledger)
-    clock.forward(31)
-    operator.resolve(late, Verdict.NOT_SENT)
-    entry = ledger.settle(late, ACCEPTED, "<m@x>", ONE, POLICY)
-    assert entry.deliveries[0].status is DeliveryStatus.ACCEPTED
-    assert [one.action for one in entry.audit] == ["resolved as not sent"]
-
-
-@pytest.mark.parametrize("method", ["reopen", "resend"])
-def test_a_new_generation_is_out_of_a_late_process_reach(ledger: Ledger, clock: Clock, method: str) -> None:
-    """What the old run still has to say is not said about the new sending."""
-    late = sending(ledger)
-    clock.forward(31)
-    operator = Operator(ledger.store, "ann", "x")
-    opened = METHODS[method](operator, operator.resolve(late, Verdict.SENT))
-    unsent = {TARGET: Reply(DeliveryStatus.DEFERRED)}
-    for write in (
-        lambda: ledger.settle(late, unsent, "<m@x>", ONE, POLICY),
-        lambda: ledger.withdraw(late, [TARGET], "<m@x>", ONE, POLICY),
-        lambda: ledger.release(late, POLICY),
-    ):
-        with pytest.raises(ClaimLost):
-            write()
-    assert ledger.store.get("k").entry == opened  # type: ignore[union-attr]
-
-
-def test_a_write_ahead_taken_back_late_does_not_undo_a_decision(
-    ledger: Ledger, clock: Clock, operator: Operator
-) -> None:
-    """Its confirmation was lost, nothing was sent, and meanwhile somebody has decided: that stands."""
-    claim = claimed(ledger)
-    late = ledger.begin(claim, [TARGET], "<m@x>", ONE, POLICY)
-    clock.forward(31)
-    decided = operator.cancel(operator.resolve(late, Verdict.NOT_SENT))
-    with pytest.raises(ClaimLost):
-        ledger.withdraw(claim, [TARGET], "<m@x>", ONE, POLICY)
-    assert ledger.store.get("k").entry == decided  # type: ignore[union-attr]
-
-
-# -- expiry ------------------------------------------------------------------------------------------------
-
-
-def test_a_deadline_that_is_running_is_not_touched(ledger: Ledger, clock: Clock) -> None:
-    """To the microsecond; and a finished or unknown entry has none."""
-    for make, seconds in ((claimed, 60), (sending, 30)):
-        make(ledger)
-        clock.forward(seconds - 0.000001)
-        assert expire(ledger.store, "k") is None
-        clock.forward(0.000001)
-        assert expire(ledger.store, "k") is not None
-        assert expire(ledger.store, "k") is None
-    assert expire(ledger.store, "unknown") is None
-
-
-def test_a_passed_send_deadline_is_a_doubt(ledger: Ledger, clock: Clock) -> None:
-    """With deliveries and attempt; the next claim is held."""
-    sending(ledger)
-    clock.forward(30)
-    entry = expire(ledger.store, "k")
-    assert entry is not None
-    assert (entry.status, entry.deliveries[0].status, entry.history[0].outcome) == (
-        Status.IN_DOUBT,
-        DeliveryStatus.IN_DOUBT,
-        DeliveryStatus.IN_DOUBT,
-    )
-    assert isinstance(ledger.claim(TWO, POLICY), Held)
-
-
-# -- a rule of the task's own ------------------------------------------------------------------------------
-
-
-def test_a_rule_opens_a_new_generation(ledger: Ledger, clock: Clock) -> None:
-    """It sees the entry and who asks; True sends again, once for each task id."""
-    seen: list[Any] = []
-
-    def rule(entry: Any, request: Any) -> bool:
-        seen.append(request)
-        return bool((request.now - entry.sent_at).total_seconds() >= 3600)
-
-    policy = replace(POLICY, allow_send=rule)
-    sent(ledger, policy=policy)
-    asker = replace(TWO, args=(7,), kwargs={"to": "x"})
-    assert isinstance(ledger.claim(asker, policy), Duplicate)
-    assert (seen[0].task_id, seen[0].args, seen[0].kwargs, seen[0].now) == (
-        "task-2",
-        (7,),
-        {"to": "x"},
-        clock.now,
-    )
-    clock.forward(3600)
-    for took_part in (ONE, TWO):
-        assert isinstance(ledger.claim(took_part, policy), Duplicate)
-    assert len(seen) == 1
-    assert sent(ledger, THREE, policy).generation == 2
-    for old in (ONE, TWO, THREE):
-        assert isinstance(ledger.claim(old, policy), Duplicate)
-
-
-def test_a_rule_and_a_failure(ledger: Ledger) -> None:
-    """Without a word from it the default rule stays: the same generation; with True, everybody anew."""
-    failed(ledger)
-    assert claimed(ledger, TWO, replace(POLICY, allow_send=lambda *_: None)).generation == 1
-    ledger.fail(ledger.store.get("k").entry, "x")  # type: ignore[union-attr]
-    again = claimed(ledger, THREE, replace(POLICY, allow_send=lambda *_: True))
-    assert (again.generation, again.deliveries) == (2, ())
-
-
-def test_a_rule_that_breaks_means_no(ledger: Ledger, caplog: Any) -> None:
-    """Logged, and a duplicate as by default; so is anything that is not True, such as a coroutine."""
-
-    def broken(*_: Any) -> bool:
-        raise RuntimeError("the rule's own bug")
-
-    sent(ledger)
-    for rule in (broken, lambda *_: "yes", lambda *_: 1):
-        outcome = ledger.claim(replace(TWO, task_id=repr(rule)), replace(POLICY, allow_send=rule))  # type: ignore[arg-type]
-        assert isinstance(outcome, Duplicate)
-    assert caplog.text.count("counts as no") == 3
-
-
-def test_one_claim_wins_under_a_rule(ledger: Ledger) -> None:
-    """P1: of many that the rule allows at once, one sends."""
-    policy = replace(POLICY, allow_send=lambda entry, request: entry.generation == 1)
-    sent(ledger, policy=policy)
-    outcomes = race(lambda n: ledger.claim(replace(ONE, task_id=f"racer-{n}"), policy))
-    assert sum(isinstance(outcome, Acquired) for outcome in outcomes) == 1
-    assert sum(isinstance(outcome, Busy) for outcome in outcomes) == len(outcomes) - 1

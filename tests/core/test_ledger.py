@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
-from celery_idempotent.core.entry import Recipient
 from celery_idempotent.core.errors import ClaimLost
 from celery_idempotent.core.ledger import Ledger
 from celery_idempotent.core.outcomes import (
@@ -18,61 +16,13 @@ from celery_idempotent.core.outcomes import (
     Duplicate,
     Held,
     Mismatch,
-    Policy,
     Reply,
     Verdict,
 )
 from celery_idempotent.core.status import IN_FLIGHT, TRANSITIONS, DeliveryStatus, Status
-from celery_idempotent.stores.memory import MemoryStore
 from celery_idempotent.testing import race
-
-ONE = Asker("k", "mail", "task-1", fingerprint="f")
-TWO = replace(ONE, task_id="task-2")
-POLICY = Policy(lease=60, send_timeout=30)
-ANN = Recipient("a", "a***")
-TARGET = ("0", ANN)
-ACCEPTED = {TARGET: Reply(DeliveryStatus.ACCEPTED, 250)}
-
-
-class Clock:
-    """The store's clock."""
-
-    def __init__(self) -> None:
-        self.now = datetime(2026, 1, 1, tzinfo=timezone.utc)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def forward(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    """A clock that stands still."""
-    return Clock()
-
-
-@pytest.fixture
-def ledger(clock: Clock) -> Ledger:
-    """An empty ledger on it."""
-    return Ledger(MemoryStore(clock))
-
-
-def claimed(ledger: Ledger, asker: Asker = ONE, policy: Policy = POLICY) -> Any:
-    outcome = ledger.claim(asker, policy)
-    assert isinstance(outcome, Acquired)
-    return outcome.entry
-
-
-def sending(ledger: Ledger) -> Any:
-    return ledger.begin(claimed(ledger), [TARGET], "<m@x>", ONE, POLICY)
-
-
-def sent(ledger: Ledger, asker: Asker = ONE, policy: Policy = POLICY) -> Any:
-    entry = ledger.begin(claimed(ledger, asker, policy), [TARGET], "<m@x>", asker, policy)
-    entry = ledger.settle(entry, ACCEPTED, "<m@x>", asker, policy)
-    return ledger.complete(entry, {"ok": 1})
+from tests.core.steps import ACCEPTED, ONE, POLICY, TARGET, TWO, claimed, doubtful, sending, sent
+from tests.support.clock import Clock
 
 
 def test_nothing_found(ledger: Ledger) -> None:
@@ -211,13 +161,6 @@ def test_failed(ledger: Ledger) -> None:
     again = claimed(ledger, TWO)
     assert again.generation == 1
     assert again.deliveries[0].status is DeliveryStatus.REFUSED
-
-
-def doubtful(ledger: Ledger) -> Any:
-    entry = ledger.settle(sending(ledger), {TARGET: Reply(DeliveryStatus.IN_DOUBT)}, "<m@x>", ONE, POLICY)
-    assert entry.status is Status.IN_DOUBT
-    assert ledger.fail(entry, "x") == entry
-    return entry
 
 
 def test_in_doubt_and_hold(ledger: Ledger) -> None:

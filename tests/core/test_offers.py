@@ -14,8 +14,7 @@ from celery_idempotent.core.ledger import Ledger
 from celery_idempotent.core.offers import Offer
 from celery_idempotent.core.outcomes import Acquired, Asker, Busy, Held, Policy, Reply, Verdict
 from celery_idempotent.core.status import DeliveryStatus, Status
-from celery_idempotent.stores.memory import MemoryStore
-from tests.core.test_ledger import Clock
+from tests.support.clock import Clock
 
 ONE = Asker("k", "mail", "task-1")
 TWO = replace(ONE, task_id="task-2")
@@ -24,18 +23,6 @@ ANN, BOB = ("0", Recipient("a", "a***")), ("0", Recipient("b", "b***"))
 OFFER = Offer("key-1", 3600, "sealed")
 LOST = Reply(DeliveryStatus.IN_DOUBT, None, "no reply")
 YES = Reply(DeliveryStatus.ACCEPTED, 250)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    """A clock that stands still."""
-    return Clock()
-
-
-@pytest.fixture
-def ledger(clock: Clock) -> Ledger:
-    """An empty ledger on it."""
-    return Ledger(MemoryStore(clock))
 
 
 def acquired(ledger: Ledger, asker: Asker = ONE, policy: Policy = POLICY) -> Entry:

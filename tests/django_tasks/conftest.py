@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.django_tasks import jobs as functions
+from tests.django_tasks.site import Site, db_workers, opened, rq_workers
 from tests.support.mailserver import ScriptedSMTP
 
 FRAMEWORKS = [name for name in ("django.tasks", "django_tasks") if find_spec(name)]
@@ -49,8 +50,15 @@ def jobs(framework: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.fixture
-def server(memory_ledger: Any, tracked: None, settings: Any) -> Iterator[ScriptedSMTP]:
+def server(memory_ledger: Any, tracked: None, server: ScriptedSMTP) -> ScriptedSMTP:
     """A mail server, and an empty ledger."""
-    with ScriptedSMTP() as server:
-        settings.EMAIL_PORT = server.port
-        yield server
+    return server
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: Any) -> Iterator[Site]:
+    """A project with two workers of each kind."""
+    with opened(tmp_path_factory.mktemp("site")) as site:
+        db_workers(site)
+        rq_workers(site)
+        yield site

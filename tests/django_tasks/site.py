@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.mailserver import ScriptedSMTP
+from tests.support.notes import Notes
 from tests.support.servers import Postgres, Redis
 from tests.support.shop import sqlite
 from tests.support.worker import environment, wait_for
@@ -35,7 +36,7 @@ DB = ["db_worker", "--interval", "0.1", "--no-startup-delay", "--queue-name", "*
 RQ = ["rqworker", "default", "mails", "--with-scheduler", "--job-class", "django_tasks_rq.Job"]
 
 
-class Site:
+class Site(Notes):
     """Its servers and processes; ``ask`` runs code in a process of the project, as users do."""
 
     def __init__(self, directory: Path, mail: ScriptedSMTP, broker: Redis, database: Postgres | None) -> None:
@@ -109,25 +110,11 @@ class Site:
         """Return the text and Message-ID of each of them."""
         return [(mail.headers.get_payload().strip(), mail.message_id) for mail in self.mail.accepted]
 
-    def bodies(self) -> list[str]:
-        """Return what the bodies noted."""
-        path = self.directory / "bodies"
-        return path.read_text().splitlines() if path.exists() else []
-
-    def crash_at(self, point: str) -> None:
-        """Kill the worker's process that reaches ``point`` next."""
-        (self.directory / "crash").write_text(point)
-
-    def crashed(self) -> None:
-        """Wait until it has happened."""
-        wait_for(lambda: not (self.directory / "crash").exists(), 30, self.logs)
-
     def clear(self) -> None:
         """Forget what the last test did."""
         self.mail.accepted.clear()
         self.mail.script["dot"] = "250 queued"
-        (self.directory / "bodies").unlink(missing_ok=True)
-        (self.directory / "crash").unlink(missing_ok=True)
+        self.forget()
 
 
 @contextmanager

@@ -7,13 +7,12 @@ and the job fails. In both, the next task for the same email finds what the ledg
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.acceptance.test_crash_points import DOUBTFUL, REPLAYED, RESUMED
-from tests.django_tasks.site import Site, db_workers, opened, rq_workers
+from tests.django_tasks.site import Site
 
 orders = itertools.count(1)
 DEAD = {"default": "RUNNING", "rq": "FAILED"}
@@ -24,15 +23,6 @@ value = outcome(confirm.using(backend={alias!r}).enqueue({order}))
 killed.refresh()
 answer([value, killed.status, entry(confirm, {order}).status])
 """
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: Any) -> Iterator[Site]:
-    """A project with two workers of each kind."""
-    with opened(tmp_path_factory.mktemp("site")) as site:
-        db_workers(site)
-        rq_workers(site)
-        yield site
 
 
 @pytest.fixture(params=["default", "rq"], ids=["db_worker", "rqworker"])

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.django_tasks.site import Site, db_workers, opened, rq_workers
+from tests.django_tasks.site import Site
 from tests.support.mailserver import DROP_AFTER_ACCEPT
 
 orders = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: Any) -> Iterator[Site]:
-    """A project with two workers of each kind."""
-    with opened(tmp_path_factory.mktemp("site")) as site:
-        db_workers(site)
-        rq_workers(site)
-        yield site
 
 
 class Desk:

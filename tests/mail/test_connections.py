@@ -34,14 +34,6 @@ def _ledger(memory_ledger: Any, tracked: None) -> None:
     """Every test here starts with an empty ledger and no connection."""
 
 
-@pytest.fixture
-def server(settings: Any, request: Any) -> Any:
-    """A server with the script of the test's ``parametrize``, if any."""
-    with ScriptedSMTP(**getattr(request, "param", {})) as server:
-        settings.EMAIL_PORT = server.port
-        yield server
-
-
 def test_messages_share_a_connection(server: ScriptedSMTP) -> None:
     """With RSET in between, which also tells whether it is still alive; one EHLO for all."""
     for n in range(5):

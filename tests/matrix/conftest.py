@@ -11,10 +11,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import count, product
+from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
 import pymysql
@@ -37,21 +36,12 @@ from pytest_celery import (
     celery_worker_cluster_config,
 )
 
-from tests.matrix import BROKERS, LEDGERS, POOLS
-from tests.support.mailserver import DEFAULTS, ScriptedSMTP
-from tests.support.nodes import (
-    Console,
-    DurableRedis,
-    FilePart,
-    LocalBackend,
-    LocalBroker,
-    LocalContainer,
-    LocalNode,
-    LocalWorker,
-    ServerPart,
-    WorkerContainer,
-    left_running,
-)
+from tests.matrix.bed import MATRIX, TRANSPORT, Bed, Combination, Ledger
+from tests.support.mailserver import ScriptedSMTP
+from tests.support.matrix.console import Console, left_running
+from tests.support.matrix.containers import LocalContainer, WorkerContainer
+from tests.support.matrix.nodes import LocalBackend, LocalBroker, LocalWorker
+from tests.support.matrix.parts import DurableRedis, FilePart, ServerPart
 from tests.support.shop import Shop, sqlite
 from tests.support.worker import environment, wait_for
 
@@ -65,34 +55,8 @@ __all__ = [
     "celery_worker_cluster_config",
 ]
 
-VISIBILITY_TIMEOUT = 5
-"""Seconds after which Redis delivers an unacknowledged message again, unless a test says otherwise."""
 SQLITE_TIMEOUT = 3
 """Seconds after which a write that another one blocks is given up."""
-TRANSPORT: dict[str, dict[str, Any]] = {
-    "redis": {
-        "visibility_timeout": VISIBILITY_TIMEOUT,
-        # Kombu looks for unacknowledged messages every interval x throttle seconds: 10 x 10 by default.
-        "unacked_restore_interval": 1,
-        "unacked_restore_throttle": 1,
-    },
-    # Without confirmation a killed broker may forget what it was just given.
-    "rabbitmq": {"confirm_publish": True},
-}
-
-
-class Combination(NamedTuple):
-    """One place of the matrix."""
-
-    broker: str
-    ledger: str
-    pool: str
-
-    def __str__(self) -> str:
-        return "-".join(self)
-
-
-MATRIX = [Combination(*place) for place in product(BROKERS, LEDGERS, POOLS)]
 
 
 # -- how the matrix is collected -----------------------------------------------------------------------------
@@ -211,17 +175,6 @@ def celery_backend(combination: Combination) -> Iterator[LocalBackend]:
 def celery_backend_cluster(celery_backend: LocalBackend) -> CeleryBackendCluster:
     """One result backend."""
     return CeleryBackendCluster(celery_backend)
-
-
-class Ledger(LocalNode):
-    """Where the ledger is kept, with what the project has to know to use it."""
-
-    def __init__(self, container: LocalContainer, database: dict[str, Any], name: str = "database") -> None:
-        super().__init__(container)
-        self.database = database
-        """Django's."""
-        self.setting = name
-        """``CELERY_IDEMPOTENT["LEDGER"]``."""
 
 
 @pytest.fixture(scope="session")
@@ -357,88 +310,6 @@ def celery_setup_config(
     config = celery_setup_cls.config(celery_worker_cluster_config=celery_worker_cluster_config)
     transport = json.loads(project["TEST_TRANSPORT"])
     return {**config, **json.loads(project["TEST_CONFIG"]), "broker_transport_options": transport}
-
-
-# -- what tests get -----------------------------------------------------------------------------------------
-
-
-@dataclass
-class Bed:
-    """A combination, in order: everything runs, no mail was taken, no notes were made."""
-
-    combination: Combination
-    directory: Path
-    setup: CeleryTestSetup
-    shop: Console
-    server: ScriptedSMTP
-    ledger: Ledger
-    project: dict[str, str]
-    numbers: Iterator[int] = field(repr=False)
-
-    @property
-    def pool(self) -> str:
-        """The pool's name."""
-        return self.combination.pool
-
-    @property
-    def broker(self) -> LocalBroker:
-        """The broker's node."""
-        return self.setup.broker
-
-    @property
-    def results(self) -> LocalBackend:
-        """The result backend's node."""
-        return self.setup.backend
-
-    @property
-    def workers(self) -> list[LocalWorker]:
-        """The two workers."""
-        return list(self.setup.worker_cluster)
-
-    def order(self) -> int:
-        """Return an order number that no test of this combination had."""
-        return next(self.numbers)
-
-    def configure(self, transport: dict[str, Any] | None = None, **config: Any) -> None:
-        """Restart workers and console with more transport options and settings, until the test's end."""
-        for name, more in (("TEST_TRANSPORT", transport or {}), ("TEST_CONFIG", config)):
-            self.project[name] = json.dumps({**json.loads(self.project[name]), **more})
-        self.renew()
-
-    def renew(self) -> None:
-        """End the workers and the console at once, and start others."""
-        self.shop.stop()
-        for worker in self.workers:
-            worker.stop()
-            worker.container.start()
-        self.shop.greet()
-        assert self.setup.worker_cluster.ready()
-
-    def clear(self) -> None:
-        """End the workers and forget all messages: the next test has nothing to do with them."""
-        self.shop.stop()
-        for worker in self.workers:
-            worker.stop()
-        self.broker.start()
-        self.broker.purge(str(self.combination))
-
-    def tidy(self) -> None:
-        """Start whatever a test left stopped, and forget what it did."""
-        for node in (self.broker, self.results, self.ledger, *self.workers):
-            if not node.running():
-                node.container.reload()
-                node.container.start()
-        for step in list(self.server._held):
-            self.server.release(step)
-        self.server.script = dict(DEFAULTS)
-        self.server.payload_limit = None
-        self.server.forget_calls()
-        for name in ("bodies", "crash", "fast"):
-            (self.directory / name).unlink(missing_ok=True)
-        self.shop.greet()
-        assert self.setup.ready()
-        self.server.accepted.clear()
-        self.server.partial.clear()
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,9 @@ import pytest
 from pytest_celery import CeleryTestSetup
 
 from tests.matrix import scope
-from tests.matrix.conftest import MATRIX, Bed
-from tests.support.nodes import Console, WorkerContainer, left_running
+from tests.matrix.bed import MATRIX, Bed
+from tests.support.matrix.console import Console, left_running
+from tests.support.matrix.containers import WorkerContainer
 from tests.support.servers import Redis
 from tests.support.shop import sqlite
 from tests.support.worker import environment, wait_for

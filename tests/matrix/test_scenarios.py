@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.matrix.conftest import VISIBILITY_TIMEOUT, Bed
-from tests.support.nodes import LocalWorker
+from tests.matrix.bed import VISIBILITY_TIMEOUT, Bed
+from tests.support.matrix.nodes import LocalWorker
 from tests.support.worker import wait_for
 
 ROUNDS = 100

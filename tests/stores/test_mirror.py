@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
-import redis as client
 from celery import Celery
 from django.core.mail import EmailMessage
 from django.db import connections
@@ -38,24 +37,12 @@ def mirrored(self: Any, n: int) -> str:
 
 
 @pytest.fixture
-def mirror(redis: Redis, settings: Any, tracked: None, db: None) -> Mirror:
+def mirror(keep_ledger_in: Callable[[str], None], tracked: None, db: None) -> Mirror:
     """A ledger in Redis and its mirror in the test's database."""
-    settings.CELERY_IDEMPOTENT |= {"LEDGER": redis.url}
-    with client.Redis.from_url(redis.url) as connected:
-        connected.flushall()
-    for cache in (wiring._ledger, wiring._mirror):
-        cache.cache_clear()
+    keep_ledger_in("redis")
     mirror = wiring.get_mirror(app)
     assert mirror is not None
     return mirror
-
-
-@pytest.fixture
-def server(mirror: Mirror, settings: Any) -> Iterator[ScriptedSMTP]:
-    """A mail server."""
-    with ScriptedSMTP() as server:
-        settings.EMAIL_PORT = server.port
-        yield server
 
 
 def same_as_ledger(mirror: Mirror) -> None:

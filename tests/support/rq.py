@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -25,6 +26,8 @@ APP = "tests.rq.app"
 FORKING = "rq.Worker"
 SIMPLE = "rq.SimpleWorker"
 SPAWNING = "rq.SpawnWorker"
+orders = itertools.count(1000)
+"""Numbers of orders that no other test has."""
 
 
 class RQWorker:
@@ -104,8 +107,7 @@ def clean(shop: RQShop) -> RQShop:
     """Return ``shop`` with its mail server, its notes and its answers as at first."""
     shop.server.accepted.clear()
     shop.server.script["dot"] = shop.server.script["rcpt"] = "250 ok"
-    for name in ("bodies", "crash"):
-        (shop.directory / name).unlink(missing_ok=True)
+    shop.forget()
     return shop
 
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.mailserver import ScriptedSMTP
+from tests.support.notes import Notes
 from tests.support.servers import Redis
-from tests.support.worker import Worker, environment, wait_for
+from tests.support.worker import Worker, environment
 
 
 @dataclass
-class Shop:
+class Shop(Notes):
     """What a test has to do with: it publishes and asks through processes of the project, as users do."""
 
     directory: Path
@@ -47,19 +48,6 @@ class Shop:
     def copies(self) -> int:
         """Return how many mails the server took."""
         return len(self.server.accepted)
-
-    def bodies(self) -> list[str]:
-        """Return what the bodies noted."""
-        path = self.directory / "bodies"
-        return path.read_text().splitlines() if path.exists() else []
-
-    def crash_at(self, point: str) -> None:
-        """Kill the pool process that reaches ``point`` next."""
-        (self.directory / "crash").write_text(point)
-
-    def crashed(self) -> None:
-        """Wait until it has happened."""
-        wait_for(lambda: not (self.directory / "crash").exists(), 30, self.logs)
 
 
 def sqlite(directory: Path) -> dict[str, Any]:

@@ -1,0 +1,28 @@
+"""What every test of the core starts with."""
+
+from __future__ import annotations
+
+import pytest
+
+from celery_idempotent.core.interventions import Operator
+from celery_idempotent.core.ledger import Ledger
+from celery_idempotent.stores.memory import MemoryStore
+from tests.support.clock import Clock
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that stands still."""
+    return Clock()
+
+
+@pytest.fixture
+def ledger(clock: Clock) -> Ledger:
+    """An empty ledger on it."""
+    return Ledger(MemoryStore(clock))
+
+
+@pytest.fixture
+def operator(ledger: Ledger) -> Operator:
+    """Ann, with a reason."""
+    return Operator(ledger.store, "ann", "ticket 5")

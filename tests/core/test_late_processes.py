@@ -1,0 +1,120 @@
+"""Processes that are slow and not dead, and deadlines that pass: what a late word still counts for."""
+
+from __future__ import annotations
+
+import pytest
+
+from celery_idempotent.core.errors import ClaimLost
+from celery_idempotent.core.expiry import expire
+from celery_idempotent.core.interventions import Operator
+from celery_idempotent.core.ledger import Ledger
+from celery_idempotent.core.outcomes import Duplicate, Held, Reply, Verdict
+from celery_idempotent.core.status import DeliveryStatus, Status
+from tests.core.steps import ACCEPTED, DECISIONS, ONE, POLICY, TARGET, TWO, claimed, sending
+from tests.support.clock import Clock
+
+
+def test_a_slow_body_goes_on_after_its_claim_was_released(
+    ledger: Ledger, clock: Clock, operator: Operator
+) -> None:
+    """Nobody has claimed since, so the run that holds the claim may send: by sweep or by hand."""
+    entry = claimed(ledger)
+    clock.forward(61)
+    released = expire(ledger.store, "k")
+    assert released is not None
+    assert released.status is Status.RELEASED
+    entry = ledger.settle(ledger.begin(entry, [TARGET], "<m@x>", ONE, POLICY), ACCEPTED, "<m@x>", ONE, POLICY)
+    clock.forward(61)
+    operator.release(entry)
+    assert ledger.complete(entry, 1).status is Status.SENT
+
+
+def test_a_slow_body_is_fenced_off_once_somebody_has_claimed(ledger: Ledger, clock: Clock) -> None:
+    """P1: the release itself is harmless, the next claim counts."""
+    entry = claimed(ledger)
+    clock.forward(61)
+    expire(ledger.store, "k")
+    claimed(ledger, TWO)
+    with pytest.raises(ClaimLost):
+        ledger.begin(entry, [TARGET], "<m@x>", ONE, POLICY)
+
+
+def test_a_cancelled_email_is_not_sent_by_a_slow_body(ledger: Ledger, clock: Clock, operator: Operator) -> None:
+    """It learns that it has lost, and not that another run of its own task took over."""
+    entry = claimed(ledger)
+    clock.forward(61)
+    operator.cancel(entry)
+    with pytest.raises(ClaimLost) as lost:
+        ledger.begin(entry, [TARGET], "<m@x>", ONE, POLICY)
+    assert lost.value.owner is None
+    assert isinstance(ledger.claim(ONE, POLICY), Duplicate)
+
+
+def test_a_late_reply_counts_over_not_sent(ledger: Ledger, clock: Clock, operator: Operator) -> None:
+    """P1: the process that handed over knows better, as long as nobody has claimed since."""
+    late = sending(ledger)
+    clock.forward(31)
+    operator.resolve(late, Verdict.NOT_SENT)
+    entry = ledger.settle(late, ACCEPTED, "<m@x>", ONE, POLICY)
+    assert entry.deliveries[0].status is DeliveryStatus.ACCEPTED
+    assert [one.action for one in entry.audit] == ["resolved as not sent"]
+
+
+@pytest.mark.parametrize("method", ["reopen", "resend"])
+def test_a_new_generation_is_out_of_a_late_process_reach(ledger: Ledger, clock: Clock, method: str) -> None:
+    """What the old run still has to say is not said about the new sending."""
+    late = sending(ledger)
+    clock.forward(31)
+    operator = Operator(ledger.store, "ann", "x")
+    opened = DECISIONS[method](operator, operator.resolve(late, Verdict.SENT))
+    unsent = {TARGET: Reply(DeliveryStatus.DEFERRED)}
+    for write in (
+        lambda: ledger.settle(late, unsent, "<m@x>", ONE, POLICY),
+        lambda: ledger.withdraw(late, [TARGET], "<m@x>", ONE, POLICY),
+        lambda: ledger.release(late, POLICY),
+    ):
+        with pytest.raises(ClaimLost):
+            write()
+    assert ledger.store.get("k").entry == opened  # type: ignore[union-attr]
+
+
+def test_a_write_ahead_taken_back_late_does_not_undo_a_decision(
+    ledger: Ledger, clock: Clock, operator: Operator
+) -> None:
+    """Its confirmation was lost, nothing was sent, and meanwhile somebody has decided: that stands."""
+    claim = claimed(ledger)
+    late = ledger.begin(claim, [TARGET], "<m@x>", ONE, POLICY)
+    clock.forward(31)
+    decided = operator.cancel(operator.resolve(late, Verdict.NOT_SENT))
+    with pytest.raises(ClaimLost):
+        ledger.withdraw(claim, [TARGET], "<m@x>", ONE, POLICY)
+    assert ledger.store.get("k").entry == decided  # type: ignore[union-attr]
+
+
+# -- expiry ------------------------------------------------------------------------------------------------
+
+
+def test_a_deadline_that_is_running_is_not_touched(ledger: Ledger, clock: Clock) -> None:
+    """To the microsecond; and a finished or unknown entry has none."""
+    for make, seconds in ((claimed, 60), (sending, 30)):
+        make(ledger)
+        clock.forward(seconds - 0.000001)
+        assert expire(ledger.store, "k") is None
+        clock.forward(0.000001)
+        assert expire(ledger.store, "k") is not None
+        assert expire(ledger.store, "k") is None
+    assert expire(ledger.store, "unknown") is None
+
+
+def test_a_passed_send_deadline_is_a_doubt(ledger: Ledger, clock: Clock) -> None:
+    """With deliveries and attempt; the next claim is held."""
+    sending(ledger)
+    clock.forward(30)
+    entry = expire(ledger.store, "k")
+    assert entry is not None
+    assert (entry.status, entry.deliveries[0].status, entry.history[0].outcome) == (
+        Status.IN_DOUBT,
+        DeliveryStatus.IN_DOUBT,
+        DeliveryStatus.IN_DOUBT,
+    )
+    assert isinstance(ledger.claim(TWO, POLICY), Held)

@@ -1,0 +1,40 @@
+"""One email of the usual size on its way through a ledger in Redis."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import redis as client
+
+from celery_idempotent.core.entry import Recipient
+from celery_idempotent.core.ledger import Ledger
+from celery_idempotent.core.outcomes import Acquired, Asker, Policy, Reply
+from celery_idempotent.core.status import DeliveryStatus
+from celery_idempotent.stores.redis import RedisStore
+from celery_idempotent.testing import KEY
+from tests.support.servers import Redis
+from tests.support.worker import wait_for
+
+DAY = timedelta(days=1)
+PLACE = RedisStore(lambda: None, lambda: DAY).place
+ASKER = Asker(KEY, "order-confirmation", "b7cf6d3e-9d0e-4c64-8ac5-59ee02b3d1f9", "celery@shop-1", "order_id=7")
+POLICY = Policy()
+TARGET = ("0", Recipient("d1" * 32, "a***@example.com"))
+MESSAGE_ID = f"<{'ab' * 20}@shop.example>"
+ACCEPTED = {TARGET: Reply(DeliveryStatus.ACCEPTED, 250, "2.0.0 Ok: queued")}
+
+
+def send(ledger: Ledger, asker: Asker = ASKER) -> Any:
+    """Go through the life of an email."""
+    outcome = ledger.claim(asker, POLICY)
+    assert isinstance(outcome, Acquired)
+    entry = ledger.begin(outcome.entry, [TARGET], MESSAGE_ID, asker, POLICY)
+    entry = ledger.settle(entry, ACCEPTED, MESSAGE_ID, asker, POLICY)
+    return ledger.complete(entry, {"order_id": 7})
+
+
+def synced(replica: Redis) -> None:
+    """Wait until a replica has all that its primary has."""
+    with client.Redis.from_url(replica.url) as connected:
+        wait_for(lambda: connected.info("replication")["master_link_status"] == "up")

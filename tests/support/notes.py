@@ -1,0 +1,36 @@
+"""What a project's processes and its test leave for each other, as files in the project's directory."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+from tests.support.worker import wait_for
+
+
+class Notes(ABC):
+    """``bodies`` is what the bodies note; ``crash`` the point at which a process is to be killed."""
+
+    directory: Path
+
+    @abstractmethod
+    def logs(self) -> str:
+        """Return what the processes have logged of late, for a test that fails."""
+
+    def bodies(self) -> list[str]:
+        """Return what the bodies noted."""
+        path = self.directory / "bodies"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def crash_at(self, point: str) -> None:
+        """Kill the process that reaches ``point`` next."""
+        (self.directory / "crash").write_text(point)
+
+    def crashed(self) -> None:
+        """Wait until it has happened."""
+        wait_for(lambda: not (self.directory / "crash").exists(), 30, self.logs)
+
+    def forget(self, *more: str) -> None:
+        """Remove the notes, and the files ``more``."""
+        for name in ("bodies", "crash", *more):
+            (self.directory / name).unlink(missing_ok=True)

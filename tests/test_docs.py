@@ -1,0 +1,132 @@
+"""The pages in docs/ and the code say the same, and every link leads somewhere."""
+
+from __future__ import annotations
+
+import ast
+import re
+from argparse import _SubParsersAction
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.dispatch import Signal
+
+from celery_idempotent import signals
+from celery_idempotent.conf import DEFAULTS
+from celery_idempotent.core.status import TRANSITIONS
+from celery_idempotent.management.commands.idempotency import Command
+from celery_idempotent.options import Options
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("example_proj/*.md")])
+
+
+def text_of(page: Path) -> str:
+    """Return the prose of ``page``, without its blocks of code."""
+    return re.sub(r"^( *)```.*?^\1```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what a link can name on ``page`` after its ``#``."""
+    headings = re.findall(r"^#+ (.*)$", text_of(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def table(page: str, after: str = "") -> dict[str, list[str]]:
+    """Return the first table of ``docs/<page>`` below ``after``: what each row names, and its other cells."""
+    text = (ROOT / "docs" / page).read_text()
+    lines = text[text.index(after) :].splitlines()
+    start = next(n for n, line in enumerate(lines) if re.match(r"\|[-| ]+\|$", line))
+    rows = {}
+    for line in lines[start + 1 :]:
+        if not line.startswith("|"):
+            break
+        name, *rest = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        rows[name.strip("`")] = rest
+    return rows
+
+
+def written_defaults(rows: dict[str, list[str]]) -> Iterator[tuple[str, Any]]:
+    """Yield the names whose default the table shows as a literal, with its value."""
+    for name, (default, *_) in rows.items():
+        if re.fullmatch(r"`[^`]*`", default):
+            try:
+                yield name, ast.literal_eval(default.strip("`"))
+            except (ValueError, SyntaxError):
+                continue
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """To a file that is there, and to a heading that it has."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", text_of(page)):
+        if link.startswith("http"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_are_named_are_there(page: Path) -> None:
+    """So that "shown in" and "tested in" can be looked up."""
+    folders = "tests|bench|celery_idempotent|example_proj"
+    named = re.findall(rf"\b((?:{folders})/[\w/]+\.py)\b", text_of(page))
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    tests = {path.name for path in ROOT.glob("tests/**/test_*.py")}
+    assert set(re.findall(r"`(test_\w+\.py)`", text_of(page))) <= tests
+
+
+def test_every_option_is_in_the_table() -> None:
+    """With its default. ``filled_in`` is between the package and its adapters."""
+    rows = table("reference/options.md", "## Task options")
+    assert set(rows) == set(Options.__annotations__) - {"filled_in"}
+    for name, default in written_defaults(rows):
+        assert getattr(Options, name) == default, name
+
+
+def test_every_setting_is_in_the_table() -> None:
+    """With its default."""
+    rows = table("reference/options.md", "## Settings")
+    assert set(rows) == set(DEFAULTS)
+    for name, default in written_defaults(rows):
+        assert DEFAULTS[name] == default, name
+
+
+def test_every_check_is_in_the_table() -> None:
+    """Those that the code can return, and no others."""
+    sources = (ROOT / "celery_idempotent").glob("**/*.py")
+    ids = {found for source in sources for found in re.findall(r'id="(\w+\.[EW]\d+)"', source.read_text())}
+    assert set(table("reference/checks.md")) == ids
+
+
+def test_every_command_is_in_the_table() -> None:
+    """``manage.py idempotency`` has those that the page lists."""
+    parser = Command().create_parser("manage.py", "idempotency")
+    (commands,) = [action for action in parser._actions if isinstance(action, _SubParsersAction)]
+    assert {name.split()[0] for name in table("reference/commands.md")} == set(commands.choices)
+
+
+def test_every_signal_is_in_the_table() -> None:
+    """By name."""
+    assert set(table("reference/signals.md")) == {
+        name for name, value in vars(signals).items() if isinstance(value, Signal)
+    }
+
+
+def test_the_diagram_shows_the_transitions() -> None:
+    """An edge for each that changes the status, and none that the ledger would refuse."""
+    page = (ROOT / "docs/explanation/architecture.md").read_text()
+    drawn = set(re.findall(r"^ +(\w+) --> (\w+): ", page, re.MULTILINE))
+    allowed = {(old.value, new.value) for old, following in TRANSITIONS.items() for new in following}
+    assert drawn <= allowed
+    assert {(old, new) for old, new in allowed - drawn if old != new} == set()
+
+
+def test_every_command_of_redis_is_on_its_page() -> None:
+    """Those of the scripts: a user who may not run one of them could not send."""
+    scripts = (ROOT / "celery_idempotent/stores/lua").glob("*.lua")
+    called = {name for script in scripts for name in re.findall(r"redis\.call\('(\w+)'", script.read_text())}
+    assert called <= set(re.findall(r"`([A-Z]+)`", (ROOT / "docs/reference/redis.md").read_text()))

@@ -1,0 +1,195 @@
+"""Sweeps that race hand-overs, duplicates and each other: nothing that is alive is touched."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+import redis as client
+from django.db import connections
+
+from celery_idempotent import ClaimLost, Status, sweep
+from celery_idempotent.core.entry import After, Recipient
+from celery_idempotent.core.expiry import expire
+from celery_idempotent.core.ledger import Ledger
+from celery_idempotent.core.outcomes import Acquired, Asker, Duplicate, Policy, Reply
+from celery_idempotent.core.status import DeliveryStatus
+from celery_idempotent.core.store import Store
+from celery_idempotent.stores.database import DatabaseStore
+from celery_idempotent.stores.memory import MemoryStore
+from celery_idempotent.stores.redis import RedisStore
+from celery_idempotent.testing import race
+from tests.support.databases import added, wipe
+from tests.support.servers import Redis
+
+TARGET = ("0", Recipient("d1" * 32, "a***@example.com"))
+ACCEPTED = {TARGET: Reply(DeliveryStatus.ACCEPTED, 250)}
+
+
+def asker(number: int, task_id: str = "task-1") -> Asker:
+    return Asker(f"key-{number}", "held-mail", task_id)
+
+
+class Watched:
+    """Notes each write of a sweep to an entry whose deadline was running."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.touched_alive: list[Any] = []
+        self.writes = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    def swap(self, entry: Any, version: int, *rest: Any) -> Any:
+        before = self.store.get(entry.key)
+        written = self.store.swap(entry, version, *rest)
+        if written is not None:
+            self.writes += 1
+            # Still of that version before, so it is what was replaced.
+            if before is not None and before.entry.version == version:
+                deadline = before.entry.deadline
+                if isinstance(deadline, datetime) and deadline > written.now:
+                    self.touched_alive.append(before.entry)
+        return written
+
+
+def hand_over(ledger: Ledger, number: int, pause: float) -> Any:
+    """The life of one email; with a ``pause``, in seconds, its deadlines pass in its midst."""
+    policy = Policy(lease=pause, send_timeout=pause) if pause else Policy(lease=300, send_timeout=300)
+    who = asker(number)
+    entry = ledger.claim(who, policy).entry
+    time.sleep((number % 3 + number % 5) * pause)
+    entry = ledger.begin(entry, [TARGET], "<m@x>", who, policy)
+    time.sleep((number % 4) * pause)
+    entry = ledger.settle(entry, ACCEPTED, "<m@x>", who, policy)
+    return ledger.complete(entry, number)
+
+
+def race_sweep_and_hand_over(
+    store: Store, numbers: range, pause: float, close: Callable[[], None] = lambda: None
+) -> Watched:
+    """Have two sweeps go round and round while four threads hand over; every hand-over has to succeed."""
+    watched, stop = Watched(store), threading.Event()
+    ledger = Ledger(store)
+
+    def go_round() -> None:
+        while not stop.is_set():
+            sweep.Sweep(Ledger(watched)).expired()  # type: ignore[arg-type]
+        close()
+
+    sweeps = [threading.Thread(target=go_round) for _ in range(2)]
+    for thread in sweeps:
+        thread.start()
+    try:
+        with ThreadPoolExecutor(4) as pool:
+
+            def one(number: int) -> Any:
+                try:
+                    return hand_over(ledger, number, pause if number % 2 else 0)
+                finally:
+                    close()
+
+            done = list(pool.map(one, numbers))
+    finally:
+        stop.set()
+        for thread in sweeps:
+            thread.join(60)
+    for number, entry in zip(numbers, done, strict=True):
+        assert (entry.status, entry.result, entry.attempts) == (Status.SENT, number, 1)
+        assert [d.status for d in entry.deliveries] == [DeliveryStatus.ACCEPTED]
+    assert watched.touched_alive == []
+    return watched
+
+
+@pytest.mark.timeout(600)
+def test_ten_thousand_hand_overs_race_two_sweeps() -> None:
+    """No hand-over is lost or doubled, and no sweep writes to an entry whose deadline is running."""
+    writes = sum(
+        race_sweep_and_hand_over(MemoryStore(), range(start, start + 500), 0.0003).writes
+        for start in range(0, 10_000, 500)
+    )
+    assert writes > 1000, "the sweeps have to have had something to do"
+
+
+def test_the_same_race_on_redis(redis: Redis) -> None:
+    """With the server's clock and scripts."""
+    with client.Redis.from_url(redis.url) as connected:
+        connected.flushall()
+        store = RedisStore(lambda: connected, lambda: timedelta(days=1))
+        assert race_sweep_and_hand_over(store, range(300), 0.02).writes > 0
+
+
+@pytest.fixture
+def postgresql(request: Any, django_db_setup: None, django_db_blocker: Any) -> Iterator[str]:
+    """A database of PostgreSQL with the ledger's tables, empty."""
+    database = request.getfixturevalue("postgres").database
+    with django_db_blocker.unblock(), added("swept", database) as alias:
+        wipe(alias)
+        yield alias
+
+
+def test_the_same_race_on_postgresql(postgresql: str) -> None:
+    """With the server's clock, on a connection for each thread."""
+    store = DatabaseStore(lambda: postgresql)
+    watched = race_sweep_and_hand_over(store, range(300), 0.002, lambda: connections[postgresql].close())
+    assert watched.writes > 0
+
+
+def test_sweeps_and_duplicates_of_the_same_emails() -> None:
+    """P1: with other tasks taking over what a sweep has released, each email is accepted once."""
+    store = MemoryStore()
+    ledger, stop = Ledger(store), threading.Event()
+    policy = Policy(lease=0.0005, send_timeout=300)
+    accepted: list[str] = []
+
+    def go_round() -> None:
+        while not stop.is_set():
+            sweep.Sweep(ledger).expired()
+
+    def call(racer: int) -> None:
+        for number in range(200):
+            who = asker(number, f"task-{racer}")
+            while True:
+                outcome = ledger.claim(who, policy)
+                if isinstance(outcome, Duplicate):
+                    break
+                if not isinstance(outcome, Acquired):
+                    time.sleep(0.0002)
+                    continue
+                entry = outcome.entry
+                try:
+                    time.sleep((number % 3) * 0.0004)
+                    if not entry.deliveries:  # as the mail backend does: what was accepted is not offered again
+                        entry = ledger.begin(entry, [TARGET], "<m@x>", who, policy)
+                        accepted.append(who.key)
+                        entry = ledger.settle(entry, ACCEPTED, "<m@x>", who, policy)
+                    ledger.complete(entry, None)
+                except ClaimLost:
+                    continue
+                break
+
+    thread = threading.Thread(target=go_round)
+    thread.start()
+    try:
+        race(call, 4)
+    finally:
+        stop.set()
+        thread.join(60)
+    assert sorted(accepted) == sorted({f"key-{n}" for n in range(200)})
+
+
+def test_two_sweeps_find_the_same(memory_ledger: Any) -> None:
+    """One of them acts."""
+    for round_ in range(50):
+        who = asker(round_)
+        entry = memory_ledger.begin(memory_ledger.claim(who, Policy()).entry, [TARGET], "<m@x>", who, Policy())
+        assert memory_ledger.store.swap(replace(entry, deadline=After(-1)), entry.version)
+        changed = race(lambda n, key=who.key: expire(memory_ledger.store, key), 4)
+        assert sum(entry is not None for entry in changed) == 1
