@@ -257,6 +257,17 @@ class Ledger:
         self._must_swap(late, begun, changes.ended(begun, DeliveryStatus.IN_DOUBT))
         raise DeliveryInDoubt(f"{entry.email_type}: the provider may not recognise {entry.key} any more")
 
+    def close_offer(self, entry: Entry) -> Entry:
+        """Record that what is in doubt cannot be offered under its key any more: the rules decide then.
+
+        Raises `ClaimLost` if anything has happened to ``entry`` since, `LedgerUnavailable`.
+        """
+        closed = self._swap(offers.closed(changes.doubtful(entry)), entry)
+        if closed is None:
+            found = self.store.get(entry.key)
+            raise lost(entry, found.entry if found else None)
+        return closed
+
     def withdraw(
         self, entry: Entry, targets: Iterable[Target], message_id: str, asker: Asker, policy: Policy
     ) -> Entry:
