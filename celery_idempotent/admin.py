@@ -74,7 +74,7 @@ class LogicalEmailAdmin(Decides, ReadOnly, admin.ModelAdmin):  # type: ignore[mi
         "label", "email_type", "status", "attempts", "arrivals", "generation", "created", "sent",
     )  # fmt: skip
     fieldsets = (
-        (None, {"fields": ("email_type", "label", "status", "error", "owner", "result")}),
+        (None, {"fields": ("email_type", "label", "status", "unfinished", "error", "owner", "result")}),
         ("Times", {"fields": ("created", "begun", "sent", "updated", "deadline_at")}),
         ("Counts", {"fields": ("arrivals", "attempts", "generation")}),
         ("Identity", {"fields": ("key", "fingerprint", "version", "participants")}),

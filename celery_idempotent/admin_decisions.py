@@ -15,6 +15,7 @@ from django.views.decorators.http import require_POST
 
 from . import desk
 from .conf import conf
+from .core.entry import Entry
 from .core.errors import IdempotencyError
 from .core.interventions import LONGEST_REASON, offered
 from .core.status import Status
@@ -37,6 +38,10 @@ ADVICE = {
     "Look for the Message-ID in the mail server's log.",
     Status.CANCELLED: "Withdrawn. Calls succeed without sending.",
 }
+UNFINISHED = (
+    "Sent, but its task was cut off before the end of its body. When that is delivered again, it finishes it; "
+    "other calls are duplicates."
+)
 _TOLD = 5
 """How many refusals of a bulk action are shown one by one."""
 
@@ -45,6 +50,10 @@ class DecisionForm(ActionForm):
     """The list's action form, with a reason."""
 
     reason = forms.CharField(max_length=LONGEST_REASON, required=False, label="Reason:")
+
+
+def _hint(entry: Entry) -> str:
+    return UNFINISHED if entry.unfinished else ADVICE[entry.status]
 
 
 def _bulk(decision: str) -> Any:
@@ -126,7 +135,7 @@ class Decides:
         may = self.has_decide_permission(request)
         return {
             "status": entry.status.value.replace("_", " ").capitalize(),
-            "hint": ADVICE[entry.status] if offered(entry, stored.now) else "A worker may be at it right now.",
+            "hint": _hint(entry) if offered(entry, stored.now) else "A worker may be at it right now.",
             "behind": entry.version != row.version,
             "version": entry.version,
             "audit": entry.audit,

@@ -346,7 +346,7 @@ def _stop(call: Call, run: Run, error: IdempotencyError) -> Any:
         stored = run.ledger.store.get(run.asker.key)
     except LedgerUnavailable as unavailable:
         call.come_back(call.backoff(), unavailable)
-    if stored is not None and stored.entry.status is Status.SENT:
+    if stored is not None and stored.entry.status is Status.SENT and not stored.entry.unfinished:
         return load(stored.entry.result)
     raise TakenOver(run.policy.lease, error) from error
 

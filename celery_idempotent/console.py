@@ -35,7 +35,7 @@ def plain(entry: Entry, attempts: Sequence[Attempt]) -> dict[str, Any]:
     """Return all of ``entry`` as JSON has it."""
     names = (
         "key", "email_type", "label", "owner", "version", "generation", "attempts", "arrivals", "result",
-        "error", "fingerprint",
+        "error", "fingerprint", "unfinished",
     )  # fmt: skip
     times = ("created_at", "begun_at", "sent_at", "deadline")
     return {
@@ -124,6 +124,11 @@ def what_now(entry: Entry, now: datetime) -> str:
     running = isinstance(entry.deadline, datetime) and entry.deadline > now
     until = f" until {text(entry.deadline)} UTC by the ledger's clock"
     match entry.status:
+        case Status.SENT if entry.unfinished:
+            return (
+                "Sent, but its task was cut off before the end of its body: later messages may be missing. "
+                f"When task {entry.owner} is delivered again, it finishes the body. Other calls are duplicates."
+            )
         case Status.SENT:
             return (
                 "Done. Calls are answered with this result. To send it once more: task.resend(…) in your code, "

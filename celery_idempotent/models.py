@@ -38,6 +38,7 @@ class LogicalEmail(models.Model):
     arrivals = models.PositiveIntegerField(default=1)
     result = models.JSONField(null=True)
     error = models.CharField(max_length=200, blank=True)
+    unfinished = models.BooleanField(default=False, help_text="Sent, but its body has not come to its end.")
     participants = models.JSONField(default=list)
     provider_key = models.CharField(max_length=80, blank=True, editable=False)
     recognised_until = models.DateTimeField(null=True, editable=False)

@@ -18,7 +18,7 @@ from django.db import Error as DatabaseError
 from django.db import close_old_connections
 
 from .conf import conf
-from .core.changes import running, starts_new_generation, took_part
+from .core.changes import is_to_finish, running, starts_new_generation, took_part
 from .core.errors import EntryUnreadable, LedgerUnavailable
 from .core.outcomes import Asker, Policy
 from .core.status import Status
@@ -62,6 +62,8 @@ def judge(stored: Stored, asker: Asker, rules: Policy) -> Next:
     match entry.status:
         case Status.CANCELLED:
             return Next.REMOVE
+        case Status.SENT if is_to_finish(entry, asker.task_id):
+            return Next.PUBLISH
         case Status.SENT:
             # Sent by another task counts, unless window or rule may say that this one is a new email.
             asks = rules.allow_send is not None and not took_part(entry, asker.task_id)
@@ -193,7 +195,8 @@ class Relay:
             task = task_of(self.app, row)
         except Unsendable:
             own = stored.entry.owner == row.task_id and stored.entry.status in ENDED
-            return Next.REMOVE if own else Next.PUBLISH  # which says what is wrong
+            done = own and not is_to_finish(stored.entry, row.task_id)
+            return Next.REMOVE if done else Next.PUBLISH  # which says what is wrong
         asker = Asker(row.key, email_type(task), row.task_id)
         try:
             rules = policy(task, True)

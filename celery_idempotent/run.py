@@ -148,6 +148,16 @@ class Run:
                     f"{self.asker.email_type}: the write-ahead took longer than send_timeout"
                 )
 
+    def close_offer(self) -> None:
+        """Give up the key of what is in doubt and cannot be offered under it, unless that is to be held.
+
+        Raises `ClaimLost` if somebody has settled it meanwhile, `LedgerUnavailable`.
+        """
+        if self.policy.in_doubt == "hold" or not self.entry.provider_key:
+            return
+        with self._stopping():
+            self.entry = insist(lambda: self.ledger.close_offer(self.entry), RELEASE_PATIENCE)
+
     def _begin(self, targets: Sequence[Target], message_id: str, offer: Offer | None) -> None:
         try:
             self.entry = self.ledger.begin(self.entry, targets, message_id, self.asker, self.policy, offer)

@@ -111,6 +111,7 @@ class StoreConformance:
             audit=(Intervention("reopened", "ann", "asked for, ü", store.now(), 1, Status.SENT),),
             sent_at=After(),
             deliveries=(delivery,),
+            unfinished=True,
         )
         done = make_attempt(ended_at=After(), outcome=DeliveryStatus.ACCEPTED)
         swapped = store.swap(wanted, entry.version, done, [delivery])
@@ -119,6 +120,10 @@ class StoreConformance:
         assert found is not None
         assert found.entry == swapped.entry
         assert found.entry == replace(wanted, version=2, sent_at=found.entry.sent_at)
+        store.swap(replace(found.entry, unfinished=False), 2)
+        found = store.get(KEY)
+        assert found is not None
+        assert found.entry.unfinished is False
 
     def test_what_can_be_offered_again_is_kept_and_erased(self, store: Store) -> None:
         """Key, content and the time until which they count come back as written, and go when told to."""

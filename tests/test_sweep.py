@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -13,9 +13,10 @@ from celery import Celery
 
 from celery_idempotent import IdempotentEmailTask, Status, Verdict, signals, sweep, wiring
 from celery_idempotent.core.entry import After, Recipient
+from celery_idempotent.core.events import Event, mark
 from celery_idempotent.core.ledger import Ledger
 from celery_idempotent.core.offers import Offer
-from celery_idempotent.core.outcomes import Asker, Policy, Reply
+from celery_idempotent.core.outcomes import Acquired, Asker, Duplicate, Policy, Reply
 from celery_idempotent.core.status import DeliveryStatus
 from celery_idempotent.models import LogicalEmail
 
@@ -147,6 +148,31 @@ def test_verifiers_settle_doubts(ledger: Ledger, heard: list[tuple[str, str]]) -
     VERDICTS["hm"] = Verdict.SENT
     assert sweep.sweep(app=app).sent == 1, "found again in the tables"
     assert LogicalEmail.objects.get(key="hm").status == "sent"
+
+
+@pytest.mark.parametrize("how", ["verifier", "event"])
+def test_what_the_sweep_settles_as_sent_is_finished_by_its_own_task(
+    ledger: Ledger, heard: list[tuple[str, str]], how: str
+) -> None:
+    """P2: a verifier knows of the message in doubt, not of the end of the body. The tables know it as well."""
+    VERDICTS.update(half=Verdict.SENT)
+    entry: Any = sending(ledger, "half", "verified-mail")
+    if how == "event":
+        told = Event("delivered", datetime.now(timezone.utc), 1, mark("<m@x>"), 1, TARGET[1].digest)
+        entry = ledger.hear("half", told)
+    late(ledger, entry)
+    done = sweep.sweep(app=app)
+    row = LogicalEmail.objects.get(key="half")
+    if how == "verifier":
+        assert (done.sent, row.status, row.unfinished) == (1, "sent", True)
+        assert isinstance(ledger.claim(asker("half", "verified-mail", "task-2"), POLICY), Duplicate)
+    else:
+        assert (done.released, row.status) == (1, "released")
+        assert heard == [("email_released", "half")]
+    outcome = ledger.claim(asker("half", "verified-mail"), POLICY)
+    assert isinstance(outcome, Acquired)
+    assert outcome.entry.deliveries[0].status is DeliveryStatus.ACCEPTED
+    assert not ledger.complete(outcome.entry, "both").unfinished
 
 
 def test_a_frozen_message_is_erased_once_no_provider_recognises_it(ledger: Ledger) -> None:

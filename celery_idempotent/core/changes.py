@@ -23,7 +23,7 @@ def is_same_write(stored: Entry, wanted: Entry) -> bool:
         stored.version > wanted.version
         and all(
             getattr(stored, name) == getattr(wanted, name)
-            for name in ("status", "generation", "attempts", "result")
+            for name in ("status", "generation", "attempts", "result", "unfinished")
         )
         and [replace(d, events=()) for d in stored.deliveries]
         == [replace(d, events=()) for d in wanted.deliveries]
@@ -71,6 +71,7 @@ def taken(entry: Entry, claim_id: str, asker: Asker, policy: Policy) -> Entry:
         deadline=After(policy.send_timeout if policy.opaque else policy.lease),
         fingerprint=asker.fingerprint,
         error="",
+        unfinished=False,
         attempts=entry.attempts + (1 if policy.opaque else 0),
         participants=with_participant(entry, asker.task_id) if policy.sends_again else entry.participants,
     )
@@ -92,6 +93,7 @@ def next_generation(entry: Entry) -> Entry:
         past=tuple(before)[-MAX_PARTICIPANTS:],
         begun_at=After(),
         sent_at=None,
+        unfinished=False,
     )
 
 
@@ -113,6 +115,19 @@ def starts_new_generation(entry: Entry, now: datetime, asker: Asker, policy: Pol
         idle = entry.status in (Status.SENT, Status.FAILED)
     passed = now >= entry.sent_at + timedelta(seconds=policy.window)
     return idle and passed and not took_part(entry, asker.task_id)
+
+
+def found_sent(entry: Entry) -> Entry:
+    """Return ``entry``, whose doubt has ended, as SENT without a result: nobody has seen its body end.
+
+    A body that the ledger cannot see into has no steps that could be told apart, so it is not to be run again.
+    """
+    return replace(entry, status=Status.SENT, deadline=None, result=None, unfinished=bool(entry.deliveries))
+
+
+def is_to_finish(entry: Entry, task_id: str) -> bool:
+    """Tell whether ``entry`` is SENT, and the task ``task_id`` has still to come to the end of its body."""
+    return entry.status is Status.SENT and entry.unfinished and entry.owner == task_id
 
 
 def took_part(entry: Entry, task_id: str) -> bool:
@@ -140,17 +155,22 @@ def remaining(entry: Entry, now: datetime) -> float:
 
 def doubtful(entry: Entry) -> Entry:
     """Return ``entry`` in doubt, with what was being handed over and of which the provider has told nothing."""
-    return replace(
-        entry,
-        status=Status.IN_DOUBT,
-        deadline=None,
-        deliveries=tuple(
-            replace(d, status=proven(d) if d.events else DeliveryStatus.IN_DOUBT)
-            if d.status is DeliveryStatus.SENDING
-            else d
-            for d in entry.deliveries
-        ),
+    rows = tuple(
+        replace(d, status=proven(d) if d.events else DeliveryStatus.IN_DOUBT)
+        if d.status is DeliveryStatus.SENDING
+        else d
+        for d in entry.deliveries
     )
+    return replace(found_out(entry, rows), status=Status.IN_DOUBT, deadline=None)
+
+
+def found_out(entry: Entry, rows: tuple[Delivery, ...]) -> Entry:
+    """Return ``entry`` with ``rows`` in place of its deliveries; a new acceptance among them counts."""
+    new = any(
+        row.status is DeliveryStatus.ACCEPTED and row.status is not was.status
+        for row, was in zip(rows, entry.deliveries, strict=True)
+    )
+    return replace(entry, deliveries=rows, sent_at=After() if new else entry.sent_at)
 
 
 REFUSING = frozenset({"rejected", "failed"})

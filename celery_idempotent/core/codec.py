@@ -41,9 +41,10 @@ _PLAIN = {
     "k": "provider_key",
     "n": "offers",
     "z": "sealed",
+    "h": "unfinished",
 }
 _TIMES = {"d": "deadline", "b": "begun_at", "w": "sent_at", "u": "recognised_until"}
-_DEFAULTS: dict[str, Any] = {"generation": 1, "attempts": 0, "result": None, "offers": 0}
+_DEFAULTS: dict[str, Any] = {"generation": 1, "attempts": 0, "result": None, "offers": 0, "unfinished": False}
 
 
 def encode(entry: Entry) -> str:

@@ -117,6 +117,8 @@ class Entry:
     """Hand-overs of the current generation, in stores that keep them with the entry; the database has rows."""
     audit: tuple[Intervention, ...] = ()
     """What operators decided, in all generations; the newest last."""
+    unfinished: bool = False
+    """SENT by a proof or a decision, and no run came to its body's end: the owner may still finish it."""
 
 
 def with_times(entry: Entry, now: datetime) -> Entry:

@@ -102,15 +102,10 @@ def _settled(entry: Entry, now: datetime) -> Entry:
         if not any(d.events for d in doubtful.deliveries):
             return entry
         entry = doubtful
-    found = entry.deliveries
-    rows = tuple(_by_proof(d) if d.status in _UNSETTLED else d for d in found)
-    if rows == found and entry.status is not Status.IN_DOUBT:
+    rows = tuple(_by_proof(d) if d.status in _UNSETTLED else d for d in entry.deliveries)
+    if rows == entry.deliveries and entry.status is not Status.IN_DOUBT:
         return entry
-    accepted = any(
-        d.status is DeliveryStatus.ACCEPTED and d.status is not was.status
-        for d, was in zip(rows, found, strict=True)
-    )
-    entry = replace(entry, deliveries=rows, sent_at=After() if accepted else entry.sent_at)
+    entry = changes.found_out(entry, rows)
     return _out_of_doubt(entry) if entry.status is Status.IN_DOUBT and rows else entry
 
 
@@ -126,10 +121,9 @@ def _out_of_doubt(entry: Entry) -> Entry:
     statuses = {delivery.status for delivery in entry.deliveries}
     if DeliveryStatus.IN_DOUBT in statuses:
         return entry
-    if DeliveryStatus.DEFERRED in statuses:
-        status = Status.RELEASED
-    else:
-        status = Status.SENT if DeliveryStatus.ACCEPTED in statuses else Status.FAILED
+    if DeliveryStatus.DEFERRED not in statuses and DeliveryStatus.ACCEPTED in statuses:
+        return changes.found_sent(entry)
+    status = Status.RELEASED if DeliveryStatus.DEFERRED in statuses else Status.FAILED
     return replace(entry, status=status, deadline=None, result=None)
 
 

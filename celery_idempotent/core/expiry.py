@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from . import changes
+from . import changes, offers
 from .entry import Entry
 from .status import IN_FLIGHT, DeliveryStatus, Status
 from .store import Store
@@ -14,6 +14,8 @@ from .writing import swap
 def expire(store: Store, key: str) -> Entry | None:
     """Release the entry of ``key`` if its lease has passed, or call it in doubt if its send deadline has.
 
+    A hand-over that the provider has proven meanwhile is in no doubt, and released as well.
+
     Return what it became; None where its deadline is running, or somebody was faster. The claim's id stays, so
     that a process which is slow and not dead may go on, as long as nobody has claimed since. Raises
     `LedgerUnavailable`.
@@ -22,6 +24,10 @@ def expire(store: Store, key: str) -> Entry | None:
     if stored is None or stored.entry.status not in IN_FLIGHT or changes.running(stored.entry, stored.now):
         return None
     entry = stored.entry
-    if entry.status is Status.SENDING:
-        return swap(store, changes.doubtful(entry), entry, changes.ended(entry, DeliveryStatus.IN_DOUBT))
-    return swap(store, replace(entry, status=Status.RELEASED, deadline=None), entry)
+    released = replace(entry, status=Status.RELEASED, deadline=None)
+    if entry.status is Status.CLAIMED:
+        return swap(store, released, entry)
+    changed = changes.doubtful(entry)
+    if changed.deliveries and not offers.doubtful(changed):  # the provider has told meanwhile
+        changed = replace(released, deliveries=changed.deliveries, sent_at=changed.sent_at)
+    return swap(store, changed, entry, changes.ended(entry, DeliveryStatus.IN_DOUBT))

@@ -31,7 +31,8 @@ def scrubbed(text: str, words: Sequence[str]) -> str:
 def forgotten(entry: Entry, digest: str, words: Sequence[str]) -> Entry:
     """Return ``entry`` without the recipient ``digest``, whom ``words`` show.
 
-    What was given up is cancelled: whoever cannot be recognised any more could otherwise get it a second time.
+    What was given up is cancelled, and what has a body to be finished counts as finished: whoever cannot be
+    recognised any more could otherwise get it a second time.
     """
 
     def without(delivery: Delivery) -> Delivery:
@@ -41,6 +42,7 @@ def forgotten(entry: Entry, digest: str, words: Sequence[str]) -> Entry:
     return replace(
         entry,
         status=Status.CANCELLED if entry.status is Status.FAILED else entry.status,
+        unfinished=False,
         label=scrubbed(entry.label, words),
         result=None if _shows(entry.result, words) else entry.result,
         deliveries=tuple(without(delivery) for delivery in entry.deliveries),

@@ -50,7 +50,8 @@ class Operator:
     def resolve(self, entry: Entry, verdict: Verdict) -> Entry:
         """Settle a doubt: as SENT, the email is done; as NOT_SENT, the next call offers it again.
 
-        Recipients who are still owed the mail keep the entry from being SENT; it is RELEASED for them.
+        A body that was cut off is finished by its own task, when that is delivered again. Recipients still
+        owed the mail keep the entry from being SENT; it is RELEASED for them.
         """
         if verdict is Verdict.UNKNOWN:
             raise InterventionRefused("a doubt is resolved as sent or as not sent")
@@ -65,9 +66,11 @@ class Operator:
             changed = replace(changes.resolved(doubtful, DeliveryStatus.DEFERRED), status=Status.RELEASED)
             return self._write("resolved as not sent", changed, stored, attempt)
         changed = changes.resolved(doubtful, DeliveryStatus.ACCEPTED)
-        owed = any(delivery.status in _OWED for delivery in changed.deliveries)
-        status = Status.RELEASED if owed else Status.SENT
-        changed = replace(changed, status=status, result=None, sent_at=After())
+        changed = replace(changed, sent_at=After())
+        if any(delivery.status in _OWED for delivery in changed.deliveries):
+            changed = replace(changed, status=Status.RELEASED, result=None)
+        else:
+            changed = changes.found_sent(changed)
         return self._write("resolved as sent", changed, stored, attempt)
 
     def cancel(self, entry: Entry) -> Entry:

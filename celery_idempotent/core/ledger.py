@@ -90,7 +90,7 @@ class Ledger:
         Raises `LedgerUnavailable`.
         """
         found = self.store.get(asker.key)
-        if found is None or found.entry.status is not Status.SENT:
+        if found is None or found.entry.status is not Status.SENT or _finishes(found.entry, asker, policy):
             return None
         if policy.raise_on_mismatch and changes.differs(found.entry, asker):
             return None
@@ -112,6 +112,8 @@ class Ledger:
         if mismatch and policy.raise_on_mismatch:
             return Mismatch(entry)
         match entry.status:
+            case Status.SENT if _finishes(entry, asker, policy):
+                return self._acquire(entry, claim_id, asker, policy)
             case Status.SENT | Status.CANCELLED:
                 return self._duplicate(entry, asker, policy, mismatch)
             case Status.SENDING if changes.running(entry, now):
@@ -255,6 +257,17 @@ class Ledger:
         self._must_swap(late, begun, changes.ended(begun, DeliveryStatus.IN_DOUBT))
         raise DeliveryInDoubt(f"{entry.email_type}: the provider may not recognise {entry.key} any more")
 
+    def close_offer(self, entry: Entry) -> Entry:
+        """Record that what is in doubt cannot be offered under its key any more: the rules decide then.
+
+        Raises `ClaimLost` if anything has happened to ``entry`` since, `LedgerUnavailable`.
+        """
+        closed = self._swap(offers.closed(changes.doubtful(entry)), entry)
+        if closed is None:
+            found = self.store.get(entry.key)
+            raise lost(entry, found.entry if found else None)
+        return closed
+
     def withdraw(
         self, entry: Entry, targets: Iterable[Target], message_id: str, asker: Asker, policy: Policy
     ) -> Entry:
@@ -315,6 +328,7 @@ class Ledger:
             deadline=None,
             result=result,
             error="",
+            unfinished=False,
             sent_at=After() if opaque or entry.sent_at is None else entry.sent_at,
         )
         return self._must_swap(
@@ -429,6 +443,11 @@ class Ledger:
     def remember(self, entry: Entry, rows: Iterable[Delivery]) -> Entry:
         """Write ``rows`` into a claim: deliveries that this process knows of. Raises as `settle` does."""
         return self._must_swap(replace(entry, deliveries=changes.merged(entry, rows)), entry)
+
+
+def _finishes(entry: Entry, asker: Asker, policy: Policy) -> bool:
+    """Tell whether ``asker`` gets the claim of what is SENT, to finish its own body."""
+    return not policy.opaque and changes.is_to_finish(entry, asker.task_id)
 
 
 def lost(entry: Entry, current: Entry | None) -> ClaimLost:

@@ -73,6 +73,8 @@ class HandOver:
                     raise
             if not self._goes_on(pauses):
                 break
+        if self._is_final:
+            self.run.close_offer()
         wait = max(self._waits, default=None)
         raise_unsettled(self.run, list(self.addresses), wait, self._is_final)
 
@@ -131,11 +133,16 @@ class HandOver:
         self._replies = replies  # before anything else: a soft time limit can strike anywhere
         deferred = [reply for reply in replies.values() if reply.status is DeliveryStatus.DEFERRED]
         self._waits += [wait for r in deferred if (wait := wait_for(r.code, r.detail)) is not None]
-        provider = self.transport.provider
-        self._is_final = provider is not None and any(map(provider.is_final, replies.values()))
         settled = {self._pending[address]: _scrubbed(reply) for address, reply in replies.items()}
         self.run.settle(settled, self.message_id)
+        self._is_final = self._repeats(replies)
         self._open = []
+
+    def _repeats(self, replies: Mapping[str, Reply]) -> bool:
+        """Tell whether the provider would answer another offer of what is in doubt as it has just done."""
+        provider, doubtful = self.transport.provider, in_doubt(self.run.entry)
+        said = [reply for address, reply in replies.items() if place(self._pending[address]) in doubtful]
+        return provider is not None and bool(said) and all(map(provider.is_final, said))
 
     def _close(self, error: BaseException) -> None:
         """Record what an interruption, such as a soft time limit, leaves behind."""

@@ -50,6 +50,10 @@ class Migration(migrations.Migration):
                 ("arrivals", models.PositiveIntegerField(default=1)),
                 ("result", models.JSONField(null=True)),
                 ("error", models.CharField(blank=True, max_length=200)),
+                (
+                    "unfinished",
+                    models.BooleanField(default=False, help_text="Sent, but its body has not come to its end."),
+                ),
                 ("participants", models.JSONField(default=list)),
                 ("provider_key", models.CharField(blank=True, editable=False, max_length=80)),
                 ("recognised_until", models.DateTimeField(editable=False, null=True)),

@@ -18,7 +18,7 @@ from ..core.status import DeliveryStatus, Status
 
 PLAIN = (
     "email_type", "claim_id", "label", "generation", "owner", "fingerprint", "attempts", "result", "error",
-    "provider_key", "offers", "sealed",
+    "provider_key", "offers", "sealed", "unfinished",
 )  # fmt: skip
 TIMES = ("deadline", "begun_at", "sent_at", "recognised_until")
 CLOCKS = {

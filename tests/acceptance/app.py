@@ -155,6 +155,15 @@ def verified(order: int, verdict: str) -> str:
 
 
 @app.task(bind=True, key_fields=("order",), **COMMON)
+def pair(self, order: int) -> dict:
+    """Sends two messages to one person."""
+    note(f"pair {order}")
+    for word in ("first", "second"):
+        EmailMessage(f"The {word} of {order}", "Text", to=["ann@example.com"]).send()
+    return {"order": order, "by": self.request.id}
+
+
+@app.task(bind=True, key_fields=("order",), **COMMON)
 def dawdling(self, order: int, seconds: float) -> str:
     """Renders for longer than the broker waits."""
     note(f"dawdling {order}")

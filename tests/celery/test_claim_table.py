@@ -66,6 +66,9 @@ ROWS: dict[str, tuple[str, str, Any, str, int, int, float, float]] = {
     "sent, window passed, took part": (
         "reminder", "Seed(reminder, {order}, by='asker-{order}', window=2).sent('before'); time.sleep(2.1)",
         "before", "sent", 1, 0, 0, 5),
+    "sent, unfinished": ("confirm", SEED + ").unfinished()", None, "sent", 1, 0, 0, 5),
+    "sent, unfinished, same task id": (
+        "confirm", SEED + ", by='asker-{order}').unfinished()", SENT, "sent", 1, 0, 0, 5),
     "failed, deferred": ("confirm", SEED + ").failed(DeliveryStatus.DEFERRED)", SENT, "sent", 1, 1, 0, 5),
     "failed, accepted": ("confirm", SEED + ").failed(DeliveryStatus.ACCEPTED)", SENT, "sent", 1, 0, 0, 5),
     "failed, refused": (

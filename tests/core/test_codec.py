@@ -78,6 +78,7 @@ entries = st.builds(
     created_at=st.just(NOW),
     deliveries=st.lists(deliveries, max_size=3).map(tuple),
     history=st.lists(attempts, max_size=3).map(tuple),
+    unfinished=st.booleans(),
 )
 
 

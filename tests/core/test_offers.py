@@ -226,6 +226,33 @@ def test_resend_uses_the_key_while_it_counts(ledger: Ledger, clock: Clock) -> No
     assert entry.provider_key == ""
 
 
+@pytest.mark.parametrize(
+    "claimed", [True, False], ids=["by the run that was to offer it", "by the one in doubt"]
+)
+def test_a_key_that_cannot_be_offered_is_given_up(ledger: Ledger, claimed: bool) -> None:
+    """It stays in doubt, and from the next claim on the rules decide as if there had been no key."""
+    entry = in_doubt(ledger)
+    entry = ledger.close_offer(acquired(ledger) if claimed else entry)
+    assert (entry.status, entry.deadline, entry.offers) == (Status.IN_DOUBT, None, 0)
+    assert (entry.provider_key, entry.sealed, entry.recognised_until) == ("", "", None)
+    assert entry.deliveries[0].status is DeliveryStatus.IN_DOUBT
+    assert isinstance(ledger.claim(TWO, POLICY), Held)
+    entry = acquired(ledger, TWO, replace(POLICY, in_doubt="resend"))
+    assert (entry.status, entry.deliveries[0].status) == (Status.CLAIMED, DeliveryStatus.DEFERRED)
+
+
+def test_who_has_lost_the_claim_gives_up_no_key(ledger: Ledger, clock: Clock) -> None:
+    """P1: another run is about to offer it under that very key."""
+    in_doubt(ledger)
+    late = acquired(ledger)
+    clock.forward(61)
+    entry = acquired(ledger, TWO)
+    with pytest.raises(ClaimLost) as lost:
+        ledger.close_offer(late)
+    assert lost.value.owner == "task-2"
+    assert ledger.begin_again(entry, TWO, POLICY).provider_key == "key-1"
+
+
 def test_an_opaque_body_never_offers_again(ledger: Ledger) -> None:
     """It could not say what it sends; the entry is from before mail went around the ledger."""
     in_doubt(ledger)

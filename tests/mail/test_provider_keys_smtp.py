@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from smtplib import SMTPServerDisconnected
 from typing import Any
 
 import pytest
@@ -11,8 +13,18 @@ from cryptography.fernet import Fernet
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage, EmailMultiAlternatives, get_connection
 
-from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask, Status
+from celery_idempotent import (
+    ClaimLost,
+    DeliveryInDoubt,
+    IdempotentEmailTask,
+    RecipientsRefused,
+    Status,
+    Verdict,
+)
+from celery_idempotent.core.entry import After
 from celery_idempotent.core.errors import DeliveryUnconfirmed
+from celery_idempotent.core.interventions import Operator
+from celery_idempotent.core.ledger import Ledger
 from celery_idempotent.core.status import DeliveryStatus
 from celery_idempotent.mail import handover, providers, recognition
 from celery_idempotent.mail.providers import Deduplication
@@ -173,6 +185,161 @@ def test_another_account_is_not_offered_it(settings: Any, change: dict[str, Any]
         assert isinstance(send(server, settings).result, DeliveryInDoubt)
     assert len(server.keys) == offered
     assert entry().status is Status.IN_DOUBT
+
+
+VERDICTS: list[Verdict] = []
+
+
+@app.task(
+    base=IdempotentEmailTask, key_fields=("order",), email_type="resent", max_retries=0, in_doubt="resend"
+)
+def resent(order: int, to: list[str]) -> str:
+    EmailMessage("Your order", f"Order {order}, {random.random()}", to=to).send()
+    return "sent"
+
+
+@app.task(
+    base=IdempotentEmailTask,
+    key_fields=("order",),
+    email_type="asked-about",
+    max_retries=0,
+    in_doubt=lambda entry: VERDICTS[-1],
+)
+def asked_about(order: int, to: list[str]) -> str:
+    EmailMessage("Your order", f"Order {order}, {random.random()}", to=to).send()
+    return "sent"
+
+
+def keys_lost(settings: Any, server: Any) -> None:
+    configured(settings, ENCRYPTION_KEYS=[Fernet.generate_key().decode()])
+
+
+def provider_removed(settings: Any, server: Any) -> None:
+    configured(settings, PROVIDER=None)
+
+
+def other_account(settings: Any, server: Any) -> None:
+    settings.EMAIL_HOST_USER = "other"
+
+
+def refused_for_good(settings: Any, server: Any) -> None:
+    """The provider says that it had other content under this key, and says so each time."""
+    server.known = dict.fromkeys(server.known, b"other content")
+
+
+LOSSES = [keys_lost, provider_removed, other_account, refused_for_good]
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+@pytest.mark.parametrize("task", [resent, asked_about])
+def test_a_key_that_cannot_be_offered_any_more_leaves_the_choice_to_the_task(
+    settings: Any, lose: Any, task: Any
+) -> None:
+    """P2: a task that rather sends twice than not at all does not wait for the end of the provider's time."""
+    VERDICTS[:] = [Verdict.NOT_SENT]
+    people = ["ann@example.com", "bob@example.com"]
+    with KeyedSMTP(dot=DROP_AFTER_ACCEPT) as server:
+        settings.EMAIL_PORT = server.port
+        assert isinstance(task.apply((1, people)).result, DeliveryUnconfirmed)
+        server.script["dot"] = "250 ok"
+        lose(settings, server)
+        error = task.apply((1, people)).result
+        assert isinstance(error, SMTPServerDisconnected)
+        assert not isinstance(error, DeliveryInDoubt), "a task with retries tries it again"
+        kept = task.entry_for(1, people)
+        assert (kept.status, kept.provider_key, kept.sealed) == (Status.IN_DOUBT, "", "")
+        assert len(server.accepted) == 1, "nothing was offered without the key by the run that had it"
+        assert task.apply((1, people)).get() == "sent"
+    assert [sorted(received.recipients) for received in server.accepted] == [people, people]
+    kept = task.entry_for(1, people)
+    assert (kept.status, {d.status for d in kept.deliveries}) == (Status.SENT, {DeliveryStatus.ACCEPTED})
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+def test_a_key_that_cannot_be_offered_any_more_is_kept_by_hold(settings: Any, lose: Any) -> None:
+    """P1: it may come back, and until then nobody gets a second copy."""
+    with KeyedSMTP(dot=DROP_AFTER_ACCEPT) as server:
+        send(server, settings)
+        server.script["dot"] = "250 ok"
+        lose(settings, server)
+        for _ in range(2):
+            result = send(server, settings).result
+            assert isinstance(result, DeliveryInDoubt)
+            assert not isinstance(result, DeliveryUnconfirmed)
+        assert entry().status is Status.IN_DOUBT
+        assert entry().provider_key
+        assert entry().sealed
+    assert len(server.accepted) == 1
+
+
+def test_a_verifier_that_does_not_know_holds_what_cannot_be_offered(settings: Any) -> None:
+    """P1: "unknown" is no leave for a second copy. What it finds out later counts."""
+    VERDICTS[:] = [Verdict.UNKNOWN]
+    people = ["ann@example.com"]
+    with KeyedSMTP(dot=DROP_AFTER_ACCEPT) as server:
+        settings.EMAIL_PORT = server.port
+        asked_about.apply((1, people))
+        server.script["dot"] = "250 ok"
+        keys_lost(settings, server)
+        asked_about.apply((1, people))
+        assert isinstance(asked_about.apply((1, people)).result, DeliveryInDoubt)
+        assert asked_about.entry_for(1, people).status is Status.IN_DOUBT
+        VERDICTS.append(Verdict.SENT)
+        assert asked_about.apply((1, people)).get() == "sent"
+    assert len(server.accepted) == 1
+
+
+def test_a_resend_to_others_than_those_in_doubt(settings: Any) -> None:
+    """P2: the doubt about Ann and Bob cannot end under their key when the body addresses Ann alone now."""
+    with KeyedSMTP(dot=DROP_AFTER_ACCEPT) as server:
+        settings.EMAIL_PORT = server.port
+        resent.apply((1, ["ann@example.com", "bob@example.com"]))
+        server.script["dot"] = "250 ok"
+        assert isinstance(resent.apply((1, ["ann@example.com"])).result, SMTPServerDisconnected)
+        assert resent.apply((1, ["ann@example.com"])).get() == "sent"
+    assert [received.recipients for received in server.accepted][1:] == [["ann@example.com"]]
+
+
+def test_a_decision_meanwhile_is_not_overwritten(settings: Any, monkeypatch: Any, memory_ledger: Any) -> None:
+    """P1: settled while the run finds that it has no key: it stops, and the doubt has ended as sent."""
+    people = ["ann@example.com"]
+    with KeyedSMTP(dot=DROP_AFTER_ACCEPT) as server:
+        settings.EMAIL_PORT = server.port
+        resent.apply((1, people))
+        server.script["dot"] = "250 ok"
+        keys_lost(settings, server)
+        close = Ledger.close_offer
+
+        def proven_first(self: Any, found: Any) -> Any:
+            self.store.swap(replace(found, deadline=After(-1)), found.version)
+            stored = self.store.get(found.key)
+            Operator(self.store, "ann", "it is there").resolve(stored.entry, Verdict.SENT)
+            return close(self, found)
+
+        monkeypatch.setattr(Ledger, "close_offer", proven_first)
+        assert isinstance(resent.apply((1, people)).result, ClaimLost)
+        assert resent.entry_for(1, people).status is Status.SENT
+        assert resent.apply((1, people)).get() is None
+    assert len(server.accepted) == 1
+
+
+@pytest.mark.parametrize("task", [confirm, resent])
+def test_one_who_is_refused_does_not_end_the_doubt_about_another(settings: Any, task: Any) -> None:
+    """P1, P2: Bob is refused by name; Ann's doubt is not answered by that, and ends by offering it again."""
+
+    def no_bob(line: str) -> str:
+        return "550 5.1.1 nobody" if "bob" in line else "250 ok"
+
+    with KeyedSMTP(rcpt=no_bob, dot=[DROP_AFTER_ACCEPT, "250 ok"]) as server:
+        settings.EMAIL_PORT = server.port
+        result = task.apply((1, ["ann@example.com", "bob@example.com"])).result
+        assert isinstance(result, RecipientsRefused)
+    assert [received.recipients for received in server.accepted] == [["ann@example.com"]]
+    assert len(set(server.keys)) == 1
+    assert {d.status for d in task.entry_for(1, []).deliveries} == {
+        DeliveryStatus.ACCEPTED,
+        DeliveryStatus.REFUSED,
+    }
 
 
 def test_each_transaction_has_a_key_of_its_own(settings: Any) -> None:

@@ -98,6 +98,12 @@ class NamesNobody(MemoryStore):
         return []
 
 
+class ForgetsWhatIsUnfinished(MemoryStore):
+    def get(self, key: str) -> Stored | None:
+        stored = super().get(key)
+        return stored and replace(stored, entry=replace(stored.entry, unfinished=False))
+
+
 class ForgetsTheAudit(MemoryStore):
     def get(self, key: str) -> Stored | None:
         stored = super().get(key)

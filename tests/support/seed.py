@@ -8,7 +8,8 @@ from typing import Any
 from celery_idempotent.conf import conf
 from celery_idempotent.core.addresses import recipient
 from celery_idempotent.core.entry import Entry
-from celery_idempotent.core.outcomes import Acquired, Asker, Policy, Reply
+from celery_idempotent.core.interventions import Operator
+from celery_idempotent.core.outcomes import Acquired, Asker, Policy, Reply, Verdict
 from celery_idempotent.core.status import DeliveryStatus, Status
 from celery_idempotent.wiring import get_ledger
 
@@ -50,6 +51,12 @@ class Seed:
     def sent(self, result: Any) -> Entry:
         """SENT with a result."""
         return self.ledger.complete(self.settled(DeliveryStatus.ACCEPTED), result)
+
+    def unfinished(self) -> Entry:
+        """SENT by an operator's word, the body cut off."""
+        return Operator(self.ledger.store, "seed", "it is there").resolve(
+            self.settled(DeliveryStatus.IN_DOUBT), Verdict.SENT
+        )
 
     def failed(self, status: DeliveryStatus) -> Entry:
         """FAILED after a hand-over that ended as ``status``."""
