@@ -56,6 +56,13 @@ class HandOver:
 
     def deliver(self) -> None:
         """Hand over what is owed. Raises what is not settled, and what the transport raises before it sends."""
+        try:
+            self._deliver()
+        except Exception as error:
+            self.run.unserved.note(map(place, self.addresses), error, may_pass(error))
+            raise
+
+    def _deliver(self) -> None:
         pauses = iter(PAUSES)
         while self._owed():
             try:
@@ -67,8 +74,6 @@ class HandOver:
                 continue  # look again who is still owed it
             except BaseException as error:
                 self._close(error)
-                if may_pass(error):
-                    self.run.passing = error
                 if self._again is None or not may_pass(error):
                     raise
             if not self._goes_on(pauses):
@@ -167,9 +172,12 @@ def _by_target(run: Run, message: EmailMessage) -> dict[Target, str]:
 
 
 def _content(message: EmailMessage) -> int:
-    """Return what tells this message from the body's others, so that sending it again is seen as that."""
+    """Return what tells this message from the body's others, so that sending it again is seen as that.
+
+    Not its sender: a fallback often has one of its own.
+    """
     more = [str(item) for name in ("alternatives", "attachments") for item in getattr(message, name, ())]
-    return hash((str(message.subject), str(message.body), str(message.from_email), *message.to, *more))
+    return hash((str(message.subject), str(message.body), *message.to, *more))
 
 
 def _may_be_offered(delivery: Delivery | None) -> bool:
