@@ -144,6 +144,19 @@ def test_what_may_pass_goes_before_what_may_not(settings: Any) -> None:
     assert (type(error), error.retry_after) == (RecipientsDeferred, 500)
 
 
+def test_a_server_that_will_not_have_us_does_not_hide_what_may_pass(settings: Any) -> None:
+    """The last error is one that no retry mends; the one before it is worth one."""
+
+    @task()
+    def quiet(n: int) -> None:
+        quietly("ann@example.com")
+        quietly("bob@example.com", connection=get_connection(port=strict.port))
+
+    with ScriptedSMTP(rcpt=LATER) as server, ScriptedSMTP(banner="554 not you") as strict:
+        settings.EMAIL_PORT = server.port
+        assert isinstance(quiet.apply((1,)).result, RecipientsDeferred)
+
+
 # -- settled later in the same body --------------------------------------------------------------------------
 
 
