@@ -108,6 +108,10 @@ class Call(ABC):
     def ending(self, error: Exception) -> Ending:
         """Tell what the queue does after the body raised ``error``."""
 
+    def raise_in_body(self, error: Exception) -> NoReturn:
+        """Raise what leaves the body if ``error`` is raised in it: its queue may have put retries around it."""
+        raise error
+
     def retries_itself(self, error: Exception) -> bool:
         """Tell whether its queue or its body has retries for ``error``, or nobody could bring it back later."""
         return True
@@ -213,6 +217,7 @@ def conduct(call: Call, state: Run | Duplicate, body: Callable[[], Any]) -> Any:
     try:
         with run.active():
             result = body()
+            _raise_swallowed(call, run)
     except Exception as error:
         return _raised(call, run, error)
     except BaseException as error:
@@ -222,12 +227,20 @@ def conduct(call: Call, state: Run | Duplicate, body: Callable[[], Any]) -> Any:
     return _succeeded(call, run, result)
 
 
+def _raise_swallowed(call: Call, run: Run) -> None:
+    """Raise what a body that ended well should not have swallowed, as if that had been its end."""
+    if run.stopped_by is None and (error := run.unserved.owed(run.entry.deliveries)):
+        logger.warning("%s: the body swallowed %r, which counts", run.asker.email_type, type(error).__name__)
+        call.raise_in_body(error)
+
+
 def _raised(call: Call, run: Run, error: Exception) -> Any:
     if isinstance(run.stopped_by, DeliveryUnconfirmed):
         return _unconfirmed(call, run, run.stopped_by)
     ending = call.ending(error)
-    if ending.then is Next.IS_DONE and run.stopped_by is not None:
-        return _failed(call, run, run.stopped_by)  # swallowed, as below
+    swallowed = run.stopped_by or run.unserved.owed(run.entry.deliveries)
+    if ending.then is Next.IS_DONE and swallowed is not None:
+        return _failed(call, run, swallowed)
     if ending.then is Next.GIVES_UP and not _is_offered_again(call, run, error):
         return _failed(call, run, error)
     if ending.then is Next.GIVES_UP:
@@ -242,7 +255,7 @@ def _is_offered_again(call: Call, run: Run, error: Exception) -> bool:
     """Tell whether what may pass is offered again without the task having said anything about it."""
     if run.stopped_by is not None or call.local or call.deferrals >= call.task.deferred_retries:
         return False
-    passes = isinstance(error, RecipientsDeferred) or error is run.passing
+    passes = isinstance(error, RecipientsDeferred) or run.unserved.passes(error)
     return passes and not call.retries_itself(error)
 
 
@@ -270,9 +283,10 @@ def _succeeded(call: Call, run: Run, result: Any) -> Any:
 
 
 def _warn_of_unsent(run: Run) -> None:
-    if not run.entry.deliveries:
+    found = run.entry.deliveries
+    if not found:
         logger.warning("%s: the body ended without handing any mail over", run.asker.email_type)
-    elif any(d.status is not DeliveryStatus.ACCEPTED for d in run.entry.deliveries):
+    elif run.unserved.left(found) or any(d.status is not DeliveryStatus.ACCEPTED for d in found):
         logger.warning("%s: the body ended with recipients that were not served", run.asker.email_type)
 
 

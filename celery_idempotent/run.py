@@ -17,6 +17,7 @@ from .core.ledger import Ledger
 from .core.offers import Offer
 from .core.outcomes import Acquired, Asker, Policy, Reply, Target
 from .core.status import DeliveryStatus
+from .unserved import Unserved
 
 logger = logging.getLogger("celery_idempotent")
 T = TypeVar("T")
@@ -68,8 +69,8 @@ class Run:
         """The run whose body has called this one."""
         self.stopped_by: Exception | None = None
         """Set when nothing more may be sent by this run, even if the body swallows the error."""
-        self.passing: BaseException | None = None
-        """What a hand-over raised last that another try may mend, with nothing of it sent: worth a retry."""
+        self.unserved = Unserved()
+        """What hand-overs raised that the body may have swallowed."""
         self._seen: Counter[str] = Counter()
         self._parts: dict[int, dict[str, str]] = {}
 

@@ -10,10 +10,12 @@ released (`celery/app/trace.py`, `celery/worker/request.py`). So no Celery hook 
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from datetime import datetime, timezone
 from typing import Any, NoReturn
 
 from celery import uuid
+from celery.app.autoretry import add_autoretry_behaviour
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from .conduct import LONGEST_WAIT, Call, ComeBack, Ending, Next, TakenOver, claim, conduct
@@ -25,6 +27,14 @@ from .publishing import KeyedTask
 from .run import Run, is_inside
 
 _STATE = "_celery_idempotent_state"
+_AUTORETRY = (
+    "autoretry_for",
+    "dont_autoretry_for",
+    "retry_kwargs",
+    "retry_backoff",
+    "retry_backoff_max",
+    "retry_jitter",
+)
 
 
 class CeleryCall(Call):
@@ -53,6 +63,11 @@ class CeleryCall(Call):
         declared = tuple(getattr(self.task, "autoretry_for", ()))
         return bool(self.task.request.retries or isinstance(error, declared))
 
+    def raise_in_body(self, error: Exception) -> NoReturn:
+        """Raise it where the task's ``autoretry_for`` sees it, which Celery puts around the body."""
+        _Raising(self.task, error).run()
+        raise error
+
     def ending(self, error: Exception) -> Ending:
         """Retry, Ignore and Reject are Celery's signals; all else is final: it autoretries by raising Retry."""
         cause = getattr(error, "exc", None) or error
@@ -76,6 +91,19 @@ class CeleryCall(Call):
             self.task.send_event(
                 kind, retry=False, key=entry.key, first_task_id=entry.owner, name=self.task.name
             )
+
+
+class _Raising:
+    """A body that raises ``error``, in the retries that ``task`` declares: Celery wraps it like its own."""
+
+    def __init__(self, task: IdempotentTask, error: Exception) -> None:
+        self.error = error
+        self.request, self.retry, self.max_retries = task.request, task.retry, task.max_retries
+        add_autoretry_behaviour(self, **{n: copy(getattr(task, n)) for n in _AUTORETRY if hasattr(task, n)})
+
+    def run(self) -> None:
+        """Raise it."""
+        raise self.error
 
 
 class IdempotentTask(KeyedTask):

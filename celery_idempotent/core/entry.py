@@ -110,7 +110,7 @@ class Entry:
     recognised_until: Moment | None = None
     """Until when the provider recognises it: counted from the first hand-over under it."""
     offers: int = 0
-    """Hand-overs under `provider_key`."""
+    """Attempts since the first hand-over under `provider_key`, that one included."""
     sealed: str = ""
     """What was handed over under it, encrypted, to be offered again as it was. Erased with the doubt."""
     history: tuple[Attempt, ...] = ()

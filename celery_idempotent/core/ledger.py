@@ -305,6 +305,7 @@ class Ledger:
             status=Status.IN_DOUBT if doubt else Status.CLAIMED,
             deadline=None if doubt else After(policy.lease),
             attempts=attempts,
+            offers=entry.offers + attempts - entry.attempts if entry.offers else 0,
             sent_at=After() if accepted else entry.sent_at,
             deliveries=deliveries,
         )

@@ -15,10 +15,11 @@ from django.utils.module_loading import import_string
 from ..conf import conf
 from ..core.errors import RecipientsDeferred, RecipientsRefused
 from ..run import Run, current_run
+from ..unserved import CONNECTION
 from .connections import bound
 from .handover import HandOver
 from .providers import provider as named_provider
-from .routes import tracked, transport_for
+from .routes import may_pass, tracked, transport_for
 
 logger = logging.getLogger("celery_idempotent")
 
@@ -55,11 +56,15 @@ class EmailBackend(BaseEmailBackend):
     def open(self) -> bool | None:
         """Open the wrapped backend's connection. It is the caller's then, from here to `close`."""
         run = current_run()
-        if run is None:
+        if run is None or run.policy.opaque:
             return self._passing.open()
         if isinstance(self._tracked, DjangoSMTP):
             bound(self._tracked, run.policy.send_timeout)
-        return self._tracked.open()
+        try:
+            return self._tracked.open()
+        except Exception as error:
+            run.unserved.note([CONNECTION], error, may_pass(error))
+            raise
 
     def close(self) -> None:
         """Close the wrapped backend's connections."""
@@ -85,6 +90,7 @@ class EmailBackend(BaseEmailBackend):
 
     def _send_tracked(self, run: Run, messages: Iterable[EmailMessage]) -> int:
         transport = transport_for(self._tracked, self._provider)
+        run.unserved.goes_on()
         served = 0
         unserved: list[RecipientsDeferred | RecipientsRefused] = []
         for message in messages:

@@ -43,7 +43,10 @@ class Kept:
         return self._idle
 
     def take(self, identity: Any, longest_idle: float) -> tuple[smtplib.SMTP, float] | None:
-        """Return a connection that answers, and when it was opened; or None. Others found unfit are closed."""
+        """Return a connection that answers, and when it was opened; or None. Others found unfit are closed.
+
+        A server that is silent on one is not asked on the others: a dead peer costs one wait.
+        """
         kept = self._of_this_process().get(identity)
         while kept:
             try:
@@ -51,8 +54,11 @@ class Kept:
             except IndexError:  # another thread was faster
                 break
             now = time.monotonic()
-            if now - since <= longest_idle and now - born <= LONGEST_LIFE and _is_healthy(smtp):
-                return smtp, born
+            if now - since <= longest_idle and now - born <= LONGEST_LIFE:
+                if _is_healthy(smtp):
+                    return smtp, born
+                if time.monotonic() - now >= HEALTH_PATIENCE:
+                    _close(kept)
             smtp.close()
         return None
 
@@ -82,6 +88,15 @@ class Kept:
                 except (OSError, smtplib.SMTPException):
                     smtp.close()
         idle.clear()
+
+
+def _close(idle: deque[tuple[smtplib.SMTP, float, float]]) -> None:
+    while idle:
+        try:
+            smtp, _, _ = idle.popleft()
+        except IndexError:  # another thread was faster
+            return
+        smtp.close()
 
 
 kept = Kept()

@@ -56,10 +56,17 @@ class HandOver:
 
     def deliver(self) -> None:
         """Hand over what is owed. Raises what is not settled, and what the transport raises before it sends."""
+        try:
+            self._deliver()
+        except Exception as error:
+            self.run.unserved.note(map(place, self.addresses), error, may_pass(error))
+            raise
+
+    def _deliver(self) -> None:
         pauses = iter(PAUSES)
         while self._owed():
             try:
-                with _stamped(self.message, self.run, self.message_id):
+                with _stamped(self.message, self.run, self.message_id, self._ours()):
                     self.transport.deliver(
                         self.message, list(self._pending), self, self.run.policy.send_timeout
                     )
@@ -67,8 +74,6 @@ class HandOver:
                 continue  # look again who is still owed it
             except BaseException as error:
                 self._close(error)
-                if may_pass(error):
-                    self.run.passing = error
                 if self._again is None or not may_pass(error):
                     raise
             if not self._goes_on(pauses):
@@ -116,6 +121,12 @@ class HandOver:
         """Return the provider key for the next transaction."""
         self._next = self._again or new_key(self.run.entry, self.transport)
         return self._next
+
+    def _ours(self) -> str:
+        """Return the header that carries the provider's key: a project's own would be another key beside it."""
+        provider = self.transport.provider
+        goes = provider is not None and provider.in_message and new_key(self.run.entry, self.transport)
+        return provider.header if provider is not None and goes else ""
 
     def write_ahead(self, served: Sequence[str], content: bytes = b"") -> None:
         """Write that ``served`` are about to get it. Raises `ClaimLost`, `LedgerUnavailable`: do not send."""
@@ -174,9 +185,12 @@ def _by_target(run: Run, message: EmailMessage) -> dict[Target, str]:
 
 
 def _content(message: EmailMessage) -> int:
-    """Return what tells this message from the body's others, so that sending it again is seen as that."""
+    """Return what tells this message from the body's others, so that sending it again is seen as that.
+
+    Not its sender: a fallback often has one of its own.
+    """
     more = [str(item) for name in ("alternatives", "attachments") for item in getattr(message, name, ())]
-    return hash((str(message.subject), str(message.body), str(message.from_email), *message.to, *more))
+    return hash((str(message.subject), str(message.body), *message.to, *more))
 
 
 def _may_be_offered(delivery: Delivery | None) -> bool:
@@ -192,14 +206,15 @@ def _given_message_id(message: EmailMessage) -> str | None:
 
 
 @contextmanager
-def _stamped(message: EmailMessage, run: Run, message_id: str) -> Iterator[None]:
+def _stamped(message: EmailMessage, run: Run, message_id: str, without: str) -> Iterator[None]:
     """Give ``message`` the Message-ID and Date of its generation, and take them off again."""
     headers = message.extra_headers
-    given = {name.lower() for name in headers}
+    kept = {name: value for name, value in headers.items() if name.lower() != without.lower()}
+    given = {name.lower() for name in kept}
     stamps = {"Message-ID": message_id}
     if run.entry.begun_at is not None:
         stamps["Date"] = format_datetime(run.entry.begun_at)  # type: ignore[arg-type]
-    message.extra_headers = headers | {k: v for k, v in stamps.items() if k.lower() not in given}
+    message.extra_headers = kept | {k: v for k, v in stamps.items() if k.lower() not in given}
     try:
         yield
     finally:

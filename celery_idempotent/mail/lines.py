@@ -8,6 +8,7 @@ So ``smtp.file`` is a `Lines` here.
 from __future__ import annotations
 
 import smtplib
+import ssl
 import time
 from functools import lru_cache
 from math import inf
@@ -18,6 +19,7 @@ LONGEST_REPLY = 1 << 20
 DEFAULT_PATIENCE = 60.0
 """Seconds for a reply where a connection was made without any timeout."""
 _CHUNK = 1 << 14
+_NOTHING_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Lines:
@@ -40,6 +42,18 @@ class Lines:
     def out_of_turn(self) -> bool:
         """True if the server has said more than it was asked: the next reply would answer nothing."""
         return bool(self._unread)
+
+    def listen(self) -> None:
+        """Take in what the server has said unasked, without waiting. Raises `OSError` if it has hung up."""
+        sock: Any = self._smtp.sock
+        sock.settimeout(0.0)
+        try:
+            received: bytes = sock.recv(_CHUNK)
+        except _NOTHING_YET:
+            return
+        if not received:
+            raise ConnectionError("the server has hung up")
+        self._unread += received
 
     def readline(self, limit: int) -> bytes:
         """Return one line with its end, or ``limit`` octets of a longer one, or nothing.

@@ -9,6 +9,7 @@ from typing import Any
 from django.core.mail.backends.base import BaseEmailBackend
 from django.core.mail.backends.smtp import EmailBackend as DjangoSMTP
 
+from ..core.errors import RecipientsRefused
 from ..core.replies import Kind
 from .classify import kind
 from .connections import guarded
@@ -40,8 +41,8 @@ def tracked(kind: Any) -> Any:
 
 
 def may_pass(error: BaseException) -> bool:
-    """Tell whether a failure to reach the mail server, or to be let in, may be over at another try."""
-    if isinstance(error, ssl.SSLCertVerificationError | smtplib.SMTPNotSupportedError):
+    """Tell whether a failure to reach the mail server, to be let in, or to be served, may pass by itself."""
+    if isinstance(error, ssl.SSLCertVerificationError | smtplib.SMTPNotSupportedError | RecipientsRefused):
         return False
     if isinstance(error, smtplib.SMTPResponseException):
         return kind(error.smtp_code, error.smtp_error) is not Kind.PERMANENT

@@ -164,9 +164,10 @@ class Transaction:
         try:
             smtp.sock.settimeout(left(end))
             smtp.sock.sendall(self.letter.payload)
-            smtp.sock.settimeout(left(end))
+            lines.listen()
             if lines.out_of_turn:
                 raise ConnectionError("the server spoke out of turn")
+            smtp.sock.settimeout(left(end))
             self.witness.released = released = True
             smtp.sock.sendall(b".\r\n")
             return verdict(*smtp.getreply())

@@ -29,10 +29,9 @@ def raise_unsettled(run: Run, targets: Sequence[Target], wait: float | None, fin
         run.stopped_by = kind(f"{name}: no reply to the payload ({_described(doubtful)})")
         raise run.stopped_by
     if deferred := _in(rows, DeliveryStatus.DEFERRED):
-        run.passing = RecipientsDeferred(
+        raise RecipientsDeferred(
             f"{name}: refused for now: {_described(deferred)}", *([] if wait is None else [wait])
         )
-        raise run.passing
     if refused := _in(rows, DeliveryStatus.REFUSED):
         raise RecipientsRefused(f"{name}: refused for good: {_described(refused)}")
 

@@ -100,6 +100,29 @@ def announce(order: int) -> str:
     return "announced"
 
 
+def quietly(order: int) -> str:
+    """Swallow what goes wrong with the mail."""
+    note(f"quietly {order}")
+    try:
+        EmailMessage("Quiet", f"Order {order}", to=["ann@example.com", "bob@example.com"]).send()
+    except OSError:
+        note(f"swallowed {order}")
+    return "done"
+
+
+announce_quietly = app.task(key_fields=("order",), deferred_retries=3, name="announce_quietly", **COMMON)(
+    quietly
+)
+announce_quietly_twice = app.task(
+    key_fields=("order",),
+    autoretry_for=(SMTPException,),
+    max_retries=1,
+    default_retry_delay=0.1,
+    name="announce_quietly_twice",
+    **COMMON,
+)(quietly)
+
+
 @app.task(
     key_fields=("order",), autoretry_for=(SMTPException,), max_retries=1, default_retry_delay=0.1, **COMMON
 )

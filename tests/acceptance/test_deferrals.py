@@ -75,6 +75,47 @@ def test_a_task_with_retries_of_its_own_has_those_alone(
     assert len(rcpt["ann"]) == 20 - offers
 
 
+@pytest.mark.parametrize("task", ["announce_quietly", "announce_quietly_twice"])
+def test_a_body_that_swallows_the_error_serves_everybody_all_the_same(
+    shop: Shop, rcpt: dict[str, list[str]], task: str
+) -> None:
+    """P2: it comes back as if it had raised, by deferral or by the task's own retries, and nobody gets two."""
+    rcpt["bob"] = ["450 4.2.0 mailbox busy"]
+    value, status, deliveries, state = shop.ask(RUN.format(task=task, order=next(orders)))
+    assert (value, status, state) == ("done", "sent", "SUCCESS")
+    assert deliveries == ["accepted"] * 2
+    assert [received.recipients for received in shop.server.accepted] == [
+        ["ann@example.com"],
+        ["bob@example.com"],
+    ]
+
+
+@pytest.mark.parametrize(("task", "offers"), [("announce_quietly", 4), ("announce_quietly_twice", 2)])
+def test_a_body_that_swallows_the_error_fails_visibly_in_the_end(
+    shop: Shop, rcpt: dict[str, list[str]], task: str, offers: int
+) -> None:
+    """P2: with the error that it has swallowed last, once the retries are used up."""
+    rcpt["bob"] = ["450 4.2.0 mailbox busy"] * 20
+    value, status, deliveries, _ = shop.ask(RUN.format(task=task, order=next(orders)))
+    assert (value, status) == ("RecipientsDeferred", "failed")
+    assert deliveries == ["accepted", "deferred"]
+    assert len(rcpt["bob"]) == 20 - offers
+
+
+def test_a_body_that_swallows_that_it_was_not_let_in(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P2: there is nothing in the ledger about that mail, and it is sent when the server is well again."""
+    script = shop.server.script
+    monkeypatch.setitem(script, "rset", "421 4.3.2 closing")  # no connection from before is of use
+    monkeypatch.setitem(script, "banner", ["421 4.3.2 closing", str(script["banner"])])
+    shop.server.forget_calls()
+    order = next(orders)
+    value, status, deliveries, state = shop.ask(RUN.format(task="announce_quietly", order=order))
+    assert (value, status, state) == ("done", "sent", "SUCCESS")
+    assert deliveries == ["accepted"] * 2
+    assert [line.split()[0] for line in shop.bodies()] == ["quietly", "swallowed", "quietly"]
+    assert shop.copies() == 1
+
+
 def test_the_pauses_grow_from_a_minute_to_a_quarter_of_an_hour() -> None:
     """Not longer, because brokers do not keep a message for longer."""
     assert [deferral(n, RecipientsDeferred("x")) for n in range(6)] == [60, 120, 240, 480, 900, 900]

@@ -87,6 +87,25 @@ def test_an_event_proves_that_a_doubtful_mail_was_taken(ledger: Ledger, kind: st
     assert isinstance(ledger.claim(TWO, POLICY), Duplicate)
 
 
+@pytest.mark.parametrize("attempt", [1, 3])
+@pytest.mark.parametrize("refusals", [1, 2])
+def test_the_first_hand_over_is_proven_after_a_refused_second_offer(
+    ledger: Ledger, attempt: int, refusals: int
+) -> None:
+    """An offer that was refused before there was anything to write ahead does not hide the one in doubt."""
+    entry = in_doubt(ledger, ANN, BOB, offer=Offer("key", 3600, "sealed"))
+    no = Reply(DeliveryStatus.DEFERRED, 450, "later")
+    for _ in range(refusals):
+        entry = ledger.settle(entry, {ANN: no, BOB: no}, "<m>", ONE, POLICY)
+    assert statuses(entry) == [DeliveryStatus.IN_DOUBT] * 2
+    if attempt > 1:
+        for _ in range(3 - refusals):
+            entry = ledger.begin_again(entry, ONE, POLICY)
+            entry = ledger.settle(entry, {ANN: LOST, BOB: LOST}, "<m>", ONE, POLICY)
+    entry = told(ledger, event(attempt=attempt, whole=True))
+    assert (entry.status, statuses(entry)) == (Status.SENT, [DeliveryStatus.ACCEPTED] * 2)
+
+
 @pytest.mark.parametrize("kind", ["rejected", "failed"])
 def test_a_rejection_settles_a_doubt_as_refused(ledger: Ledger, kind: str) -> None:
     """The provider took it and will not deliver it: not sent, and not to be offered again."""

@@ -34,6 +34,7 @@ def jobs(framework: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name in [
         "confirm",
         "other",
+        "swallowing",
         "with_context",
         "strict",
         "later",

@@ -17,6 +17,7 @@ inside: dict[str, Callable[[], Any]] = {}
 TASKS = [
     "confirm",
     "other",
+    "swallowing",
     "with_context",
     "strict",
     "later",
@@ -48,6 +49,15 @@ def other(order: Any) -> str:
     work(order)
     EmailMessage("Other", f"Order {order}", to=["bob@example.com"]).send()
     return "other"
+
+
+@idempotent_email(key_fields=("order",))
+def swallowing(order: Any) -> str:
+    try:
+        EmailMessage("Quiet", f"Order {order}", to=["ann@example.com"]).send()
+    except OSError:
+        bodies.append((order,))
+    return "done"
 
 
 @idempotent_email(key_fields=("order",))

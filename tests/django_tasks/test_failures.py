@@ -87,6 +87,23 @@ def test_a_lost_reply_is_doubt(jobs: Any, server: ScriptedSMTP) -> None:
     assert server.accepted == []
 
 
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [({"rcpt": "450 later"}, "RecipientsDeferred"), ({"banner": "421 busy"}, "SMTPConnectError")],
+)
+def test_an_error_that_the_body_swallows_fails_the_task(
+    jobs: Any, server: ScriptedSMTP, script: dict[str, str], error: str
+) -> None:
+    """P2: there are no retries, so it fails at once, with that error; the next task sends."""
+    well = dict(server.script)
+    server.script |= script
+    assert failure(jobs.swallowing.enqueue(1)) == error
+    server.script |= well
+    assert entry(jobs.swallowing, 1).status is Status.FAILED
+    assert value(jobs.swallowing.enqueue(1)) == "done"
+    assert len(server.accepted) == 1
+
+
 def test_an_opaque_body_may_say_that_it_does_not_know(jobs: Any, memory_ledger: Any) -> None:
     """``in_doubt_for`` works as with Celery."""
 

@@ -7,7 +7,8 @@ import random
 import socket
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
 from typing import Any
 
 import pytest
@@ -112,6 +113,19 @@ def test_brevo_says_accepted_before(use: Use) -> None:
     keys = {request.body["headers"]["idempotencyKey"] for request in api.requests}
     assert len(keys) == 1
     assert len(keys.pop()) == 36
+
+
+@pytest.mark.parametrize("name", ["idempotencyKey", "IDEMPOTENCYKEY", "Idempotencykey"])
+def test_a_projects_own_key_does_not_go_beside_the_ledgers(name: str, use: Use) -> None:
+    """P1: one header, of the key that the ledger knows and can offer again."""
+    with API("drop_after_accept", "ok") as api:
+        use("brevo", api)
+        assert send(extra_headers={name: "my own key"}).get() == "sent 1"
+    for request in api.requests:
+        keys = [(k, v) for k, v in request.body["headers"].items() if k.lower() == "idempotencykey"]
+        assert [k for k, _ in keys] == ["idempotencyKey"]
+        assert keys[0][1] != "my own key"
+    assert len(api.accepted) == 1
 
 
 def test_resend_is_sent_the_same_bytes(use: Use) -> None:
@@ -254,6 +268,38 @@ def test_a_provider_that_says_when_to_come_back_took_nothing(use: Use) -> None:
         errors = [send().result, send().result]
     assert all(isinstance(error, RecipientsDeferred) for error in errors)
     assert [error.retry_after for error in errors] == [17.0, 19.0]
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait"),
+    [
+        ({"Retry-After": "Thu, 01 Jan 2026 12:02:00 GMT", "Date": "Thu, 01 Jan 2026 12:00:30 GMT"}, 90.0),
+        ({"Retry-After": "Thu, 01 Jan 2026 12:02:00 -0000", "Date": "Thu, 01 Jan 2026 12:00:30 GMT"}, 90.0),
+        ({"retry-after": "45"}, 45.0),
+        ({"Retry-After": "Thu, 01 Jan 2026 12:02:00 GMT", "Date": "Thu, 01 Jan 2026 13:00:00 GMT"}, 1.0),
+        ({"Retry-After": "Fri, 01 Jan 9999 00:00:00 GMT"}, 3600.0),
+        ({"Retry-After": "9" * 40}, 3600.0),
+        ({"Retry-After": "soon"}, None),
+        ({"Retry-After": "Thu, 99 Jan 2026 12:02:00 GMT"}, None),
+    ],
+)
+@pytest.mark.parametrize("name", ["mailgun", "amazon_ses"])
+def test_when_to_come_back_may_be_a_date(headers: Any, wait: float | None, name: str, use: Use) -> None:
+    """RFC 9110 §10.2.3, by the provider's own clock where it tells it; nonsense asks for nothing."""
+    with API((429, "", headers)) as api:
+        use(name, api)
+        error = send().result
+    assert isinstance(error, RecipientsDeferred)
+    assert error.retry_after == wait
+
+
+def test_a_date_counts_from_now_where_the_provider_tells_no_time(use: Use, monkeypatch: Any) -> None:
+    """Within the patience of this test."""
+    until = format_datetime(datetime.now(timezone.utc) + timedelta(seconds=1000), usegmt=True)
+    with API((429, "", {"Retry-After": until, "Date": "yesterday"})) as api:
+        use("mailgun", api)
+        error = send().result
+    assert 500 < error.retry_after <= 1000
 
 
 def test_nobody_there_is_definite(use: Use) -> None:

@@ -88,6 +88,45 @@ def test_one_that_does_not_answer_is_replaced(server: ScriptedSMTP, monkeypatch:
     assert (server.connections, time.monotonic() - began < 2) == (2, True)
 
 
+def test_a_dead_peer_is_waited_for_once(server: ScriptedSMTP, monkeypatch: Any) -> None:
+    """However many connections were open: the first that stays silent speaks for all."""
+    rush(server, 3)
+    asked = []
+    healthy = connections._is_healthy
+
+    def is_healthy(smtp: Any) -> bool:
+        asked.append(smtp)
+        return healthy(smtp)
+
+    monkeypatch.setattr(connections, "_is_healthy", is_healthy)
+    monkeypatch.setattr(connections, "HEALTH_PATIENCE", 0.1)
+    server.script["rset"] = STALL
+    assert send.apply((9,)).get() == "sent"
+    assert (len(asked), server.connections) == (1, 4)
+    assert [len(idle) for idle in kept._idle.values()] == [1]
+
+
+def test_one_connection_that_ended_says_nothing_about_the_others(server: ScriptedSMTP) -> None:
+    """A server may limit the messages of each: the next one is asked, and used."""
+    rush(server, 3)
+    server.script["rset"] = ["421 enough for one connection", "250 ok"]
+    assert send.apply((9,)).get() == "sent"
+    assert server.connections == 3
+
+
+def rush(server: ScriptedSMTP, messages: int) -> None:
+    """Leave as many connections open, by messages that go out at once."""
+    server.hold("dot")
+    threads = [threading.Thread(target=send.apply, args=((n,),)) for n in range(messages)]
+    for thread in threads:
+        thread.start()
+    server.reached("dot", messages)
+    server.release("dot")
+    for thread in threads:
+        thread.join(10)
+    assert server.connections == messages
+
+
 @pytest.mark.parametrize("reply", ["421 enough for one connection", DROP])
 def test_one_that_ends_at_mail_is_replaced(server: ScriptedSMTP, reply: str) -> None:
     """Servers that limit the messages of a connection say so there; nothing has begun yet."""

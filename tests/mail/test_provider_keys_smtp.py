@@ -86,6 +86,28 @@ def test_a_message_that_never_arrived_is_sent_by_the_second_offer(settings: Any)
     assert entry().attempts == 2
 
 
+@app.task(base=IdempotentEmailTask, key_fields=("order",), email_type="own-header")
+def with_own_header(order: int, name: str) -> str:
+    message = EmailMessage("Yours", f"{random.random()}", to=["ann@example.com"], headers={name: "my own key"})
+    message.send()
+    return str(message.extra_headers)
+
+
+@pytest.mark.parametrize("name", ["Resend-Idempotency-Key", "RESEND-IDEMPOTENCY-KEY", "resend-idempotency-key"])
+@pytest.mark.parametrize("keys", [True, False])
+def test_a_projects_own_key_does_not_go_beside_the_ledgers(settings: Any, name: str, keys: bool) -> None:
+    """P1: one header, of the key that the ledger knows and can offer again; without one, the project's."""
+    configured(settings, ENCRYPTION_KEYS=[KEY] if keys else [])
+    with KeyedSMTP(dot=[DROP_AFTER_ACCEPT, "250 ok"] if keys else "250 ok") as server:
+        settings.EMAIL_PORT = server.port
+        assert with_own_header.apply((1, name)).get() == str({name: "my own key"}), "the message is as it was"
+    assert len(server.accepted) == 1
+    went = server.accepted[0].headers.get_all("Resend-Idempotency-Key")
+    assert len(went) == 1
+    assert (went == ["my own key"]) is not keys
+    assert len(set(server.keys)) == 1
+
+
 def test_nothing_of_the_content_is_left(settings: Any, memory_ledger: Any) -> None:
     """P7: encrypted while it may be needed, and gone with the doubt."""
     with KeyedSMTP(dot=DROP_AFTER_ACCEPT) as server:

@@ -21,7 +21,7 @@ from rq.serializers import JSONSerializer  # noqa: F401
 from celery_idempotent.contrib.rq import IdempotentJob, idempotent, idempotent_email
 from tests.acceptance import app as celery_shop  # noqa: F401
 from tests.acceptance import crash
-from tests.acceptance.app import DIRECTORY, SEND_TIMEOUT, note, send
+from tests.acceptance.app import DIRECTORY, SEND_TIMEOUT, note, quietly, send
 
 connection = Redis.from_url(os.environ.get("TEST_BROKER", "redis://127.0.0.1:1/0"))
 emails = Queue("emails", connection=connection, job_class=IdempotentJob)
@@ -61,6 +61,12 @@ def returning(order: int, times: int = 0, max: int = 1, interval: Any = 0) -> An
     send(order)
     runs = counted(f"returning {order}")
     return Retry(max=max, interval=interval) if runs <= times else f"after {runs}"
+
+
+@idempotent_email(key_fields=("order",), deferred_retries=2, **quiet)
+def swallowing(order: int) -> str:
+    """Swallows what goes wrong with its mail."""
+    return quietly(order)
 
 
 @idempotent(key_fields=("order",), lease=2, send_timeout=3)

@@ -175,6 +175,26 @@ answer([outcome(job), status_of(stubborn, {refused})])
 """) == [["failed", "RecipientsRefused"], "failed"]
 
 
+@pytest.mark.parametrize("retry", ["Retry(2)", "None"])
+def test_an_error_that_the_body_swallows_is_tried_again(shop: RQShop, order: int, retry: str) -> None:
+    """P2: by the job's own retries, or by deferral; and at their end the job fails with it."""
+    shop.server.script["rcpt"] = ["250 ok", "450 4.2.0 busy", "250 ok"]
+    shop.server.forget_calls()
+    job = f"emails.enqueue(swallowing, {{}}, retry={retry})"
+    assert shop.ask(f"answer(outcome({job.format(order)}))") == ["finished", "done"]
+    assert [received.recipients for received in shop.server.accepted] == [
+        ["ann@example.com"],
+        ["bob@example.com"],
+    ]
+    shop.server.script["rcpt"] = "450 4.2.0 busy"
+    late = next(orders)
+    assert shop.ask(f"answer([outcome({job.format(late)}), status_of(swallowing, {late})])") == [
+        ["failed", "RecipientsDeferred"],
+        "failed",
+    ]
+    assert sum(line.startswith(f"swallowed {late} ") for line in shop.bodies()) == 3
+
+
 def test_requeued_by_rq(shop: RQShop, order: int) -> None:
     """``rq requeue`` of a failed job: the same job goes on, and a finished send is not repeated."""
     values = shop.ask(f"""

@@ -123,6 +123,8 @@ class API(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: API
     protocol_version = "HTTP/1.1"
+    date = ""
+    """What the answer's ``Date`` is to say instead of the time."""
 
     def do_POST(self) -> None:
         raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -150,12 +152,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _say(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
         text = body if isinstance(body, str) else json.dumps(body)
+        headers = {"Content-Type": "application/json", **(headers or {})}
+        self.date = headers.pop("Date", "")
         self.send_response(status)
-        for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
+        for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(text.encode())))
         self.end_headers()
         self.wfile.write(text.encode())
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return self.date or super().date_time_string(timestamp)
 
     def log_message(self, *_: object) -> None:
         """Tests look at `API.requests`."""

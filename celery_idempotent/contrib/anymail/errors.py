@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import urllib3.exceptions
 from anymail.exceptions import AnymailAPIError
 from requests import exceptions as requests_errors
+from requests.structures import CaseInsensitiveDict
 
 from ...core.outcomes import Reply
 from ...core.status import DeliveryStatus
@@ -45,6 +49,8 @@ _NOT_SENT_BY_BOTO = frozenset(
     }
 )
 _LONGEST = 500
+_LONGEST_WAIT = 86_400
+"""Seconds; more than anybody waits."""
 
 
 def reply_for(error: BaseException, provider: Deduplication | None, retried: bool) -> Reply:
@@ -60,10 +66,30 @@ def reply_for(error: BaseException, provider: Deduplication | None, retried: boo
         return Reply(DeliveryStatus.IN_DOUBT, None, f"no answer: {name}: {_first_line(error)}")
     if provider is not None and (said := provider.read(code, text)) is not None:
         return said
-    wait = headers.get("Retry-After", "")
-    asked = f"; retry after {wait} seconds" if wait.isdecimal() else ""
-    status = DeliveryStatus.IN_DOUBT if retried and _was_retried(error) else _status(code, bool(wait))
+    wait = _wait(headers)
+    asked = "" if wait is None else f"; retry after {wait} seconds"
+    says_when = "Retry-After" in headers
+    status = DeliveryStatus.IN_DOUBT if retried and _was_retried(error) else _status(code, says_when)
     return Reply(status, code, f"HTTP {code}: {' '.join(text.split())[:_LONGEST]}{asked}")
+
+
+def _wait(headers: Mapping[str, str]) -> int | None:
+    """Return the seconds that an answer asks for: a number or a date (RFC 9110 §10.2.3), by its own clock."""
+    said = headers.get("Retry-After", "")
+    if said.isdecimal():
+        return min(int(said[:9]), _LONGEST_WAIT)
+    until, now = _date(said), _date(headers.get("Date", "")) or datetime.now(timezone.utc)
+    if until is None:
+        return None
+    return min(max(math.ceil((until - now).total_seconds()), 0), _LONGEST_WAIT)
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        found = parsedate_to_datetime(text)
+    except (TypeError, ValueError):
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
 
 
 def _status(code: int, asks_to_wait: bool) -> DeliveryStatus:
@@ -80,7 +106,7 @@ def _answer(error: BaseException) -> tuple[int | None, Mapping[str, str], str]:
     if isinstance(response, Mapping):  # botocore's
         about = response.get("ResponseMetadata", {})
         text = str(response.get("Error", {}).get("Message", ""))
-        return about.get("HTTPStatusCode"), about.get("HTTPHeaders", {}), text
+        return about.get("HTTPStatusCode"), CaseInsensitiveDict(about.get("HTTPHeaders", {})), text
     if response is None or getattr(response, "status_code", None) is None:
         return None, {}, ""
     return response.status_code, response.headers, response.text
