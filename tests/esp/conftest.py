@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from cryptography.fernet import Fernet
 
 from celery_idempotent.mail import handover
@@ -58,3 +61,14 @@ def use(settings: Any) -> Callable[..., None]:
         }
 
     return use
+
+
+@pytest.fixture
+def tls(tmp_path: Path, monkeypatch: Any) -> ssl.SSLContext:
+    """A context for a server whose certificate the clients of this process accept."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "authority.pem"))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context

@@ -19,6 +19,8 @@ from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
 from django.core import mail
 from django.core.mail import EmailMultiAlternatives
+from requests.adapters import HTTPAdapter
+from urllib3 import Retry
 
 from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask, Status
 from celery_idempotent.core.errors import DeliveryUnconfirmed, RecipientsDeferred, RecipientsRefused
@@ -358,8 +360,6 @@ class Retrying:
     @staticmethod
     def session(backend: Any) -> Any:
         from anymail.backends.base_requests import AnymailRequestsBackend
-        from requests.adapters import HTTPAdapter
-        from urllib3 import Retry
 
         session = AnymailRequestsBackend.create_session(backend)
         policy = Retry(total=1, allowed_methods=None, status_forcelist=[502], backoff_factor=0)
@@ -378,6 +378,26 @@ def test_of_a_client_that_retries_nothing_is_definite(use: Use, monkeypatch: Any
         if last == "gone":
             take = api.take
             monkeypatch.setattr(api, "take", lambda sent: (take(sent), api.socket.close())[0])
+        assert isinstance(send().result, DeliveryInDoubt)
+    assert len(api.accepted) == 1
+
+
+def test_of_a_client_that_retries_broken_tls_nothing_is_definite(use: Use, monkeypatch: Any, tls: Any) -> None:
+    """P1: ``HTTPAdapter(max_retries=2)`` makes a POST again too; that nobody is there any more says nothing."""
+    from anymail.backends.base_requests import AnymailRequestsBackend
+    from anymail.backends.mailgun import EmailBackend
+
+    def create(self: Any) -> Any:
+        session = AnymailRequestsBackend.create_session(self)
+        session.mount("https://", HTTPAdapter(max_retries=2))
+        return session
+
+    monkeypatch.setattr(EmailBackend, "create_session", create)
+    with API("broken_tls", tls=tls) as api:
+        use("mailgun", api)
+        take = api.take
+        monkeypatch.setattr(api, "take", lambda sent: (take(sent), api.socket.close())[0])
+        assert isinstance(send().result, DeliveryInDoubt)
         assert isinstance(send().result, DeliveryInDoubt)
     assert len(api.accepted) == 1
 
