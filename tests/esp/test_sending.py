@@ -367,6 +367,18 @@ class Retrying:
         return session
 
 
+def vanishing(api: API, monkeypatch: Any) -> None:
+    """Have ``api`` be gone as soon as it has taken a message."""
+    take = api.take
+
+    def take_and_go(sent: Any) -> Any:
+        answer = take(sent)
+        api.socket.shutdown(socket.SHUT_RDWR)  # right now; a close would wait for whoever polls it
+        return answer
+
+    monkeypatch.setattr(api, "take", take_and_go)
+
+
 @pytest.mark.parametrize("last", [(422, {"message": "no"}), "gone"], ids=["a refusal", "no connection"])
 def test_of_a_client_that_retries_nothing_is_definite(use: Use, monkeypatch: Any, last: Any) -> None:
     """P1: its last try says nothing about the one before it, which may have been taken."""
@@ -376,9 +388,9 @@ def test_of_a_client_that_retries_nothing_is_definite(use: Use, monkeypatch: Any
     with API("drop_after_accept", last) as api:
         use("mailgun", api)
         if last == "gone":
-            take = api.take
-            monkeypatch.setattr(api, "take", lambda sent: (take(sent), api.socket.close())[0])
+            vanishing(api, monkeypatch)
         assert isinstance(send().result, DeliveryInDoubt)
+    assert ("NewConnectionError" in entry().deliveries[0].detail) is (last == "gone")
     assert len(api.accepted) == 1
 
 
@@ -395,9 +407,9 @@ def test_of_a_client_that_retries_broken_tls_nothing_is_definite(use: Use, monke
     monkeypatch.setattr(EmailBackend, "create_session", create)
     with API("broken_tls", tls=tls) as api:
         use("mailgun", api)
-        take = api.take
-        monkeypatch.setattr(api, "take", lambda sent: (take(sent), api.socket.close())[0])
+        vanishing(api, monkeypatch)
         assert isinstance(send().result, DeliveryInDoubt)
+        assert "NewConnectionError" in entry().deliveries[0].detail, "the last try was one that found nobody"
         assert isinstance(send().result, DeliveryInDoubt)
     assert len(api.accepted) == 1
 
