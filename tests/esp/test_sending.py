@@ -446,6 +446,17 @@ def test_an_answer_that_took_nothing_is_no_acceptance_for_the_others(use: Use) -
     assert [sent.body["To"] for sent in api.accepted] == [ANN]
 
 
+def test_whoever_is_left_in_cc_is_offered_it_in_to(use: Use) -> None:
+    """P2: Bob in To is invalid, Ann in Cc is not, and Postmark takes no message to nobody."""
+    with API(POSTMARK_INVALID, "ok") as api:
+        use("postmark", api)
+        assert isinstance(send("bob@example.com", cc=[ANN]).result, RecipientsDeferred)
+        assert isinstance(send("bob@example.com", cc=[ANN]).result, RecipientsRefused)
+    assert statuses() == [DeliveryStatus.REFUSED, DeliveryStatus.ACCEPTED]
+    assert [sent.body["To"] for sent in api.accepted] == [ANN]
+    assert not api.accepted[0].body.get("Cc")
+
+
 RECIPIENTS = {"sent": "ACCEPTED", "queued": "ACCEPTED", "invalid": "REFUSED", "rejected": "REFUSED"} | {
     "failed": "DEFERRED", "unknown": "IN_DOUBT",
 }  # fmt: skip

@@ -91,6 +91,8 @@ class API(ThreadingHTTPServer):
 
     def take(self, sent: Sent) -> tuple[int, Any]:
         """Take a message if it is new to its key, and return the answer."""
+        if sent.path == "/email" and not sent.body.get("To"):
+            return 422, {"ErrorCode": 300, "Message": "Zero recipients specified"}
         key = sent.headers.get("idempotency-key")
         if isinstance(sent.body, dict):
             key = key or (sent.body.get("headers") or {}).get("idempotencyKey")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import urllib3.exceptions
-from anymail.exceptions import AnymailAPIError
+from anymail.exceptions import AnymailAPIError, AnymailRecipientsRefused
 from requests import exceptions as requests_errors
 
 from ...core.outcomes import Reply
@@ -52,6 +52,8 @@ def reply_for(error: BaseException, provider: Deduplication | None, retried: boo
 
     ``retried``: the client may have made the request several times, of which it reports the last.
     """
+    if isinstance(error, AnymailRecipientsRefused):  # by a backend of the project's own
+        return Reply(DeliveryStatus.REFUSED, None, _first_line(error))
     code, headers, text = _answer(error)
     if code is None:
         name = type(error).__name__
