@@ -15,7 +15,7 @@ from datetime import datetime
 from . import changes, offers
 from .audit import Intervention
 from .changes import REFUSING, proven
-from .entry import After, Delivery, Entry
+from .entry import After, Delivery, Entry, Moment
 from .status import DeliveryStatus, Status
 
 ACCEPTED = "accepted"
@@ -33,7 +33,7 @@ class Event:
     at: datetime
     generation: int
     message: str
-    """`mark` of the message's Message-ID."""
+    """`mark` of the message."""
     attempt: int
     """Number of the hand-over, as its message carries it."""
     recipient: str
@@ -44,9 +44,13 @@ class Event:
     """The message went as one request: if the provider has it for one recipient, it has it for all."""
 
 
-def mark(message_id: str) -> str:
-    """Return what stands for a Message-ID in places that have little room, or take no address-like text."""
-    return hashlib.sha256(message_id.encode()).hexdigest()[:16]
+def mark(message_id: str, begun_at: Moment | None) -> str:
+    """Return what stands for a message in places that have little room, or take no address-like text.
+
+    ``begun_at`` is its generation's: what is sent anew after a purge has the same Message-ID, and is another.
+    """
+    began = int(begun_at.timestamp()) if isinstance(begun_at, datetime) else 0
+    return hashlib.sha256(f"{message_id} {began}".encode()).hexdigest()[:16]
 
 
 def heard(entry: Entry, event: Event, now: datetime) -> Entry:
@@ -63,7 +67,7 @@ def heard(entry: Entry, event: Event, now: datetime) -> Entry:
 
 
 def _heard(delivery: Delivery, entry: Entry, event: Event) -> Delivery:
-    if mark(delivery.message_id) != event.message:
+    if mark(delivery.message_id, entry.begun_at) != event.message:
         return delivery
     if delivery.recipient.digest == event.recipient:
         return with_events(delivery, [(event.kind, event.at)])
@@ -78,7 +82,7 @@ def _is_about_all(entry: Entry, event: Event) -> bool:
     if not event.whole or event.kind in REFUSING or not first <= event.attempt <= entry.attempts:
         return False
     own = [d for d in entry.deliveries if d.recipient.digest == event.recipient]
-    return all(_is_open(delivery) for delivery in own if mark(delivery.message_id) == event.message)
+    return all(_is_open(d) for d in own if mark(d.message_id, entry.begun_at) == event.message)
 
 
 def _is_open(delivery: Delivery) -> bool:

@@ -115,7 +115,7 @@ class HandOver:
     def hand_over(self) -> HandOverId:
         """Return what the next transaction is called in the ledger."""
         entry = self.run.entry
-        return HandOverId(entry.key, entry.generation, entry.attempts + 1, self.message_id)
+        return HandOverId(entry.key, entry.generation, entry.attempts + 1, self.message_id, entry.begun_at)
 
     def key(self) -> ProviderKey | None:
         """Return the provider key for the next transaction."""

@@ -13,6 +13,7 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 
 from ..core.addresses import normalise
+from ..core.entry import Moment
 from ..core.outcomes import Reply
 from ..core.status import DeliveryStatus
 from .classify import kind, refusal, verdict
@@ -32,6 +33,8 @@ class HandOverId:
     generation: int
     attempt: int
     message_id: str
+    begun_at: Moment | None = None
+    """When the generation began."""
 
 
 class Witness(Protocol):

@@ -43,7 +43,7 @@ def event(kind: str = "delivered", who: Any = ANN, **more: Any) -> Event:
     given = {
         "at": AT,
         "generation": 1,
-        "message": mark("<m>"),
+        "message": mark("<m>", Clock().now),
         "attempt": 1,
         "recipient": who[1].digest if who else "",
     }

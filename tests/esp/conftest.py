@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from cryptography.fernet import Fernet
+from django.test import Client
 
+from celery_idempotent import DeliveryInDoubt, Status
 from celery_idempotent.mail import handover
+from tests.esp import webhooks
+from tests.esp.receipts import ANN, entry, metadata, receipt
+from tests.esp.webhooks import Post
 from tests.support.providers import API
 
 KEY = Fernet.generate_key().decode()
@@ -58,3 +66,43 @@ def use(settings: Any) -> Callable[..., None]:
         }
 
     return use
+
+
+@pytest.fixture
+def tls(tmp_path: Path, monkeypatch: Any) -> ssl.SSLContext:
+    """A context for a server whose certificate the clients of this process accept."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "authority.pem"))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+@pytest.fixture
+def told(settings: Any) -> Callable[[Post], int]:
+    """Post to Anymail's view as a provider does, and return the status of the answer."""
+
+    def told(post: Post) -> int:
+        settings.ANYMAIL = {**settings.ANYMAIL, **webhooks.SETTINGS}
+        name, body, headers = post
+        client = Client(raise_request_exception=False)
+        path = f"/anymail/{name}/tracking/"
+        more = {header: value for header, value in headers.items() if header != "Content-Type"}
+        return client.post(path, body, content_type=headers["Content-Type"], headers=more).status_code
+
+    return told
+
+
+@pytest.fixture
+def doubtful(use: Callable[..., None], settings: Any) -> Callable[..., dict[str, str]]:
+    """Send a receipt whose reply is lost; return the metadata that the provider has got."""
+
+    def doubtful(name: str, *to: str, **more: Any) -> dict[str, str]:
+        with API("drop_after_accept") as api:
+            use(name, api, ENCRYPTION_KEYS=[])  # or Resend would settle it by itself
+            assert isinstance(receipt.apply((1, list(to or [ANN])), more).result, DeliveryInDoubt)
+            assert entry().status is Status.IN_DOUBT
+            return metadata(api, name)
+
+    return doubtful

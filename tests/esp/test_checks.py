@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from anymail.backends.amazon_ses import EmailBackend as SESBackend
 from anymail.backends.base_requests import AnymailRequestsBackend
 from anymail.backends.mailgun import EmailBackend as Mailgun
+from anymail.exceptions import AnymailAPIError
 from cryptography.fernet import Fernet
 from django.core.checks import run_checks
 from django.core.mail import EmailMessage
@@ -55,67 +58,125 @@ BOTO = [
 @pytest.mark.parametrize(("retries", "count"), BOTO)
 def test_how_often_boto3_tries(retries: dict[str, Any], count: int, use: Use, settings: Any) -> None:
     """As botocore itself counts."""
-    from anymail.backends.amazon_ses import EmailBackend
-
     settings.ANYMAIL = {"AMAZON_SES_CLIENT_PARAMS": {**SES, "config": {"retries": retries}}}
-    backend = EmailBackend()
+    backend = SESBackend()
     backend.open()
     assert tries(backend) == count
     backend.close()
 
 
-def test_boto3_does_what_the_check_says(use: Use, settings: Any) -> None:
-    """A reply that is lost is asked for again, as often as was said: each may be another copy."""
-    from anymail.backends.amazon_ses import EmailBackend
-    from anymail.exceptions import AnymailAPIError
-
-    with API("drop_after_accept") as api:
-        settings.ANYMAIL = {
-            "AMAZON_SES_CLIENT_PARAMS": {
-                **SES,
-                "endpoint_url": api.url,
-                "config": {"retries": {"mode": "standard"}},
-            }
-        }
-        backend = EmailBackend()
-        backend.open()
-        with pytest.raises(AnymailAPIError):
-            backend.send_messages([EmailMessage("Hi", "text", to=["ann@example.com"])])
-        assert len(api.accepted) == tries(backend) == 3
-        backend.close()
-
-
-def test_boto3_configured_from_outside(use: Use, settings: Any, monkeypatch: Any) -> None:
-    """AWS_MAX_ATTEMPTS counts as well."""
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    use("amazon_ses", "")
-    settings.ANYMAIL = {"AMAZON_SES_CLIENT_PARAMS": {"region_name": "us-east-1"}}
-    assert found() == []
-
-
-SESSIONS = [
-    (0, []),
-    (2, []),  # of connections alone: no request has been made then
-    (Retry(total=0, allowed_methods=None), []),
-    (Retry(total=False, allowed_methods=None), []),
-    (Retry(total=None, connect=3, read=False, allowed_methods=None), []),
-    (Retry(total=None, connect=0, read=2, allowed_methods=["POST"]), ["celery_idempotent.W024"]),
-    (Retry(total=3, allowed_methods=None), ["celery_idempotent.W024"]),
+FROM_OUTSIDE: list[tuple[dict[str, str], str, dict[str, Any], int]] = [
+    ({}, "", {}, 3),
+    ({}, "", {"mode": "standard"}, 3),
+    ({}, "", {"mode": "legacy"}, 5),
+    ({}, "", {"total_max_attempts": 1}, 1),
+    ({"AWS_MAX_ATTEMPTS": "1"}, "", {}, 1),
+    ({"AWS_MAX_ATTEMPTS": "2"}, "", {}, 2),
+    ({"AWS_RETRY_MODE": "legacy"}, "", {}, 5),
+    ({"AWS_MAX_ATTEMPTS": "4"}, "", {"total_max_attempts": 2}, 2),
+    ({}, "max_attempts = 1", {}, 1),
+    ({}, "max_attempts = 4\nretry_mode = standard", {}, 4),
 ]
 
 
-@pytest.mark.parametrize(("retries", "expected"), SESSIONS)
-def test_a_session_that_retries(retries: Any, expected: list[str], use: Use, monkeypatch: Any) -> None:
-    """W024 for requests and urllib3."""
+@pytest.mark.parametrize(("environment", "file", "retries", "count"), FROM_OUTSIDE)
+def test_boto3_does_what_the_check_says(
+    environment: dict[str, str],
+    file: str,
+    retries: dict[str, Any],
+    count: int,
+    use: Use,
+    settings: Any,
+    monkeypatch: Any,
+    tmp_path: Path,
+) -> None:
+    """As many requests as were said reach the server when replies are lost, wherever boto3 is configured."""
+    (tmp_path / "config").write_text(f"[default]\n{file}\n")
+    for name, value in ({"AWS_CONFIG_FILE": str(tmp_path / "config")} | environment).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # boto3's pauses between its tries
+    with API("drop_after_accept") as api:
+        use("amazon_ses", api)
+        client = {name: value for name, value in SES.items() if name != "config"} | {"endpoint_url": api.url}
+        settings.ANYMAIL = {
+            "AMAZON_SES_CLIENT_PARAMS": client | ({"config": {"retries": retries}} if retries else {})
+        }
+        assert found() == (["celery_idempotent.W024"] if count > 1 else [])
+        backend = SESBackend()
+        backend.open()
+        with pytest.raises(AnymailAPIError):
+            backend.send_messages([EmailMessage("Hi", "text", to=["ann@example.com"])])
+        assert len(api.accepted) == tries(backend) == count
+        backend.close()
 
-    def create(self: Any) -> Any:
-        session = AnymailRequestsBackend.create_session(self)
-        session.mount("http://", HTTPAdapter(max_retries=retries))
-        return session
 
-    monkeypatch.setattr(Mailgun, "create_session", create)
-    use("mailgun", "http://127.0.0.1:1/")
-    assert found() == expected
+SESSIONS = [
+    (0, 1),
+    (2, 3),  # a POST too: by "other" errors, which is what urllib3 calls a TLS record that is broken
+    (Retry(total=2, read=False, other=1), 2),
+    (Retry(connect=2, read=0, status=0, other=0), 1),  # of connections alone: no request has been made then
+    (Retry(total=0, allowed_methods=None), 1),
+    (Retry(total=False, allowed_methods=None), 1),
+    (Retry(total=3, allowed_methods=None, status_forcelist=[502]), 4),
+    (Retry(total=5, other=0, status=1, read=2, allowed_methods=None, status_forcelist=[502]), 4),
+    (Retry(total=5, other=0, status=1, read=False, allowed_methods=["POST"], status_forcelist=[502]), 2),
+    (Retry(total=5, other=0, status=0, read=1, allowed_methods=None), 2),
+    (Retry(total=None, connect=3, other=0, read=1, status=0, allowed_methods=["POST"]), 2),
+]
+
+
+@pytest.fixture
+def session(monkeypatch: Any) -> Callable[[Any], None]:
+    """Give Anymail's backend for Mailgun a session with retries."""
+
+    def session(retries: Any) -> None:
+        def create(self: Any) -> Any:
+            made = AnymailRequestsBackend.create_session(self)
+            made.mount("https://", HTTPAdapter(max_retries=retries))
+            return made
+
+        monkeypatch.setattr(Mailgun, "create_session", create)
+
+    return session
+
+
+@pytest.mark.parametrize(("retries", "count"), SESSIONS)
+def test_a_session_that_retries(retries: Any, count: int, use: Use, session: Any) -> None:
+    """W024 for requests and urllib3, if one request may be made more than once."""
+    session(retries)
+    use("mailgun", "https://127.0.0.1:1/")
+    assert found() == (["celery_idempotent.W024"] if count > 1 else [])
+    assert count == 1 or f"{count} times" in text()
+
+
+@pytest.mark.parametrize("retries", [Retry(total=None), Retry(total=None, connect=3, read=False)])
+def test_a_session_that_never_gives_up(retries: Any, use: Use, session: Any) -> None:
+    """W024 where urllib3 counts nothing."""
+    session(retries)
+    use("mailgun", "https://127.0.0.1:1/")
+    assert found() == ["celery_idempotent.W024"]
+    assert "any number of times" in text()
+
+
+@pytest.mark.parametrize(("retries", "count"), SESSIONS)
+def test_a_session_does_what_the_check_says(
+    retries: Any, count: int, use: Use, session: Any, tls: Any, settings: Any
+) -> None:
+    """As many requests as were said reach the server, by faults of all kinds, one after another."""
+    session(retries)
+    most = 0
+    faults = ["broken_tls", "drop_after_accept", (502, ""), (503, "", {"Retry-After": "0"})]
+    for script in [[fault] for fault in faults] + [[faults[1], faults[1], faults[2]]]:
+        with API(*script, tls=tls) as api:
+            use("mailgun", api)
+            backend = Mailgun()
+            backend.open()
+            with pytest.raises(AnymailAPIError):
+                backend.send_messages([EmailMessage("Hi", "text", to=["ann@example.com"])])
+            assert tries(backend) == count
+            backend.close()
+        most = max(most, len(api.requests))
+    assert most == count
 
 
 @pytest.mark.parametrize("name", ["mailgun", "postmark", "brevo", "test"])

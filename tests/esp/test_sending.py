@@ -20,6 +20,8 @@ from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
 from django.core import mail
 from django.core.mail import EmailMultiAlternatives
+from requests.adapters import HTTPAdapter
+from urllib3 import Retry
 
 from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask, Status
 from celery_idempotent.core.errors import DeliveryUnconfirmed, RecipientsDeferred, RecipientsRefused
@@ -404,13 +406,23 @@ class Retrying:
     @staticmethod
     def session(backend: Any) -> Any:
         from anymail.backends.base_requests import AnymailRequestsBackend
-        from requests.adapters import HTTPAdapter
-        from urllib3 import Retry
 
         session = AnymailRequestsBackend.create_session(backend)
         policy = Retry(total=1, allowed_methods=None, status_forcelist=[502], backoff_factor=0)
         session.mount("http://", HTTPAdapter(max_retries=policy))
         return session
+
+
+def vanishing(api: API, monkeypatch: Any) -> None:
+    """Have ``api`` be gone as soon as it has taken a message."""
+    take = api.take
+
+    def take_and_go(sent: Any) -> Any:
+        answer = take(sent)
+        api.socket.shutdown(socket.SHUT_RDWR)  # right now; a close would wait for whoever polls it
+        return answer
+
+    monkeypatch.setattr(api, "take", take_and_go)
 
 
 @pytest.mark.parametrize("last", [(422, {"message": "no"}), "gone"], ids=["a refusal", "no connection"])
@@ -422,8 +434,28 @@ def test_of_a_client_that_retries_nothing_is_definite(use: Use, monkeypatch: Any
     with API("drop_after_accept", last) as api:
         use("mailgun", api)
         if last == "gone":
-            take = api.take
-            monkeypatch.setattr(api, "take", lambda sent: (take(sent), api.socket.close())[0])
+            vanishing(api, monkeypatch)
+        assert isinstance(send().result, DeliveryInDoubt)
+    assert ("NewConnectionError" in entry().deliveries[0].detail) is (last == "gone")
+    assert len(api.accepted) == 1
+
+
+def test_of_a_client_that_retries_broken_tls_nothing_is_definite(use: Use, monkeypatch: Any, tls: Any) -> None:
+    """P1: ``HTTPAdapter(max_retries=2)`` makes a POST again too; that nobody is there any more says nothing."""
+    from anymail.backends.base_requests import AnymailRequestsBackend
+    from anymail.backends.mailgun import EmailBackend
+
+    def create(self: Any) -> Any:
+        session = AnymailRequestsBackend.create_session(self)
+        session.mount("https://", HTTPAdapter(max_retries=2))
+        return session
+
+    monkeypatch.setattr(EmailBackend, "create_session", create)
+    with API("broken_tls", tls=tls) as api:
+        use("mailgun", api)
+        vanishing(api, monkeypatch)
+        assert isinstance(send().result, DeliveryInDoubt)
+        assert "NewConnectionError" in entry().deliveries[0].detail, "the last try was one that found nobody"
         assert isinstance(send().result, DeliveryInDoubt)
     assert len(api.accepted) == 1
 
@@ -458,6 +490,17 @@ def test_an_answer_that_took_nothing_is_no_acceptance_for_the_others(use: Use) -
         assert statuses() == [DeliveryStatus.DEFERRED, DeliveryStatus.REFUSED]
         assert isinstance(send(ANN, "bob@example.com").result, RecipientsRefused)
     assert [sent.body["To"] for sent in api.accepted] == [ANN]
+
+
+def test_whoever_is_left_in_cc_is_offered_it_in_to(use: Use) -> None:
+    """P2: Bob in To is invalid, Ann in Cc is not, and Postmark takes no message to nobody."""
+    with API(POSTMARK_INVALID, "ok") as api:
+        use("postmark", api)
+        assert isinstance(send("bob@example.com", cc=[ANN]).result, RecipientsDeferred)
+        assert isinstance(send("bob@example.com", cc=[ANN]).result, RecipientsRefused)
+    assert statuses() == [DeliveryStatus.REFUSED, DeliveryStatus.ACCEPTED]
+    assert [sent.body["To"] for sent in api.accepted] == [ANN]
+    assert not api.accepted[0].body.get("Cc")
 
 
 RECIPIENTS = {"sent": "ACCEPTED", "queued": "ACCEPTED", "invalid": "REFUSED", "rejected": "REFUSED"} | {

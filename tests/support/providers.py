@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import json
 import socket
+import ssl
 import threading
 import time
 from dataclasses import dataclass
@@ -57,19 +58,22 @@ class API(ThreadingHTTPServer):
     """Enough of the send APIs of Resend, Brevo, Mailgun, Postmark, SendGrid and Amazon SES, by the path.
 
     ``script`` has one word for each request, the last one for all others: ``"ok"``; ``"drop_after_accept"`` and
-    ``"drop"``, which close the connection without an answer; ``"garbage"``, a page of HTML; ``"slow"``, no
-    answer within the client's patience; or an answer, ``(status, body, headers)``.
+    ``"drop"``, which close the connection without an answer; ``"broken_tls"``, which takes it and sends no TLS
+    record; ``"garbage"``, a page of HTML; ``"slow"``, no answer within the client's patience; or an answer,
+    ``(status, body, headers)``. With ``tls`` it is at an https URL.
     """
 
     daemon_threads = True
 
-    def __init__(self, *script: Any) -> None:
+    def __init__(self, *script: Any, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.script: list[Any] = list(script) or ["ok"]
         self.accepted: list[Sent] = []
         self.requests: list[Sent] = []
         self.known: dict[str, Any] = {}
-        self.url = f"http://127.0.0.1:{self.server_port}/"
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.server_port}/"
 
     def __enter__(self) -> API:
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -87,6 +91,8 @@ class API(ThreadingHTTPServer):
 
     def take(self, sent: Sent) -> tuple[int, Any]:
         """Take a message if it is new to its key, and return the answer."""
+        if sent.path == "/email" and not sent.body.get("To"):
+            return 422, {"ErrorCode": 300, "Message": "Zero recipients specified"}
         key = sent.headers.get("idempotency-key")
         if isinstance(sent.body, dict):
             key = key or (sent.body.get("headers") or {}).get("idempotencyKey")
@@ -142,6 +148,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self.server.take(sent)
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
+        elif word == "broken_tls":
+            self.server.take(sent)
+            self.close_connection = True
+            with socket.socket(fileno=self.connection.detach()) as bare:
+                bare.sendall(b"no record of TLS")
         elif word == "slow":
             self.server.take(sent)
             time.sleep(5)

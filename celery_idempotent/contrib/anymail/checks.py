@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -23,11 +24,11 @@ def check_retries(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Che
     """W024 a client that sends a request again by itself, around the ledger. Asks no server."""
     return [
         Warning(
-            f"mailer {alias!r}: the client of {path} may send one request {count} times by itself. The ledger "
-            "cannot see that: a reply that is lost is another copy",
+            f"mailer {alias!r}: the client of {path} may send one request {_times(count)} by itself. The "
+            "ledger cannot see that: a reply that is lost is another copy",
             hint="Amazon SES: ANYMAIL = {'AMAZON_SES_CLIENT_PARAMS': {'config': {'retries': "
-            "{'total_max_attempts': 1}}}}. A session of your own: mount no adapter with retries. Then the task "
-            "retries, by the rules.",
+            "{'total_max_attempts': 1}}}}. A session of your own: retry connections alone, "
+            "Retry(connect=2, read=0, status=0, other=0). Then the task retries, by the rules.",
             id="celery_idempotent.W024",
         )
         for alias, path, count in _clients()
@@ -47,6 +48,10 @@ def check_sealing(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Che
     return found
 
 
+def _times(count: float) -> str:
+    return "any number of times" if count == math.inf else f"{count:g} times"
+
+
 def _backends() -> Iterator[tuple[Mailer, Any]]:
     for mailer in mailers():
         kind = import_string(mailer.wrapped) if mailer.wrapped else object
@@ -54,7 +59,7 @@ def _backends() -> Iterator[tuple[Mailer, Any]]:
             yield mailer, kind
 
 
-def _clients() -> Iterator[tuple[str, str, int]]:
+def _clients() -> Iterator[tuple[str, str, float]]:
     for mailer, kind in _backends():
         try:
             with warnings.catch_warnings():

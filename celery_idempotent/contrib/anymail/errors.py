@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import urllib3.exceptions
-from anymail.exceptions import AnymailAPIError
+from anymail.exceptions import AnymailAPIError, AnymailRecipientsRefused
 from requests import exceptions as requests_errors
 from requests.structures import CaseInsensitiveDict
 
@@ -58,6 +58,8 @@ def reply_for(error: BaseException, provider: Deduplication | None, retried: boo
 
     ``retried``: the client may have made the request several times, of which it reports the last.
     """
+    if isinstance(error, AnymailRecipientsRefused):  # by a backend of the project's own
+        return Reply(DeliveryStatus.REFUSED, None, _first_line(error))
     code, headers, text = _answer(error)
     if code is None:
         name = type(error).__name__

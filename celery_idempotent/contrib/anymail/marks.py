@@ -34,7 +34,7 @@ class Mark:
 
 def write(hand_over: HandOverId, whole: bool) -> dict[str, str]:
     """Return the metadata for a hand-over; ``whole`` if it is one request for all recipients."""
-    message = mark(hand_over.message_id)
+    message = mark(hand_over.message_id, hand_over.begun_at)
     place = f"{hand_over.generation}.{hand_over.attempt}.{message}.{'w' if whole else 'e'}"
     signature = Signer(salt=_SIGNER).signature(f"{hand_over.key} {place}")
     return {KEY: hand_over.key, PLACE: place, SIGNATURE: signature}

@@ -10,7 +10,12 @@ from typing import Any
 
 from anymail.backends.base import AnymailBaseBackend
 from anymail.backends.base_requests import RequestsPayload
-from anymail.exceptions import AnymailAPIError, AnymailError, AnymailUnsupportedFeature
+from anymail.exceptions import (
+    AnymailAPIError,
+    AnymailError,
+    AnymailRecipientsRefused,
+    AnymailUnsupportedFeature,
+)
 from anymail.message import AnymailStatus
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
@@ -79,6 +84,8 @@ class AnymailTransport:
     def _deliver(self, original: EmailMessage, addresses: Sequence[str], witness: Witness) -> None:
         key = witness.key() if self.provider else None
         message = addressed(original, addresses)
+        if message is not original and not message.to:  # no provider takes a message to nobody
+            message.to, message.cc = message.cc, []
         message.anymail_status = AnymailStatus()  # type: ignore[attr-defined]
         frozen = key is not None and key.frozen
         if not frozen and (left_out := self._left_out(message, addresses)):
@@ -141,7 +148,7 @@ class AnymailTransport:
         backend = self.backend
         try:
             response = backend.post_to_esp(payload, message)
-        except AnymailAPIError as error:
+        except (AnymailAPIError, AnymailRecipientsRefused) as error:
             return dict.fromkeys(addresses, reply_for(error, self.provider, tries(backend) > 1)), None
         except AnymailError:
             witness.released = False  # Anymail found out while it prepared the request
