@@ -158,7 +158,9 @@ def test_what_the_sweep_settles_as_sent_is_finished_by_its_own_task(
     VERDICTS.update(half=Verdict.SENT)
     entry: Any = sending(ledger, "half", "verified-mail")
     if how == "event":
-        told = Event("delivered", datetime.now(timezone.utc), 1, mark("<m@x>"), 1, TARGET[1].digest)
+        told = Event(
+            "delivered", datetime.now(timezone.utc), 1, mark("<m@x>", entry.begun_at), 1, TARGET[1].digest
+        )
         entry = ledger.hear("half", told)
     late(ledger, entry)
     done = sweep.sweep(app=app)
