@@ -12,6 +12,7 @@ from django.test import Client
 from django.urls import reverse
 
 from celery_idempotent import wiring
+from celery_idempotent.admin_decisions import ADVICE, UNFINISHED
 from celery_idempotent.core.entry import Recipient
 from celery_idempotent.core.ledger import Ledger
 from celery_idempotent.core.outcomes import Asker, Policy, Reply
@@ -125,6 +126,19 @@ def test_a_decision_is_carried_out_and_shown(admin_client: Any, doubtful: Logica
     doubtful.refresh_from_db()
     assert doubtful.audit[0]["actor"] == "admin"
     assert "seen in the log" in LogEntry.objects.get().change_message
+
+
+@pytest.mark.parametrize("unfinished", [True, False])
+def test_what_is_sent_and_not_finished_says_so(
+    admin_client: Any, email: LogicalEmail, unfinished: bool
+) -> None:
+    """Nobody takes it for done by mistake."""
+    store = wiring.get_ledger().store
+    entry = store.get(email.key).entry  # type: ignore[union-attr]
+    store.swap(replace(entry, status=Status.SENT, deadline=None, unfinished=unfinished), entry.version)
+    page = admin_client.get(page_of(email)).content.decode()
+    assert (UNFINISHED in page) is unfinished
+    assert (ADVICE[Status.SENT] in page) is not unfinished
 
 
 def test_a_get_decides_nothing(admin_client: Any, doubtful: LogicalEmail) -> None:

@@ -198,6 +198,9 @@ def test_resolve(ledger: Ledger, app: Celery, verdict: str, status: Status) -> N
     assert (now.status, now.audit[0].actor, now.audit[0].reason) == (status, "ann", "ticket 5")
     assert LogicalEmail.objects.get().status == status.value
     assert heard == [entry.key]
+    assert (f"When task {entry.owner} is delivered again" in run("show", entry.key)) == (status is Status.SENT)
+    (data,) = json.loads(run("show", entry.key, "--json"))
+    assert data["unfinished"] == LogicalEmail.objects.get().unfinished == (status is Status.SENT)
     error = refused("resolve", entry.key, verdict, *WHY)
     assert error.returncode == 1
     assert "is not in doubt" in str(error)

@@ -329,7 +329,6 @@ class Ledger:
             deadline=None,
             result=result,
             error="",
-            unfinished=False,
             sent_at=After() if opaque or entry.sent_at is None else entry.sent_at,
         )
         return self._must_swap(

@@ -14,7 +14,8 @@ from django.core.mail import EmailMessage
 from celery_idempotent import ClaimLost, IdempotentEmailTask, IdempotentTask, LedgerUnavailable, Status
 from celery_idempotent.conf import conf
 from celery_idempotent.core.addresses import recipient
-from celery_idempotent.core.outcomes import Acquired, Asker, Policy, Reply
+from celery_idempotent.core.interventions import Operator
+from celery_idempotent.core.outcomes import Acquired, Asker, Policy, Reply, Verdict
 from celery_idempotent.core.status import DeliveryStatus
 from celery_idempotent.tasks import CeleryCall
 from tests.support.mailserver import ScriptedSMTP
@@ -134,8 +135,10 @@ def redelivered(ledger: Any, until: str) -> Any:
     if until != "claimed":
         who = recipient("ann@example.com", conf.recipient_salt, conf.recipients)
         entry = ledger.begin(entry, [("0", who)], "<m@other>", asker, Policy())
-        replies = {("0", who): Reply(DeliveryStatus.ACCEPTED, 250)}
-        entry = ledger.settle(entry, replies, "<m@other>", asker, Policy())
+        status = DeliveryStatus.IN_DOUBT if until == "proven" else DeliveryStatus.ACCEPTED
+        entry = ledger.settle(entry, {("0", who): Reply(status)}, "<m@other>", asker, Policy())
+    if until == "proven":
+        entry = Operator(ledger.store, "ann", "it is in the log").resolve(entry, Verdict.SENT)
     if until == "sent":
         entry = ledger.complete(entry, "sent by the other")
     return entry
@@ -143,7 +146,7 @@ def redelivered(ledger: Any, until: str) -> Any:
 
 @pytest.mark.parametrize(
     ("until", "value", "copies"),
-    [("claimed", "sent", 1), ("accepted", "sent", 0), ("sent", "sent by the other", 0)],
+    [("claimed", "sent", 1), ("accepted", "sent", 0), ("sent", "sent by the other", 0), ("proven", "sent", 0)],
 )
 def test_a_run_and_its_own_redelivery_at_once(
     memory_ledger: Any,
@@ -170,6 +173,29 @@ def test_a_run_and_its_own_redelivery_at_once(
     if until != "sent":
         with pytest.raises(ClaimLost):
             memory_ledger.complete(replace(others[0], status=Status.CLAIMED), "late")
+
+
+def test_a_late_reply_after_the_redeliverys_own_doubt_was_proven(
+    memory_ledger: Any, server: ScriptedSMTP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P2: neither run has come to the end of the body, so the older one has no result; a third has."""
+    settle, others = memory_ledger.settle, []
+
+    def overtaken(entry: Any, *args: Any) -> Any:
+        if not others:
+            others.append(None)
+            store = memory_ledger.store
+            late = store.swap(replace(entry, status=Status.RELEASED, deadline=None), entry.version).entry
+            others[0] = redelivered(memory_ledger, "proven")
+            assert late.claim_id != others[0].claim_id
+        return settle(entry, *args)
+
+    monkeypatch.setattr(memory_ledger, "settle", overtaken)
+    monkeypatch.setattr(CeleryCall, "local", property(lambda self: False, lambda self, value: None))
+    assert interrupted.apply((1,), task_id="one").state == "IGNORED"
+    assert interrupted.entry_for(1).unfinished
+    assert interrupted.apply((1,), task_id="one").get() == "sent"
+    assert len(server.accepted) == 1
 
 
 @pytest.mark.parametrize("error", [SoftTimeLimitExceeded(), LedgerUnavailable("cut off")])

@@ -51,6 +51,8 @@ class Delivery:
     """Seconds between the mail server's answer and the end of the body."""
     again: float = 30.0
     """Seconds until the retry of a run that failed, or the redelivery of one that was killed."""
+    waits: int = 0
+    """How often it has come back already."""
 
 
 FATES = (
@@ -106,7 +108,7 @@ class World:
         asker = Asker("k", "reminder", f"task-{delivery.task}")
         outcome = self.ledger.claim(asker, self.policy)
         if isinstance(outcome, Busy):
-            return self._again(delivery, self._dithered(outcome.retry_after))
+            return self._again(replace(delivery, waits=delivery.waits + 1), self._dithered(outcome.retry_after))
         self.first_seen.setdefault(delivery.task, self.now)
         if isinstance(outcome, Duplicate):
             self.ended.setdefault(delivery.task, self.now)
@@ -116,7 +118,9 @@ class World:
             yield from self._body(delivery, asker, outcome.entry)
         except ClaimLost as lost:
             if lost.owner != asker.task_id:
-                self._again(replace(delivery, fate="ok"), self._dithered(LEASE))
+                # Longer each time, or bodies that outlast a lease could take the key from each other for ever.
+                wait = self._dithered(max(LEASE, min(2.0**delivery.waits, 300.0)))
+                self._again(replace(delivery, fate="ok", waits=delivery.waits + 1), wait)
         return None
 
     def _body(self, delivery: Delivery, asker: Asker, entry: Any) -> Iterator[float]:

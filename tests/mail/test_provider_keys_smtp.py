@@ -364,6 +364,17 @@ def test_one_who_is_refused_does_not_end_the_doubt_about_another(settings: Any, 
     }
 
 
+def test_one_who_is_refused_by_the_second_offer_does_not_end_it_for_another(settings: Any) -> None:
+    """P2: no final word about Ann, whose reply is lost once more; the third offer gets it."""
+    people = ["ann@example.com", "bob@example.com"]
+    rcpt = ["250 ok", "250 ok", *["250 ok", "550 5.1.1 nobody"] * 2]
+    with KeyedSMTP(rcpt=rcpt, dot=[DROP_AFTER_ACCEPT, DROP_AFTER_ACCEPT, "250 ok"]) as server:
+        assert isinstance(send(server, settings, *people).result, DeliveryInDoubt)
+    assert len(server.keys) == 3
+    assert len(set(server.keys)) == len(server.accepted) == 1
+    assert [d.status for d in entry().deliveries] == [DeliveryStatus.ACCEPTED, DeliveryStatus.IN_DOUBT]
+
+
 def test_each_transaction_has_a_key_of_its_own(settings: Any) -> None:
     """P2: a list that is split by the server's limit is as many messages to the provider."""
     people = [f"p{n}@example.com" for n in range(5)]
