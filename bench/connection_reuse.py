@@ -1,6 +1,6 @@
 """Measure a connection a message against one kept open, side by side in one run, against a local aiosmtpd.
 
-    python bench/connection_reuse.py [--messages 200] [--rounds 5] [--tls]
+    python -m bench.connection_reuse --messages 200 --rounds 5 --tls
 
 Figures are for comparing the two on one machine; nothing is asserted. The server is on the loopback device,
 where a round trip costs next to nothing: over a network each one that is saved counts for more.
@@ -13,13 +13,11 @@ import multiprocessing
 import os
 import ssl
 import statistics
-import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tests.support.servers import free_port
 
 
 class Taker:
@@ -104,8 +102,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tls", action="store_true", help="with STARTTLS")
     options = parser.parse_args()
-    from tests.support.servers import free_port
-
     port, ready = free_port(), multiprocessing.Event()
     certificate = certified() if options.tls else None
     server = multiprocessing.Process(target=serve, args=(port, certificate, ready), daemon=True)

@@ -1,8 +1,10 @@
 """Ten thousand orders through the outbox in five minutes, while everything is killed at random.
 
-``python bench/outbox_storm.py`` starts its own PostgreSQL, broker, mail server, two workers and two relays, and
-ends by itself. Exit status 0 means that every committed order ended delivered once, or in doubt where a process
-was killed inside a hand-over, and that nothing was sent for one that was rolled back.
+    python -m bench.outbox_storm --orders 10000 --seconds 300
+
+Starts its own PostgreSQL, broker, mail server, two workers and two relays, and ends by itself. Exit status 0
+means that every committed order ended delivered once, or in doubt where a process was killed in a hand-over,
+and that nothing was sent for one that was rolled back.
 
 The figures add up: the committed are delivered once, in doubt and delivered (nobody was left to write down the
 mail server's answer), in doubt and not delivered, delivered twice, or lost.
@@ -14,8 +16,6 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.support.outage import Outage, Plan, kept, shown
 from tests.support.servers import Postgres, RabbitMQ, Redis

@@ -3,49 +3,22 @@
 from __future__ import annotations
 
 import random
-import threading
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from smtplib import SMTPException
 from typing import Any
 
 import pytest
-from celery import Celery
-from celery.exceptions import SoftTimeLimitExceeded
-from django.core.mail import EmailMessage
 
-from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask, RecipientsRefused, Status, wiring
-from celery_idempotent.conf import conf
-from celery_idempotent.core.addresses import recipient
-from celery_idempotent.core.outcomes import Verdict
+from celery_idempotent import wiring
 from celery_idempotent.core.status import DeliveryStatus
-from celery_idempotent.mail.connections import kept
-from celery_idempotent.mail.transaction import Transaction
+from tests.mail.walking import Case, judge, walk
 from tests.support.mailserver import (
     DEFAULTS,
     DROP,
-    DROP_AFTER_ACCEPT,
     STALL,
     Answer,
     NotTaking,
-    ScriptedSMTP,
     Taking,
 )
-
-app = Celery("walk", broker="memory://", backend="cache+memory://", set_as_current=False)
-RETRY: dict[str, Any] = {
-    "autoretry_for": (SMTPException, OSError),
-    "max_retries": 20,
-    "default_retry_delay": 0,
-}
-
-
-@app.task(base=IdempotentEmailTask, key_fields=("n",), name="walked", on_mismatch="ignore", **RETRY)
-def walked(n: int, to: list[str]) -> str:
-    EmailMessage("Hi", "text\n.dot\n", to=to[:1], cc=to[1:2], bcc=to[2:]).send()
-    return "sent"
-
 
 LONG = "x" * 100_000
 LINES = "".join(f"450-{'y' * 90}\r\n" for _ in range(1_100))
@@ -88,20 +61,6 @@ REPLIES = {
 STEPS = ["banner", "ehlo", "mail", "kept mail", "rcpt first", "rcpt last", "data", "dot", "quit", "kept rset"]
 
 
-@dataclass
-class Case:
-    """One walk: what the server says, to how many, and whether the mail's fate can get lost on the way."""
-
-    many: int
-    script: dict[str, Answer] = field(default_factory=dict)
-    may_be_lost: bool = False
-    earlier: bool = False
-    """Send something else before, so that there is a connection to use again."""
-    stalls: bool = False
-    reuse: bool = True
-    retry: bool = True
-
-
 def once(bad: str, then: str, at: int = 0) -> Callable[[str], str]:
     """Return an answer that is ``bad`` at its call number ``at`` and ``then`` at all others."""
     calls = iter(range(1_000_000))
@@ -132,52 +91,6 @@ def case_for(step: str, reply: str, many: int) -> Case:
 @pytest.fixture(autouse=True)
 def _ledger(memory_ledger: Any, tracked: None) -> None:
     """Every test here starts with an empty ledger."""
-
-
-def walk(case: Case, settings: Any) -> tuple[Any, ScriptedSMTP, Any]:
-    """Run the task with its retries to the end; return its result, the server, and the entry."""
-    people = [f"r{n}@example.com" for n in range(case.many)]
-    settings.EMAIL_TIMEOUT = 0.2 if case.stalls else 20
-    walked.send_timeout = 0.2 if case.stalls else 60.0
-    settings.CELERY_IDEMPOTENT |= {"CONNECTION_IDLE": 30 if case.reuse else 0}
-    try:
-        with ScriptedSMTP(**case.script) as server:
-            settings.EMAIL_PORT = server.port
-            if case.earlier:
-                assert walked.apply((0, people)).get() == "sent"
-                server.accepted.clear()
-            result = walked.apply((1, people), retries=0 if case.retry else RETRY["max_retries"])
-            kept.close()
-    finally:
-        walked.send_timeout = 60.0
-    return result, server, walked.entry_for(1, people)
-
-
-def judge(case: Case, result: Any, server: ScriptedSMTP, entry: Any) -> dict[DeliveryStatus, set[str]]:
-    """Assert what holds however it went: nobody twice, nobody lost, doubt only where a reply was lost."""
-    served = Counter(address for received in server.accepted for address in received.recipients)
-    assert not served or max(served.values()) == 1, "P1: nobody twice"
-    digests = {d.recipient.digest: d.status for d in entry.deliveries}
-    by_status: dict[DeliveryStatus, set[str]] = {status: set() for status in DeliveryStatus}
-    for address in (f"r{n}@example.com" for n in range(case.many)):
-        by_status[digests[recipient(address, conf.recipient_salt, "digest").digest]].add(address)
-    accepted, doubtful = by_status[DeliveryStatus.ACCEPTED], by_status[DeliveryStatus.IN_DOUBT]
-    assert accepted <= set(served), "what is on record as accepted is there"
-    assert set(served) <= accepted | doubtful, "what is there is on record"
-    assert not by_status[DeliveryStatus.SENDING] | by_status[DeliveryStatus.DEFERRED], "retried to the end"
-    if not case.may_be_lost:
-        assert not doubtful, "doubt only after the dot"
-    if doubtful:
-        assert isinstance(result.result, DeliveryInDoubt)
-        assert entry.status is Status.IN_DOUBT
-    elif by_status[DeliveryStatus.REFUSED]:
-        assert isinstance(result.result, RecipientsRefused)
-    else:
-        assert result.get() == "sent"
-    headers = [received.headers for received in server.accepted]
-    assert len({(h["Message-ID"], h["Date"], h["To"], h["Cc"]) for h in headers}) <= 1
-    assert not any(h["Bcc"] for h in headers)
-    return by_status
 
 
 @pytest.mark.parametrize(("step", "reply", "many"), cases())
@@ -235,132 +148,3 @@ def test_mixed_replies(settings: Any, seed: int, many: int) -> None:
     """Whatever mixture: each recipient is accepted once, or refused for good, and nothing is in doubt."""
     case = mixed(seed, many)
     judge(case, *walk(case, settings))
-
-
-class Limited:
-    """A server that takes ``limit`` recipients in a transaction."""
-
-    def __init__(self, limit: int, refusal: str) -> None:
-        self.limit, self.refusal, self.named, self.transactions = limit, refusal, 0, 0
-
-    def mail(self, line: str) -> str:
-        self.named, self.transactions = 0, self.transactions + 1
-        return "250 ok"
-
-    def rcpt(self, line: str) -> str:
-        self.named += 1
-        return "250 ok" if self.named <= self.limit else self.refusal
-
-    def dot(self, line: str) -> str:
-        return "250 ok" if self.named <= self.limit else self.refusal
-
-
-@pytest.mark.parametrize(
-    "refusal",
-    [
-        "452 4.5.3 too many recipients",
-        "452 too many",
-        "452",
-        "552 too many recipients",
-        "550 5.5.3 no more",
-        "451 Too many recipients in this message",
-    ],
-)
-@pytest.mark.parametrize("where", ["rcpt", "data", "dot"])
-def test_a_limit_of_recipients_splits_the_list(settings: Any, refusal: str, where: str) -> None:
-    """Everybody is served in one run of the task, a few at a time, and nobody is left deferred or refused."""
-    if where != "rcpt" and ("recipients" not in refusal and ".5.3" not in refusal):
-        refusal += " (too many recipients)"
-    server = Limited(7, refusal)
-    script: dict[str, Any] = {"mail": server.mail, "rcpt": server.rcpt}
-    if where != "rcpt":
-        script["rcpt"] = lambda line: server.rcpt(line) and "250 ok"
-        script[where] = lambda line: DEFAULTS[where] if server.named <= server.limit else refusal
-    case = Case(50, script, retry=False)
-    result, witness, entry = walk(case, settings)
-    judge(case, result, witness, entry)
-    assert witness.connections == 1
-    assert server.transactions <= 20
-    assert max(len(received.recipients) for received in witness.accepted) <= 7
-
-
-def test_five_thousand_recipients(settings: Any) -> None:
-    """Split by the server's limit on one connection, written ahead for each part, nobody served twice."""
-    server = Limited(1000, "452 4.5.3 too many recipients")
-    case = Case(5000, {"mail": server.mail, "rcpt": server.rcpt}, retry=False)
-    result, witness, entry = walk(case, settings)
-    judge(case, result, witness, entry)
-    assert (witness.connections, server.transactions) == (1, 5)
-    assert [len(received.recipients) for received in witness.accepted] == [1000] * 5
-    assert [(a.recipients, a.outcome) for a in entry.history] == [(1000, DeliveryStatus.ACCEPTED)] * 5
-
-
-def test_a_limit_announced_beforehand(settings: Any) -> None:
-    """RFC 9422: not one RCPT too many."""
-    server = Limited(7, "550 5.1.1 you were told")
-    ehlo = "250-test\r\n250-LIMITS MAILMAX=99 RCPTMAX=7\r\n250 SIZE 0"
-    case = Case(50, {"ehlo": ehlo, "mail": server.mail, "rcpt": server.rcpt}, retry=False)
-    result, witness, entry = walk(case, settings)
-    judge(case, result, witness, entry)
-    assert server.transactions == 8
-
-
-def test_a_slow_server_is_handed_over_what_it_has_taken(settings: Any) -> None:
-    """Naming recipients takes half of the send timeout at most; the others are served after those."""
-
-    def slow(line: str) -> str:
-        threading.Event().wait(0.05)
-        return "250 ok"
-
-    case = Case(50, {"rcpt": slow}, retry=False)
-    walked.send_timeout = 1.0
-    with ScriptedSMTP(**case.script) as server:
-        settings.EMAIL_PORT = server.port
-        people = [f"r{n}@example.com" for n in range(50)]
-        result = walked.apply((1, people))
-    walked.send_timeout = 60.0
-    judge(case, result, server, walked.entry_for(1, people))
-    assert len(server.accepted) > 3
-
-
-def test_a_doubt_stops_the_parts_that_follow(settings: Any) -> None:
-    """Who was not offered it has no delivery, and gets it once the doubt is settled."""
-    server = Limited(10, "452 4.5.3 too many recipients")
-    case = Case(
-        50, {"mail": server.mail, "rcpt": server.rcpt, "dot": ["250 ok", DROP_AFTER_ACCEPT]}, retry=False
-    )
-    result, witness, entry = walk(case, settings)
-    assert isinstance(result.result, DeliveryInDoubt)
-    assert Counter(d.status.value for d in entry.deliveries) == {"accepted": 10, "in_doubt": 10}
-    walked.in_doubt = lambda entry: Verdict.SENT
-    try:
-        with ScriptedSMTP() as second:
-            settings.EMAIL_PORT = second.port
-            people = [f"r{n}@example.com" for n in range(50)]
-            assert walked.apply((1, people)).get() == "sent"
-    finally:
-        walked.in_doubt = "hold"
-    served = [a for s in (witness, second) for received in s.accepted for a in received.recipients]
-    assert sorted(served) == sorted(people)
-
-
-@pytest.mark.parametrize("released", [False, True])
-def test_an_interruption_in_a_later_part(settings: Any, monkeypatch: Any, released: bool) -> None:
-    """What became of the first part says nothing about the second: that one was not sent, or is in doubt."""
-    real, calls = Transaction._release, iter(range(9))
-
-    def strike(self: Transaction, *args: Any) -> Any:
-        if next(calls) == 0:
-            return real(self, *args)
-        if released:
-            self.witness.released = True
-        raise SoftTimeLimitExceeded
-
-    monkeypatch.setattr(Transaction, "_release", strike)
-    server = Limited(10, "452 4.5.3 too many recipients")
-    case = Case(30, {"mail": server.mail, "rcpt": server.rcpt}, retry=False)
-    result, witness, entry = walk(case, settings)
-    assert isinstance(result.result, SoftTimeLimitExceeded)
-    assert len(witness.accepted) == 1
-    second = "in_doubt" if released else "deferred"
-    assert Counter(d.status.value for d in entry.deliveries) == {"accepted": 10, second: 10}

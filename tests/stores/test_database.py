@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from django.db import connections, transaction
+from django.db import DatabaseError, IntegrityError, connections, transaction
 from django.test.utils import CaptureQueriesContext
 
 from celery_idempotent import wiring
@@ -88,15 +88,22 @@ def test_attempts_keep_their_start_and_get_their_end(store: Store, alias: str) -
 
 def test_constraints_refuse_what_the_core_never_writes(store: Store, alias: str) -> None:
     """An unknown status, or an entry in flight without a deadline, cannot be stored by anybody."""
-    from django.db import IntegrityError
-    from django.db.utils import DatabaseError
-
     store.insert(make_entry())
     rows = LogicalEmail.objects.using(alias)
     for change in ({"status": "nonsense"}, {"deadline": None}):
         with pytest.raises((IntegrityError, DatabaseError)):
             rows.update(**change)
     assert rows.get().status == Status.CLAIMED
+
+
+def test_a_value_that_cannot_be_written_is_no_outage(store: Store) -> None:
+    """P6: the database's own error, once; as an outage it would be tried again and again."""
+    entry = store.insert(make_entry()).entry
+    with pytest.raises(IntegrityError):
+        store.swap(replace(entry, fingerprint=None), entry.version)  # type: ignore[arg-type]
+    found = store.get(KEY)
+    assert found is not None
+    assert found.entry == entry
 
 
 def test_sqlite_refuses_a_write_inside_an_open_transaction(store: Store, alias: str) -> None:
