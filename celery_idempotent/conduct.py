@@ -354,7 +354,7 @@ def _stop(call: Call, run: Run, error: IdempotencyError) -> Any:
         call.come_back(call.backoff(), error)
     call.report(run.entry).lost(error.owner)
     if error.owner != run.asker.task_id or call.local:
-        # Longer each time: bodies that take longer than a lease would take the key from each other for ever.
+        # Longer each time: the other one is in its hand-over, or has done more than claim.
         call.come_back(max(run.policy.lease, call.backoff()), error)
     try:
         stored = run.ledger.store.get(run.asker.key)

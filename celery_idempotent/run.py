@@ -44,7 +44,7 @@ def is_inside(task_id: str) -> bool:
 
 
 class TakenBack(Exception):
-    """Raised when a run took its claim back from its own redelivery, which has sent something meanwhile."""
+    """Raised when a run took its claim back from one that has sent something meanwhile."""
 
 
 class Keeper(Protocol):
@@ -170,14 +170,18 @@ class Run:
             self.entry = self.ledger.begin(self.entry, targets, message_id, self.asker, self.policy, offer)
 
     def _take_back(self, lost: ClaimLost) -> None:
-        """Claim again after this task's own redelivery has taken over; raise ``lost`` where that is not so.
+        """Claim again after another run has taken over that has nothing in a hand-over; else raise ``lost``.
 
-        Whoever is ready to send goes first. If the older run gave way, a body that takes longer than the
-        broker keeps a message unacknowledged would be redelivered and given up for ever.
+        Whoever is ready to send goes first. If it gave way, bodies that take longer than the lease, or than the
+        broker keeps a message unacknowledged, would take the key from each other for ever.
         """
-        if lost.owner != self.asker.task_id:
+        if lost.owner is None:
             raise lost
-        outcome = self.ledger.claim(self.asker, self.policy)
+        outcome: Any = None
+        if lost.owner == self.asker.task_id:
+            outcome = self.ledger.claim(self.asker, self.policy)
+        else:
+            outcome = self.ledger.overtake(self.entry, self.asker, self.policy)
         if not isinstance(outcome, Acquired):
             raise lost
         known, before = outcome.entry.deliveries, self.entry.deliveries

@@ -212,6 +212,20 @@ class Ledger:
             logger.exception("the verifier of %s raised; the entry stays in doubt", entry.email_type)
             return Verdict.UNKNOWN
 
+    def overtake(self, entry: Entry, asker: Asker, policy: Policy) -> Acquired | None:
+        """Claim again what ``asker`` held as ``entry``, from another task that has no more than claimed it.
+
+        For who is ready to send: that other one is fenced off then, as its own hand-over would be refused. None
+        where it is not so, or the other one changed it meanwhile. Raises `LedgerUnavailable`.
+        """
+        found = self.store.get(asker.key)
+        if policy.opaque or found is None or found.entry.status is not Status.CLAIMED:
+            return None  # an opaque claim is a hand-over
+        mismatch = changes.differs(found.entry, asker)
+        if found.entry.generation != entry.generation or (mismatch and policy.raise_on_mismatch):
+            return None
+        return self._acquire(found.entry, secrets.token_urlsafe(8), asker, policy, mismatch)
+
     # -- the hand-over -----------------------------------------------------------------------------------
 
     def begin(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from celery_idempotent.core.errors import ClaimLost
 from celery_idempotent.core.expiry import expire
 from celery_idempotent.core.interventions import Operator
 from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import Duplicate, Held, Reply, Verdict
+from celery_idempotent.core.outcomes import Acquired, Duplicate, Held, Reply, Verdict
 from celery_idempotent.core.status import DeliveryStatus, Status
 from tests.core.steps import ACCEPTED, DECISIONS, ONE, POLICY, TARGET, TWO, claimed, sending
 from tests.support.clock import Clock
@@ -37,6 +39,55 @@ def test_a_slow_body_is_fenced_off_once_somebody_has_claimed(ledger: Ledger, clo
     claimed(ledger, TWO)
     with pytest.raises(ClaimLost):
         ledger.begin(entry, [TARGET], "<m@x>", ONE, POLICY)
+
+
+def test_whoever_is_ready_to_send_goes_first(ledger: Ledger, clock: Clock) -> None:
+    """P2: bodies that outlast the lease do not take the key from each other for ever; P1: one hand-over."""
+    slow = claimed(ledger)
+    clock.forward(61)
+    other = claimed(ledger, TWO)
+    outcome = ledger.overtake(slow, ONE, POLICY)
+    assert isinstance(outcome, Acquired)
+    assert outcome.entry.owner == ONE.task_id
+    begun = ledger.begin(outcome.entry, [TARGET], "<m@x>", ONE, POLICY)
+    assert ledger.overtake(other, TWO, POLICY) is None
+    with pytest.raises(ClaimLost):
+        ledger.begin(other, [TARGET], "<m@x>", TWO, POLICY)
+    settled = ledger.settle(begun, ACCEPTED, "<m@x>", ONE, POLICY)
+    again = ledger.overtake(other, TWO, POLICY)
+    assert isinstance(again, Acquired)
+    assert [d.status for d in again.entry.deliveries] == [DeliveryStatus.ACCEPTED]
+    assert settled.version < again.entry.version
+
+
+@pytest.mark.parametrize(
+    "since", ["sent", "a retry", "another generation", "other content", "opaque", "purged"]
+)
+def test_who_is_late_for_good_does_not_overtake(
+    ledger: Ledger, clock: Clock, operator: Operator, since: str
+) -> None:
+    """P1: only a mere claim on the same sending gives way."""
+    slow, policy = claimed(ledger), POLICY
+    clock.forward(61)
+    other = claimed(ledger, replace(TWO, fingerprint="g") if since == "other content" else TWO)
+    match since:
+        case "sent":
+            begun = ledger.begin(other, [TARGET], "<m@x>", TWO, POLICY)
+            ledger.complete(ledger.settle(begun, ACCEPTED, "<m@x>", TWO, POLICY), None)
+        case "a retry":
+            ledger.release(other, POLICY, 30.0)
+        case "another generation":
+            operator.reopen(ledger.fail(other, "x"))
+            claimed(ledger, replace(TWO, task_id="task-3"))
+        case "other content":
+            policy = replace(POLICY, raise_on_mismatch=True)
+        case "opaque":
+            policy = replace(POLICY, opaque=True)
+        case "purged":
+            ledger.fail(other, "x")
+            clock.forward(1)
+            assert ledger.store.purge(older_than=0)
+    assert ledger.overtake(slow, ONE, policy) is None
 
 
 def test_a_cancelled_email_is_not_sent_by_a_slow_body(ledger: Ledger, clock: Clock, operator: Operator) -> None:

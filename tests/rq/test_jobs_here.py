@@ -19,6 +19,7 @@ from celery_idempotent import (
 from celery_idempotent.conduct import ComeBack, claim, conduct
 from celery_idempotent.contrib import rq as adapter
 from celery_idempotent.contrib.rq import IdempotentJob, idempotent, idempotent_email
+from celery_idempotent.core.entry import Recipient
 from celery_idempotent.core.outcomes import Acquired
 from celery_idempotent.identity import HEADER
 from celery_idempotent.options import policy
@@ -85,13 +86,15 @@ def test_a_time_limit_while_it_waits_costs_nothing(queue: Queue, memory_ledger: 
 
 @pytest.mark.parametrize(("waits", "least"), [(0, 1), (8, 256)])
 def test_a_claim_lost_again_and_again(memory_ledger: Any, tracked: None, waits: int, least: float) -> None:
-    """P2: jobs whose bodies take longer than the lease leave each other more and more time."""
+    """P2: a job whose body took longer than the lease leaves who is sending more and more time."""
     call, other = (adapter.DirectCall(brief.declared, (1,), {}) for _ in range(2))
     call.local, call.waits = False, waits
 
     def body() -> None:
-        while not isinstance(memory_ledger.claim(other.asker, policy(brief.declared, False)), Acquired):
+        rules = policy(brief.declared, False)
+        while not isinstance(outcome := memory_ledger.claim(other.asker, rules), Acquired):
             time.sleep(0.01)
+        memory_ledger.begin(outcome.entry, [("0", Recipient("d", "a***"))], "<m@x>", other.asker, rules)
 
     with pytest.raises(ComeBack) as caught:
         conduct(call, claim(call), body)
