@@ -53,6 +53,7 @@ EMAIL_TIMEOUT = 20
 DEFAULT_FROM_EMAIL = "shop@example.com"
 CELERY_IDEMPOTENT = {"MESSAGE_ID_DOMAIN": "shop.example.com"}
 CELERY_IDEMPOTENT.update(json.loads(os.environ.get("TEST_IDEMPOTENT", "{}")))
+ANYMAIL = json.loads(os.environ.get("TEST_ANYMAIL", "{}"))
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
