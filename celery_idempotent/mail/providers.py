@@ -87,7 +87,7 @@ RESEND = Deduplication(
     mismatch=Sign(409, "invalid_idempotent_request"),
 )
 RESEND_SMTP = Deduplication("Resend", "Resend-Idempotency-Key", _DAY)
-# https://developers.brevo.com/docs/heading-idempotency: a UUID, kept for about 30 minutes.
+# https://developers.brevo.com/docs/heterogenous-versions-batch-emails: a UUID, known for 30 minutes.
 BREVO = Deduplication(
     "Brevo",
     "idempotencyKey",
@@ -96,6 +96,7 @@ BREVO = Deduplication(
     form=as_uuid,
     accepted_before=Sign(400, "duplicate_parameter"),
 )
+# https://docs.lettermint.co/platform/emails/idempotency: 24 hours from the first use, by SMTP as by the API.
 LETTERMINT_SMTP = Deduplication("Lettermint", "Idempotency-Key", _DAY)
 
 SMTP: Mapping[str, Deduplication] = {"resend": RESEND_SMTP, "lettermint": LETTERMINT_SMTP}
