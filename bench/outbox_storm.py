@@ -2,9 +2,9 @@
 
     python -m bench.outbox_storm --orders 10000 --seconds 300
 
-Starts its own PostgreSQL, broker, mail server, two workers and two relays, and ends by itself. Exit status 0
-means that every committed order ended delivered once, or in doubt where a process was killed in a hand-over,
-and that nothing was sent for one that was rolled back.
+Starts its own PostgreSQL, broker, mail server, two workers and two relays, and
+ends by itself. Exit status 0 means that every committed order ended delivered once, or in doubt where a process
+was killed inside a hand-over, and that nothing was sent for one that was rolled back.
 """
 
 from __future__ import annotations
