@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from django.conf import settings
@@ -15,11 +15,12 @@ from django.utils.module_loading import import_string
 from ..conf import conf
 from ..core.errors import RecipientsDeferred, RecipientsRefused
 from ..run import Run, current_run
-from ..unserved import CONNECTION
+from ..unserved import NOBODY
 from .connections import bound
 from .handover import HandOver
 from .providers import provider as named_provider
 from .routes import may_pass, tracked, transport_for
+from .transports import Transport
 
 logger = logging.getLogger("celery_idempotent")
 
@@ -63,7 +64,7 @@ class EmailBackend(BaseEmailBackend):
         try:
             return self._tracked.open()
         except Exception as error:
-            run.unserved.note([CONNECTION], error, may_pass(error))
+            run.unserved.note([NOBODY], error, may_pass(error))
             raise
 
     def close(self) -> None:
@@ -88,25 +89,39 @@ class EmailBackend(BaseEmailBackend):
         """Tell whether this is `mail_admins` by a log handler: it reports on the task and is no part of it."""
         return self.fail_silently and message.from_email == settings.SERVER_EMAIL
 
-    def _send_tracked(self, run: Run, messages: Iterable[EmailMessage]) -> int:
+    def _send_tracked(self, run: Run, messages: Sequence[EmailMessage]) -> int:
         transport = transport_for(self._tracked, self._provider)
         run.unserved.goes_on()
         served = 0
         unserved: list[RecipientsDeferred | RecipientsRefused] = []
-        for message in messages:
+        for number, message in enumerate(messages, 1):
             if run.stopped_by is not None:
                 raise run.stopped_by
             if not message.recipients():
                 logger.warning("%s: a message without recipients was not sent", run.asker.email_type)
                 continue
             try:
-                HandOver(run, message, transport).deliver()
+                _hand_over(run, message, transport, is_last=number == len(messages))
                 served += 1
             except (RecipientsDeferred, RecipientsRefused) as error:
                 unserved.append(error)
         if unserved:  # one that a retry can mend before one that nothing can, the longest wait first
             raise max(unserved, key=_urgency)
         return served
+
+
+def _hand_over(run: Run, message: EmailMessage, transport: Transport, is_last: bool) -> None:
+    """Hand ``message`` over, and note an error that keeps it or those after it from coming to a recipient."""
+    hand_over = None
+    try:
+        hand_over = HandOver(run, message, transport)
+        hand_over.deliver()
+    except (RecipientsDeferred, RecipientsRefused):
+        raise
+    except Exception as error:
+        if hand_over is None or not is_last:
+            run.unserved.note([NOBODY], error, may_pass(error))
+        raise
 
 
 def _urgency(error: RecipientsDeferred | RecipientsRefused) -> float:

@@ -59,7 +59,8 @@ class HandOver:
         try:
             self._deliver()
         except Exception as error:
-            self.run.unserved.note(map(place, self.addresses), error, may_pass(error))
+            unwritable = isinstance(error, ValueError)
+            self.run.unserved.note(map(place, self.addresses), error, may_pass(error), unwritable)
             raise
 
     def _deliver(self) -> None:

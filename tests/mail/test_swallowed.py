@@ -12,7 +12,13 @@ from celery import Celery
 from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
 from django.core.mail import EmailMessage, get_connection
 
-from celery_idempotent import IdempotentEmailTask, RecipientsDeferred, RecipientsRefused, Status
+from celery_idempotent import (
+    IdempotentEmailTask,
+    KeyFieldError,
+    RecipientsDeferred,
+    RecipientsRefused,
+    Status,
+)
 from celery_idempotent.core.status import DeliveryStatus
 from celery_idempotent.mail.transaction import Transaction
 from tests.support.mailserver import ScriptedSMTP
@@ -127,6 +133,42 @@ def test_a_message_that_cannot_be_written(settings: Any, caplog: Any, others: bo
     assert result.state == ("SUCCESS" if others else "FAILURE")
     assert quiet.entry_for(1).status is (Status.SENT if others else Status.FAILED)
     assert ("recipients that were not served" in caplog.text) is others
+
+
+def test_messages_that_come_after_one_that_cannot_be_written(settings: Any) -> None:
+    """P2: `send_messages` ends there, so the others were not offered to anybody."""
+
+    @task()
+    def mass(n: int) -> None:
+        quietly("cat@example.com")
+        broken = EmailMessage("Hi", "text", to=["ann@example.com"], headers={"X-Order": "1\n2"})
+        try:
+            get_connection().send_messages([broken, EmailMessage("Hi", "more", to=["bob@example.com"])])
+        except ValueError:
+            return
+
+    with ScriptedSMTP() as server:
+        settings.EMAIL_PORT = server.port
+        assert isinstance(mass.apply((1,)).result, ValueError)
+    assert mass.entry_for(1).status is Status.FAILED
+
+
+def test_a_message_whose_name_no_store_can_keep(settings: Any) -> None:
+    """P2: it does not come to a recipient either."""
+
+    @task()
+    def named(n: int) -> None:
+        message = EmailMessage("Hi", "text", to=["ann@example.com"])
+        message.idempotency_part = ""
+        try:
+            message.send()
+        except KeyFieldError:
+            return
+
+    with ScriptedSMTP() as server:
+        settings.EMAIL_PORT = server.port
+        assert isinstance(named.apply((1,)).result, KeyFieldError)
+    assert named.entry_for(1).status is Status.FAILED
 
 
 def test_what_may_pass_goes_before_what_may_not(settings: Any) -> None:
