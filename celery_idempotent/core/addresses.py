@@ -9,7 +9,10 @@ from email.utils import parseaddr
 
 from .entry import Recipient
 
-_ADDRESS_WITHIN = re.compile(r"[^@\s<>,;:()\"']+@[^@\s<>,;:()\"']+")
+_ADDRESS_WITHIN = re.compile(
+    r"(?:\"[^\"]*\"|'[^'\s]*'|[^@\s<>,;:()\"']+)@[^@\s<>,;:()\"']+"
+    r"|[^@\s<>,;:()\"'=/?&%]+%40[\w.-]+"  # in a URL
+)
 _NAMED = re.compile(r"[^<>@]*<([^<>]+)>")
 _ADDRESS = re.compile(r"[^@\s<>,;]+@[^@\s<>,;]+")
 
@@ -54,7 +57,11 @@ def recipient(address: str, salt: str, form: str) -> Recipient:
 
 def mask_all(text: str) -> str:
     """Return ``text`` with every address in it masked, such as those that mail servers quote in replies."""
-    return _ADDRESS_WITHIN.sub(lambda match: mask(match.group()), text)
+    return _ADDRESS_WITHIN.sub(lambda match: mask(_unquoted(match.group())), text)
+
+
+def _unquoted(found: str) -> str:
+    return found if "@" in found else found.replace("%40", "@")
 
 
 def printable(text: str) -> str:

@@ -129,6 +129,24 @@ def test_addresses_have_one_form() -> None:
     assert recipient("ann@example.com", "s", "digest").shown == ""
 
 
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ('550 <"ann lee"@example.com> no', '550 <"***@example.com> no'),
+        ('550 <"ann@home"@example.com> no', '550 <"***@example.com> no'),
+        ("550 <'ann.lee'@example.com> no", "550 <'***@example.com> no"),
+        (
+            "550 http://spf.example/why?id=ann%40example.com;ip=1",
+            "550 http://spf.example/why?id=a***@example.com;ip=1",
+        ),
+        ("to=['ann@example.com', \"bob@example.com\"]", "to=['a***@example.com', \"b***@example.com\"]"),
+    ],
+)
+def test_an_address_in_a_text_is_masked_however_it_is_written(text: str, masked: str) -> None:
+    """P7: a quoted local part (RFC 5321 §4.1.2), and an address within a URL."""
+    assert mask_all(text) == masked
+
+
 def test_core_imports_the_standard_library_alone() -> None:
     """Neither Django nor Celery comes in with `core`, nor with the package itself."""
     code = (
