@@ -12,6 +12,8 @@ Place = tuple[str, str]
 """Part and recipient digest of a delivery."""
 CONNECTION: Place = ("", "")
 """Stands for messages that the body had no connection to send over."""
+NAMELESS: Place = ("", "nameless")
+"""Stands for messages whose recipients, or whose part, the ledger could not name."""
 
 
 class Raised(NamedTuple):

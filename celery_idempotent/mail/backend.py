@@ -15,11 +15,12 @@ from django.utils.module_loading import import_string
 from ..conf import conf
 from ..core.errors import RecipientsDeferred, RecipientsRefused
 from ..run import Run, current_run
-from ..unserved import CONNECTION
+from ..unserved import CONNECTION, NAMELESS
 from .connections import bound
 from .handover import HandOver
 from .providers import provider as named_provider
 from .routes import may_pass, tracked, transport_for
+from .transports import Transport
 
 logger = logging.getLogger("celery_idempotent")
 
@@ -74,9 +75,10 @@ class EmailBackend(BaseEmailBackend):
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
         """Send ``email_messages`` and return how many the mail server has (now or from an earlier attempt).
 
-        Inside an idempotent task it raises `RecipientsDeferred` or `RecipientsRefused` once every message has
-        been offered, and at once `DeliveryInDoubt`, `ClaimLost`, `LedgerUnavailable` and what the wrapped
-        backend raises before anything is sent. ``fail_silently`` does not apply there: a task can try again.
+        Inside an idempotent task it raises `RecipientsDeferred`, `RecipientsRefused`, or the `ValueError` of a
+        message that cannot be written, once every message has been offered, and at once `DeliveryInDoubt`,
+        `ClaimLost`, `LedgerUnavailable` and what the wrapped backend raises before anything is sent.
+        ``fail_silently`` does not apply there: a task can try again.
         """
         run = current_run()
         messages = list(email_messages)
@@ -92,7 +94,7 @@ class EmailBackend(BaseEmailBackend):
         transport = transport_for(self._tracked, self._provider)
         run.unserved.goes_on()
         served = 0
-        unserved: list[RecipientsDeferred | RecipientsRefused] = []
+        unserved: list[Exception] = []
         for message in messages:
             if run.stopped_by is not None:
                 raise run.stopped_by
@@ -100,14 +102,24 @@ class EmailBackend(BaseEmailBackend):
                 logger.warning("%s: a message without recipients was not sent", run.asker.email_type)
                 continue
             try:
-                HandOver(run, message, transport).deliver()
+                self._hand_over(run, message, transport)
                 served += 1
-            except (RecipientsDeferred, RecipientsRefused) as error:
+            except (RecipientsDeferred, RecipientsRefused, ValueError) as error:
                 unserved.append(error)
         if unserved:  # one that a retry can mend before one that nothing can, the longest wait first
             raise max(unserved, key=_urgency)
         return served
 
+    def _hand_over(self, run: Run, message: EmailMessage, transport: Transport) -> None:
+        try:
+            one = HandOver(run, message, transport)
+        except ValueError as error:
+            run.unserved.note([NAMELESS], error, False)
+            raise
+        one.deliver()
 
-def _urgency(error: RecipientsDeferred | RecipientsRefused) -> float:
-    return -1.0 if isinstance(error, RecipientsRefused) else error.retry_after or 0.0
+
+def _urgency(error: Exception) -> float:
+    if isinstance(error, RecipientsDeferred):
+        return error.retry_after or 0.0
+    return -1.0 if isinstance(error, RecipientsRefused) else -2.0

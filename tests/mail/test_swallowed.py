@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import smtplib
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -127,6 +128,50 @@ def test_a_message_that_cannot_be_written(settings: Any, caplog: Any, others: bo
     assert result.state == ("SUCCESS" if others else "FAILURE")
     assert quiet.entry_for(1).status is (Status.SENT if others else Status.FAILED)
     assert ("recipients that were not served" in caplog.text) is others
+
+
+@pytest.mark.parametrize(
+    ("to", "part"), [("\ud800@example.com", None), ("bob@example.com", "x" * 101)], ids=["address", "part"]
+)
+def test_a_message_that_the_ledger_cannot_name(settings: Any, to: str, part: str | None) -> None:
+    """P2: a lone surrogate, or a part that no store can keep: swallowed alone, it is the end."""
+
+    @task()
+    def quiet(n: int) -> str:
+        message = EmailMessage("Hi", "text", to=[to])
+        message.idempotency_part = part
+        with suppress(ValueError):
+            message.send()
+        return "done"
+
+    with ScriptedSMTP() as server:
+        settings.EMAIL_PORT = server.port
+        result = quiet.apply((1,))
+    assert isinstance(result.result, ValueError)
+    assert quiet.entry_for(1).status is Status.FAILED
+
+
+@pytest.mark.parametrize("script", [{}, {"rcpt": by_name(ann=LATER)}])
+def test_the_messages_after_one_that_cannot_be_written(settings: Any, script: Any) -> None:
+    """P2: of several in one call the others go out, and what may pass is raised before what may not."""
+    raised = []
+
+    @task()
+    def several(n: int) -> str:
+        messages = [EmailMessage("Hi", "text", to=[f"{name}@example.com"]) for name in ("ann", "bob", "cat")]
+        messages[1].extra_headers["X-Order"] = "1\n2"
+        try:
+            get_connection().send_messages(messages)
+        except Exception as error:
+            raised.append(error)
+        return "done"
+
+    with ScriptedSMTP(**script) as server:
+        settings.EMAIL_PORT = server.port
+        several.apply((1,))
+    served = ["cat@example.com"] if script else ["ann@example.com", "cat@example.com"]
+    assert [address for received in server.accepted for address in received.recipients] == served
+    assert isinstance(raised[0], RecipientsDeferred if script else ValueError)
 
 
 def test_what_may_pass_goes_before_what_may_not(settings: Any) -> None:
