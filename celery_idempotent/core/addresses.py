@@ -14,6 +14,8 @@ _ADDRESS_WITHIN = re.compile(
     r"|[^@\s<>,;:()\"'=/?&%]+%40[\w.-]+"  # in a URL
 )
 _NAMED = re.compile(r"[^<>@]*<([^<>]+)>")
+_NEEDLESSLY_QUOTED = re.compile(r"\"([\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^`{|}~-]+)*)\"")
+"""A local part that is the same without its quotes (RFC 5321 §4.1.2); that is how Django sends it."""
 _ADDRESS = re.compile(r"[^@\s<>,;]+@[^@\s<>,;]+")
 
 
@@ -24,13 +26,15 @@ def is_address(text: str) -> bool:
 
 
 def normalise(address: str) -> str:
-    """Return ``address`` without display name, in lower case, its domain in ASCII (RFC 5890).
+    """Return ``address`` in its one form: bare, without needless quotes, in lower case, its domain in ASCII.
 
     Case of the local part is significant by RFC 5321 §2.4, but no mail system in use tells mailboxes
     apart by it, and people type it either way.
     """
     bare = parseaddr(address)[1] or address.strip()
     local, at, domain = bare.rpartition("@")
+    if quoted := _NEEDLESSLY_QUOTED.fullmatch(local):
+        local = quoted.group(1)
     try:
         domain = domain.encode("idna").decode("ascii")
     except UnicodeError:

@@ -123,6 +123,11 @@ def test_addresses_have_one_form() -> None:
     """Case, display name and IDNA do not make another recipient."""
     assert normalise("Ann <ANN@Bücher.example>") == normalise("ann@xn--bcher-kva.example")
     assert recipient("ANN@example.com", "s", "masked") == recipient("ann@EXAMPLE.com", "s", "masked")
+    assert normalise('"ann.lee+x"@example.com') == "ann.lee+x@example.com", (
+        "RFC 5321 §4.1.2: quotes mean nothing"
+    )
+    assert normalise('"ann lee"@example.com') == '"ann lee"@example.com', "here they are needed"
+    assert normalise('"ann..lee"@example.com') == '"ann..lee"@example.com'
     assert recipient("ann@example.com", "s", "masked") != recipient("ann@example.com", "t", "masked")
     assert mask("ann@example.com") == "a***@example.com"
     assert mask_all("550 <ann@example.com>: no") == "550 <a***@example.com>: no"
