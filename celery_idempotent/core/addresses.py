@@ -59,9 +59,14 @@ def recipient(address: str, salt: str, form: str) -> Recipient:
     return Recipient(digest, shown)
 
 
-def mask_all(text: str) -> str:
-    """Return ``text`` with every address in it masked, such as those that mail servers quote in replies."""
-    return _ADDRESS_WITHIN.sub(lambda match: mask(_unquoted(match.group())), text)
+def mask_all(text: str, form: str = "masked") -> str:
+    """Return ``text`` with every address in it masked, such as those that mail servers quote in replies.
+
+    ``form`` is one that `recipient` takes: ``"digest"`` leaves nothing of an address.
+    """
+    return _ADDRESS_WITHIN.sub(
+        lambda found: "***" if form == "digest" else mask(_unquoted(found.group())), text
+    )
 
 
 def _unquoted(found: str) -> str:

@@ -171,7 +171,8 @@ class HandOver:
 
 def _scrubbed(reply: Reply) -> Reply:
     """Return ``reply`` without the addresses that servers like to quote."""
-    detail = reply.detail if conf.recipients == "plain" else mask_all(reply.detail)
+    form = conf.recipients
+    detail = reply.detail if form == "plain" else mask_all(reply.detail, form)
     return replace(reply, detail=printable(detail))
 
 
