@@ -19,6 +19,7 @@ from ..unserved import CONNECTION, NAMELESS
 from .connections import bound
 from .handover import HandOver
 from .providers import provider as named_provider
+from .rendering import not_unicode
 from .routes import may_pass, tracked, transport_for
 from .transports import Transport
 
@@ -113,9 +114,10 @@ class EmailBackend(BaseEmailBackend):
     def _hand_over(self, run: Run, message: EmailMessage, transport: Transport) -> None:
         try:
             one = HandOver(run, message, transport)
-        except ValueError as error:
+        except ValueError as found:
+            error = not_unicode(found) if isinstance(found, UnicodeError) else found
             run.unserved.note([NAMELESS], error, False)
-            raise
+            raise error from None
         one.deliver()
 
 
