@@ -20,6 +20,7 @@ from django.db import close_old_connections
 from .conf import conf
 from .core.changes import is_to_finish, running, starts_new_generation, took_part
 from .core.errors import EntryUnreadable, LedgerUnavailable
+from .core.offers import is_recognised
 from .core.outcomes import Asker, Policy
 from .core.status import Status
 from .core.store import Stored
@@ -72,8 +73,9 @@ def judge(stored: Stored, asker: Asker, rules: Policy) -> Next:
             # Another task's failure does not answer for this one: called, it would try again.
             return Next.REMOVE if entry.owner == asker.task_id else Next.PUBLISH
         case Status.IN_DOUBT:
-            # Once an operator has released it, the arguments are still here.
-            return Next.WAIT if rules.in_doubt == "hold" else Next.PUBLISH
+            if rules.in_doubt != "hold" or is_recognised(entry, now, rules.send_timeout):
+                return Next.PUBLISH  # the next claim settles it, or offers it again under the provider's key
+            return Next.WAIT  # once an operator has released it, the arguments are still here
     return Next.WAIT if running(entry, now) else Next.PUBLISH
 
 

@@ -10,18 +10,17 @@ from .core.status import DeliveryStatus
 
 Place = tuple[str, str]
 """Part and recipient digest of a delivery."""
-NOBODY: Place = ("", "")
-"""Stands for messages that have not come to a recipient: there was no connection, or one before them failed."""
+CONNECTION: Place = ("", "")
+"""Stands for messages that the body had no connection to send over."""
+NAMELESS: Place = ("", "nameless")
+"""Stands for messages whose recipients, or whose part, the ledger could not name."""
 
 
 class Raised(NamedTuple):
-    """What was raised."""
+    """What was raised, and whether another try may mend it."""
 
     error: Exception
     passes: bool
-    """Another try may mend it."""
-    is_final: bool
-    """The message is one that cannot be written: no try will mend it."""
 
 
 class Unserved:
@@ -30,17 +29,15 @@ class Unserved:
     def __init__(self) -> None:
         self._raised: dict[Place, Raised] = {}
 
-    def note(
-        self, places: Iterable[Place], error: Exception, passes: bool = False, is_final: bool = False
-    ) -> None:
+    def note(self, places: Iterable[Place], error: Exception, passes: bool) -> None:
         """Keep ``error``, the last one about ``places``."""
         for place in places:
             self._raised.pop(place, None)
-            self._raised[place] = Raised(error, passes, is_final)
+            self._raised[place] = Raised(error, passes)
 
     def goes_on(self) -> None:
-        """Forget what kept messages from coming to a recipient: the body sends all the same."""
-        self._raised.pop(NOBODY, None)
+        """Forget a connection that could not be opened: the body sends all the same, over this or another."""
+        self._raised.pop(CONNECTION, None)
 
     def passes(self, error: Exception) -> bool:
         """Tell whether ``error`` came from a hand-over that another try may mend."""
@@ -53,7 +50,7 @@ class Unserved:
         several errors it is one that may pass, and of these the one that asks for the longest wait.
         """
         left = self.left(deliveries)
-        owed = [raised for raised, status in left if not _is_final(raised, status)]
+        owed = [raised for raised, status in left if not _is_final(raised.error, status)]
         if not owed and not any(d.status is DeliveryStatus.ACCEPTED for d in deliveries):
             owed = [raised for raised, _ in left]
         return max(reversed(owed), key=_urgency).error if owed else None
@@ -65,9 +62,9 @@ class Unserved:
         return [(raised, status) for raised, status in left if status is not DeliveryStatus.ACCEPTED]
 
 
-def _is_final(raised: Raised, status: DeliveryStatus | None) -> bool:
-    """Tell whether nothing is owed any more: a refusal for good, or as good as that."""
-    return status is DeliveryStatus.REFUSED or (status is None and raised.is_final)
+def _is_final(error: Exception, status: DeliveryStatus | None) -> bool:
+    """Tell whether the recipient was refused for good, or the message is one that cannot be written."""
+    return status is DeliveryStatus.REFUSED or (status is None and isinstance(error, ValueError))
 
 
 def _urgency(raised: Raised) -> tuple[bool, float]:

@@ -9,8 +9,13 @@ from email.utils import parseaddr
 
 from .entry import Recipient
 
-_ADDRESS_WITHIN = re.compile(r"[^@\s<>,;:()\"']+@[^@\s<>,;:()\"']+")
+_ADDRESS_WITHIN = re.compile(
+    r"(?:\"[^\"]*\"|'[^'\s]*'|[^@\s<>,;:()\"']+)@[^@\s<>,;:()\"']+"
+    r"|[^@\s<>,;:()\"'=/?&%]+%40[\w.-]+"  # in a URL
+)
 _NAMED = re.compile(r"[^<>@]*<([^<>]+)>")
+_NEEDLESSLY_QUOTED = re.compile(r"\"([\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^`{|}~-]+)*)\"")
+"""A local part that is the same without its quotes (RFC 5321 §4.1.2); that is how Django sends it."""
 _ADDRESS = re.compile(r"[^@\s<>,;]+@[^@\s<>,;]+")
 
 
@@ -21,13 +26,15 @@ def is_address(text: str) -> bool:
 
 
 def normalise(address: str) -> str:
-    """Return ``address`` without display name, in lower case, its domain in ASCII (RFC 5890).
+    """Return ``address`` in its one form: bare, without needless quotes, in lower case, its domain in ASCII.
 
     Case of the local part is significant by RFC 5321 §2.4, but no mail system in use tells mailboxes
     apart by it, and people type it either way.
     """
     bare = parseaddr(address)[1] or address.strip()
     local, at, domain = bare.rpartition("@")
+    if quoted := _NEEDLESSLY_QUOTED.fullmatch(local):
+        local = quoted.group(1)
     try:
         domain = domain.encode("idna").decode("ascii")
     except UnicodeError:
@@ -52,9 +59,18 @@ def recipient(address: str, salt: str, form: str) -> Recipient:
     return Recipient(digest, shown)
 
 
-def mask_all(text: str) -> str:
-    """Return ``text`` with every address in it masked, such as those that mail servers quote in replies."""
-    return _ADDRESS_WITHIN.sub(lambda match: mask(match.group()), text)
+def mask_all(text: str, form: str = "masked") -> str:
+    """Return ``text`` with every address in it masked, such as those that mail servers quote in replies.
+
+    ``form`` is one that `recipient` takes: ``"digest"`` leaves nothing of an address.
+    """
+    return _ADDRESS_WITHIN.sub(
+        lambda found: "***" if form == "digest" else mask(_unquoted(found.group())), text
+    )
+
+
+def _unquoted(found: str) -> str:
+    return found if "@" in found else found.replace("%40", "@")
 
 
 def printable(text: str) -> str:

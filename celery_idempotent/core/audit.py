@@ -1,4 +1,4 @@
-"""What operators decided about an entry, kept with it: who, why, and when by the store's clock."""
+"""What was decided about an entry, kept with it: who, why, and when by the store's clock."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .status import Status
 
 @dataclass(frozen=True, slots=True)
 class Intervention:
-    """One decision about an entry, by a person or by the sweep in its name."""
+    """One decision about an entry: by a person, by the sweep, by a webhook, or by a task's rules."""
 
     action: str
     """What was done, such as ``"resolved as sent"``."""
@@ -24,6 +24,10 @@ class Intervention:
     """The generation that it was about."""
     found: Status
     """The status before it."""
+
+
+MAX_AUDIT = 100
+"""How many decisions an entry keeps; the newest count."""
 
 
 def as_rows(audit: Iterable[Intervention]) -> list[dict[str, Any]]:

@@ -7,8 +7,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from .audit import MAX_AUDIT, Intervention
 from .entry import After, Attempt, Delivery, Entry
-from .outcomes import Asker, Policy
+from .outcomes import Asker, Policy, Verdict
 from .status import DeliveryStatus, Status
 
 MAX_PARTICIPANTS = 256
@@ -203,6 +204,17 @@ def resolved(entry: Entry, status: DeliveryStatus) -> Entry:
             for d in entry.deliveries
         ),
     )
+
+
+def resolved_by_rules(entry: Entry, verdict: Verdict, policy: Policy, now: datetime) -> Entry:
+    """Return ``entry``, in doubt, as the task's ``in_doubt`` settles it, with that in its audit."""
+    if verdict is Verdict.SENT:
+        status, action = DeliveryStatus.ACCEPTED, "resolved as sent"
+    else:
+        status, action = DeliveryStatus.DEFERRED, "offered again in doubt"
+    reason = 'in_doubt="resend"' if policy.in_doubt == "resend" else f"the verifier says: {verdict.value}"
+    one = Intervention(action, "in_doubt", reason, now, entry.generation, entry.status)
+    return replace(resolved(entry, status), audit=(*entry.audit, one)[-MAX_AUDIT:])
 
 
 def merged(entry: Entry, rows: Iterable[Delivery]) -> tuple[Delivery, ...]:

@@ -16,7 +16,7 @@ from datetime import datetime
 
 from . import changes
 from .addresses import mask_all, printable
-from .audit import Intervention
+from .audit import MAX_AUDIT, Intervention
 from .entry import After, Attempt, Entry
 from .errors import EntryChanged, InterventionRefused
 from .forgetting import forgotten
@@ -27,8 +27,6 @@ from .writing import swap
 
 LONGEST_ACTOR = 150
 LONGEST_REASON = 500
-MAX_AUDIT = 100
-"""How many decisions an entry keeps; the newest count."""
 _OWED = (DeliveryStatus.DEFERRED, DeliveryStatus.IN_DOUBT)
 
 

@@ -186,11 +186,11 @@ class Ledger:
                 self._swap(offers.closed(entry), entry) or entry if entry.provider_key else entry, found
             )
         if verdict is Verdict.SENT and policy.opaque:
-            sent = replace(entry, status=Status.SENT, deadline=None, result=None, sent_at=After())
-            swapped = self._swap(sent, entry)
+            sent = changes.resolved_by_rules(entry, verdict, policy, stored.now)
+            swapped = self._swap(replace(sent, status=Status.SENT, deadline=None, result=None), entry)
             return Duplicate(swapped, mismatch, settled=True) if swapped else None
-        status = DeliveryStatus.ACCEPTED if verdict is Verdict.SENT else DeliveryStatus.DEFERRED
-        return self._acquire(entry, claim_id, asker, policy, mismatch, becoming=changes.resolved(entry, status))
+        settled = changes.resolved_by_rules(entry, verdict, policy, stored.now)
+        return self._acquire(entry, claim_id, asker, policy, mismatch, becoming=settled)
 
     def _acquire_again(
         self, entry: Entry, claim_id: str, asker: Asker, policy: Policy, mismatch: bool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from django.conf import settings
@@ -15,10 +15,11 @@ from django.utils.module_loading import import_string
 from ..conf import conf
 from ..core.errors import RecipientsDeferred, RecipientsRefused
 from ..run import Run, current_run
-from ..unserved import NOBODY
+from ..unserved import CONNECTION, NAMELESS
 from .connections import bound
 from .handover import HandOver
 from .providers import provider as named_provider
+from .rendering import not_unicode
 from .routes import may_pass, tracked, transport_for
 from .transports import Transport
 
@@ -64,7 +65,7 @@ class EmailBackend(BaseEmailBackend):
         try:
             return self._tracked.open()
         except Exception as error:
-            run.unserved.note([NOBODY], error, may_pass(error))
+            run.unserved.note([CONNECTION], error, may_pass(error))
             raise
 
     def close(self) -> None:
@@ -75,9 +76,10 @@ class EmailBackend(BaseEmailBackend):
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
         """Send ``email_messages`` and return how many the mail server has (now or from an earlier attempt).
 
-        Inside an idempotent task it raises `RecipientsDeferred` or `RecipientsRefused` once every message has
-        been offered, and at once `DeliveryInDoubt`, `ClaimLost`, `LedgerUnavailable` and what the wrapped
-        backend raises before anything is sent. ``fail_silently`` does not apply there: a task can try again.
+        Inside an idempotent task it raises `RecipientsDeferred`, `RecipientsRefused`, or the `ValueError` of a
+        message that cannot be written, once every message has been offered, and at once `DeliveryInDoubt`,
+        `ClaimLost`, `LedgerUnavailable` and what the wrapped backend raises before anything is sent.
+        ``fail_silently`` does not apply there: a task can try again.
         """
         run = current_run()
         messages = list(email_messages)
@@ -89,40 +91,37 @@ class EmailBackend(BaseEmailBackend):
         """Tell whether this is `mail_admins` by a log handler: it reports on the task and is no part of it."""
         return self.fail_silently and message.from_email == settings.SERVER_EMAIL
 
-    def _send_tracked(self, run: Run, messages: Sequence[EmailMessage]) -> int:
+    def _send_tracked(self, run: Run, messages: Iterable[EmailMessage]) -> int:
         transport = transport_for(self._tracked, self._provider)
         run.unserved.goes_on()
         served = 0
-        unserved: list[RecipientsDeferred | RecipientsRefused] = []
-        for number, message in enumerate(messages, 1):
+        unserved: list[Exception] = []
+        for message in messages:
             if run.stopped_by is not None:
                 raise run.stopped_by
             if not message.recipients():
                 logger.warning("%s: a message without recipients was not sent", run.asker.email_type)
                 continue
             try:
-                _hand_over(run, message, transport, is_last=number == len(messages))
+                self._hand_over(run, message, transport)
                 served += 1
-            except (RecipientsDeferred, RecipientsRefused) as error:
+            except (RecipientsDeferred, RecipientsRefused, ValueError) as error:
                 unserved.append(error)
         if unserved:  # one that a retry can mend before one that nothing can, the longest wait first
             raise max(unserved, key=_urgency)
         return served
 
-
-def _hand_over(run: Run, message: EmailMessage, transport: Transport, is_last: bool) -> None:
-    """Hand ``message`` over, and note an error that keeps it or those after it from coming to a recipient."""
-    hand_over = None
-    try:
-        hand_over = HandOver(run, message, transport)
-        hand_over.deliver()
-    except (RecipientsDeferred, RecipientsRefused):
-        raise
-    except Exception as error:
-        if hand_over is None or not is_last:
-            run.unserved.note([NOBODY], error, may_pass(error))
-        raise
+    def _hand_over(self, run: Run, message: EmailMessage, transport: Transport) -> None:
+        try:
+            one = HandOver(run, message, transport)
+        except ValueError as found:
+            error = not_unicode(found) if isinstance(found, UnicodeError) else found
+            run.unserved.note([NAMELESS], error, False)
+            raise error from None
+        one.deliver()
 
 
-def _urgency(error: RecipientsDeferred | RecipientsRefused) -> float:
-    return -1.0 if isinstance(error, RecipientsRefused) else error.retry_after or 0.0
+def _urgency(error: Exception) -> float:
+    if isinstance(error, RecipientsDeferred):
+        return error.retry_after or 0.0
+    return -1.0 if isinstance(error, RecipientsRefused) else -2.0

@@ -25,6 +25,8 @@ from .unsettled import raise_unsettled
 
 PAUSES = (0.5, 2.0)
 """Seconds before what is in doubt is offered again at once, where the provider recognises it."""
+_TEMPLATE = ("template_id", "merge_global_data", "merge_data")
+"""Attributes of Anymail's."""
 
 
 class HandOver:
@@ -59,8 +61,7 @@ class HandOver:
         try:
             self._deliver()
         except Exception as error:
-            unwritable = isinstance(error, ValueError)
-            self.run.unserved.note(map(place, self.addresses), error, may_pass(error), unwritable)
+            self.run.unserved.note(map(place, self.addresses), error, may_pass(error))
             raise
 
     def _deliver(self) -> None:
@@ -170,7 +171,8 @@ class HandOver:
 
 def _scrubbed(reply: Reply) -> Reply:
     """Return ``reply`` without the addresses that servers like to quote."""
-    detail = reply.detail if conf.recipients == "plain" else mask_all(reply.detail)
+    form = conf.recipients
+    detail = reply.detail if form == "plain" else mask_all(reply.detail, form)
     return replace(reply, detail=printable(detail))
 
 
@@ -188,10 +190,11 @@ def _by_target(run: Run, message: EmailMessage) -> dict[Target, str]:
 def _content(message: EmailMessage) -> int:
     """Return what tells this message from the body's others, so that sending it again is seen as that.
 
-    Not its sender: a fallback often has one of its own.
+    Not its sender: a fallback often has one of its own. Where a provider writes it, the template and its words.
     """
     more = [str(item) for name in ("alternatives", "attachments") for item in getattr(message, name, ())]
-    return hash((str(message.subject), str(message.body), *message.to, *more))
+    template = [str(getattr(message, name, None)) for name in _TEMPLATE]
+    return hash((str(message.subject), str(message.body), *message.to, *more, *template))
 
 
 def _may_be_offered(delivery: Delivery | None) -> bool:

@@ -49,8 +49,19 @@ def render(backend: Any, message: EmailMessage, addresses: Sequence[str]) -> Let
     """Return ``message`` for ``addresses``. Raises `ValueError` for what cannot be sent: headers, addresses."""
     try:
         return _rendered(backend, message, addresses)
+    except UnicodeError as error:
+        raise not_unicode(error) from None
     except ValueError as error:
         raise type(error)(mask_all(str(error))) from None  # Django quotes addresses; results are stored
+
+
+def not_unicode(error: UnicodeError) -> ValueError:
+    """Return what is raised for ``error``, which has the whole text among its arguments: results are stored."""
+    reason = getattr(error, "reason", "it cannot be encoded")
+    return ValueError(
+        f"a text of the message cannot be written ({reason}). Look for lone surrogates in its subject, body, "
+        "headers and addresses; text.encode('utf-8', 'replace').decode() takes them out"
+    )
 
 
 def _rendered(backend: Any, message: EmailMessage, addresses: Sequence[str]) -> Letter:

@@ -23,7 +23,8 @@ from celery_idempotent import (
     outbox,
 )
 from celery_idempotent.core.errors import EntryUnreadable
-from celery_idempotent.core.outcomes import Asker, Policy
+from celery_idempotent.core.offers import Offer
+from celery_idempotent.core.outcomes import Asker, Policy, Reply
 from celery_idempotent.core.status import DeliveryStatus, Status
 from celery_idempotent.identity import HEADER
 from celery_idempotent.models import OutboxMessage
@@ -128,6 +129,17 @@ def test_life_that_has_ended_is_no_sign(memory_ledger: Any, state: str) -> None:
     clock = memory_ledger.store._clock
     memory_ledger.store._clock = lambda: clock() + timedelta(seconds=200)
     assert Relay(app).once().published == 1
+
+
+@pytest.mark.parametrize(("seconds", "becomes"), [(86_400.0, "published"), (30.0, "waiting")])
+def test_a_doubt_that_the_provider_would_recognise_is_published(seconds: float, becomes: str) -> None:
+    """Also with "hold": its next run offers the same under the same key, as long as there is time for that."""
+    seed = Seed(relayed, 1, by=lost(relayed))
+    offer = Offer("account-key", seconds, "sealed")
+    begun = seed.ledger.begin(seed.claimed(), seed.targets, "<m@seed>", seed.asker, seed.policy, offer)
+    silence = dict.fromkeys(seed.targets, Reply(DeliveryStatus.IN_DOUBT))
+    seed.ledger.settle(begun, silence, "<m@seed>", seed.asker, seed.policy)
+    assert getattr(Relay(app).once(), becomes) == 1
 
 
 @app.task(base=IdempotentEmailTask, key_fields=("n",), name="relayed-pair", send_timeout=60)

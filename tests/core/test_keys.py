@@ -123,10 +123,33 @@ def test_addresses_have_one_form() -> None:
     """Case, display name and IDNA do not make another recipient."""
     assert normalise("Ann <ANN@Bücher.example>") == normalise("ann@xn--bcher-kva.example")
     assert recipient("ANN@example.com", "s", "masked") == recipient("ann@EXAMPLE.com", "s", "masked")
+    assert normalise('"ann.lee+x"@example.com') == "ann.lee+x@example.com", (
+        "RFC 5321 §4.1.2: quotes mean nothing"
+    )
+    assert normalise('"ann lee"@example.com') == '"ann lee"@example.com', "here they are needed"
+    assert normalise('"ann..lee"@example.com') == '"ann..lee"@example.com'
     assert recipient("ann@example.com", "s", "masked") != recipient("ann@example.com", "t", "masked")
     assert mask("ann@example.com") == "a***@example.com"
     assert mask_all("550 <ann@example.com>: no") == "550 <a***@example.com>: no"
     assert recipient("ann@example.com", "s", "digest").shown == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ('550 <"ann lee"@example.com> no', '550 <"***@example.com> no'),
+        ('550 <"ann@home"@example.com> no', '550 <"***@example.com> no'),
+        ("550 <'ann.lee'@example.com> no", "550 <'***@example.com> no"),
+        (
+            "550 http://spf.example/why?id=ann%40example.com;ip=1",
+            "550 http://spf.example/why?id=a***@example.com;ip=1",
+        ),
+        ("to=['ann@example.com', \"bob@example.com\"]", "to=['a***@example.com', \"b***@example.com\"]"),
+    ],
+)
+def test_an_address_in_a_text_is_masked_however_it_is_written(text: str, masked: str) -> None:
+    """P7: a quoted local part (RFC 5321 §4.1.2), and an address within a URL."""
+    assert mask_all(text) == masked
 
 
 def test_core_imports_the_standard_library_alone() -> None:

@@ -170,10 +170,18 @@ def test_in_doubt_and_hold(ledger: Ledger) -> None:
 
 
 def test_in_doubt_and_resend(ledger: Ledger) -> None:
-    """Acquired, and the doubtful recipient may be offered it again."""
+    """Acquired, and the doubtful recipient may be offered it again; the audit says so for good."""
     doubtful(ledger)
-    entry = claimed(ledger, ONE, replace(POLICY, in_doubt="resend"))
-    assert entry.deliveries[0].status is DeliveryStatus.DEFERRED
+    entry = sent(ledger, ONE, replace(POLICY, in_doubt="resend"))
+    assert [d.status for d in entry.deliveries] == [DeliveryStatus.ACCEPTED]
+    assert entry.attempts == 2
+    (one,) = entry.audit
+    assert (one.action, one.actor, one.reason, one.found) == (
+        "offered again in doubt",
+        "in_doubt",
+        'in_doubt="resend"',
+        Status.IN_DOUBT,
+    )
 
 
 @pytest.mark.parametrize(
@@ -185,6 +193,7 @@ def test_in_doubt_and_a_verifier(ledger: Ledger, verdict: Verdict, status: Deliv
     doubtful(ledger)
     entry = claimed(ledger, TWO, replace(POLICY, in_doubt=lambda entry: verdict))
     assert entry.deliveries[0].status is status
+    assert [one.reason for one in entry.audit] == [f"the verifier says: {verdict.value}"]
 
 
 def test_in_doubt_and_a_verifier_that_does_not_know_or_breaks(ledger: Ledger) -> None:

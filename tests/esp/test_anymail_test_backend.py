@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -354,3 +355,24 @@ def test_a_post_send_receiver_gets_what_anymail_gives_it() -> None:
     assert {address: one.status for address, one in status.items()} == {ANN: "sent", BOB: "rejected"}
     assert to == [ANN, BOB]
     assert on_record == [ACCEPTED, REFUSED]
+
+
+@app.task(base=IdempotentEmailTask, key_fields=("order",), email_type="anymail-templates")
+def templates(order: int, attribute: str) -> str:
+    """Two messages whose subject and text are the provider's, and that differ in one attribute alone."""
+    mixed, all_well = answer(ann="sent", bob="invalid"), answer(ann="sent", bob="sent")
+    for value, said in (("first", mixed), ("second", all_well)):
+        message = EmailMultiAlternatives(to=[ANN, BOB])
+        more = value if attribute == "template_id" else {ANN: {"X-Word": value}}
+        for name, given in (("template_id", "a"), (attribute, more), ("anymail_test_response", said)):
+            setattr(message, name, given)
+        with suppress(RecipientsRefused):
+            message.send()
+    return "sent"
+
+
+@pytest.mark.parametrize("attribute", ["template_id", "merge_global_data", "merge_data"])
+def test_messages_that_differ_in_their_template_are_two(attribute: str) -> None:
+    """P2: the second one is not taken for the first, which not everybody got."""
+    assert templates.apply((1, attribute)).result == "sent"
+    assert offered() == [[ANN, BOB]] * 2

@@ -283,6 +283,7 @@ def test_a_provider_that_says_when_to_come_back_took_nothing(use: Use) -> None:
         ({"Retry-After": "9" * 40}, 3600.0),
         ({"Retry-After": "soon"}, None),
         ({"Retry-After": "Thu, 99 Jan 2026 12:02:00 GMT"}, None),
+        ({"Retry-After": "Thu, 01 Jan 2026 12:02:00 +99999999999999999999"}, None),
     ],
 )
 @pytest.mark.parametrize("name", ["mailgun", "amazon_ses"])

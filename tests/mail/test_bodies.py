@@ -105,6 +105,33 @@ def test_two_equal_messages_in_one_body_are_two(settings: Any) -> None:
     assert len(server.accepted) == 2
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"subject": "to secret \ud800"},
+        {"body": "secret \ud800"},
+        {"headers": {"X-Order": "secret \ud800"}},
+        {"to": ["secret\ud800@example.com"]},
+        {"from_email": "secret\ud800@example.com"},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_a_text_that_is_no_unicode(settings: Any, changed: dict[str, Any]) -> None:
+    """Bad input: the error says what to do, and does not carry the text; nothing was sent."""
+    field = next(iter(changed))
+
+    @task(f"surrogate-{field}")
+    def surrogate(n: int) -> None:
+        EmailMessage(**{"subject": "Hi", "body": "text", "to": ["ann@example.com"], **changed}).send()
+
+    with ScriptedSMTP() as server:
+        error = run(server, settings, surrogate).result
+    assert type(error) is ValueError
+    assert "lone surrogates" in str(error)
+    assert "secret" not in repr(error)
+    assert (server.accepted, surrogate.entry_for(1).deliveries) == ([], ())
+
+
 def test_a_soft_time_limit_between_write_ahead_and_payload(settings: Any, monkeypatch: Any) -> None:
     """P2: nothing went out and the record says so; the next run sends it."""
     real, struck = Transaction._release, []

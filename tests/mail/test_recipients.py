@@ -139,6 +139,8 @@ def test_a_blind_copy_stays_blind(settings: Any, caplog: Any, form: str) -> None
     assert "secret" not in str(error) + repr(error) + caplog.text
     if form != "plain":
         assert "secret" not in str(rows())
+    if form == "digest":
+        assert "example.com" not in str(rows())
 
 
 def test_a_bcc_header_of_the_projects_own_does_not_go_out(settings: Any) -> None:
