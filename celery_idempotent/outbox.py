@@ -173,13 +173,14 @@ def _moment(task: Any, name: str, value: Any, now: datetime) -> datetime:
         if isinstance(value, str) and name != "countdown":
             value = datetime.fromisoformat(value)
         when = value if isinstance(value, datetime) else now + timedelta(seconds=value)
+        aware: datetime = maybe_make_aware(when, task.app.timezone)
+        aware.astimezone(timezone.utc)  # as databases do
     except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(
             f"{task.name}: {name} is {value!r}, which is no time: give seconds"
             + (". " if name == "countdown" else ", or a datetime. ")
             + "Nothing was written"
         ) from error
-    aware: datetime = maybe_make_aware(when, task.app.timezone)
     return aware
 
 

@@ -37,7 +37,7 @@ BATCH = 100
 ENDED = (Status.SENT, Status.FAILED, Status.CANCELLED)
 TOO_OLD = (
     "it is so old that the ledger may have forgotten whether this email was sent (RETENTION). "
-    "If it was, delete this message; if not, set its created_at to now"
+    "If it was, delete this message; if not, set its eta to now"
 )
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 

@@ -113,6 +113,38 @@ def test_messages_that_wait_go_with_it(server: ScriptedSMTP, monkeypatch: pytest
     assert [row.label for row in OutboxMessage.objects.all()] == ["n=2, to=b***@example.com"]
 
 
+@pytest.mark.parametrize("asked", ["Ann <Ann@Bücher.example>", "ann@xn--bcher-kva.example"])
+def test_a_domain_is_erased_in_every_spelling(server: ScriptedSMTP, asked: str) -> None:
+    """The ledger has it in ASCII, results and reasons have it as people write it."""
+    readable, ascii_form = "ann@bücher.example", "ann@xn--bcher-kva.example"
+    run("one", 1, readable).get()
+    run(mail.resend(1, readable, actor="shop", reason="lost").id, 1, readable).get()
+    assert readable in result_of(1, readable)
+    forget(asked, **WHY)
+    assert result_of(1, readable) == "None"
+    after = everything()
+    for trace in (readable, ascii_form, "a***@"):
+        assert trace not in after
+
+
+def result_of(n: int, to: str) -> str:
+    entry = mail.entry_for(n, to)
+    assert entry is not None
+    return str(entry.result)
+
+
+def test_who_asked_for_a_resend_may_be_the_recipient(server: ScriptedSMTP) -> None:
+    """An earlier decision keeps its reason and its time, and names them no more."""
+    run("one", 1, ANN).get()
+    run(mail.resend(1, ANN, actor=ANN, reason="lost it").id, 1, ANN).get()
+    assert ANN in everything()
+    forget(ANN, **WHY)
+    assert ANN not in everything()
+    entry = mail.entry_for(1, ANN)
+    assert entry is not None
+    assert (entry.audit[0].actor, entry.audit[0].reason) == ("(forgotten)", "lost it")
+
+
 @pytest.mark.parametrize("letters", ["", "İ", "İ" * 40])
 def test_an_address_is_erased_from_any_text(letters: str) -> None:
     """Some letters have more than one in lower case; the rest of the text stays as it is."""

@@ -12,6 +12,7 @@ from celery import Celery
 from celery_idempotent import IdempotentTask, InterventionRefused, Status, checks, outbox, retention, wiring
 from celery_idempotent.core.entry import After
 from celery_idempotent.models import LogicalEmail, OutboxMessage
+from celery_idempotent.relay import TOO_OLD
 from celery_idempotent.stores.memory import MemoryStore
 from celery_idempotent.testing import make_entry
 from tests.support.clock import Clock
@@ -152,6 +153,27 @@ def test_nothing_goes_that_a_message_in_the_outbox_may_ask_for(
     assert retention.purge(3 * DAY) == 1, "older than any message is"
     OutboxMessage.objects.all().delete()
     assert retention.purge(DAY) == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_message_that_was_cured_hides_no_other(
+    app: Celery, memory_ledger: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The relay's cure for what is too old lets its time be now, not its age: the next one is as old."""
+    memory_ledger.store._clock = clock = Clock()
+    kept = task(app)
+    monkeypatch.setattr(outbox, "_publish", lambda *_: None)
+    first = kept.enqueue(1).id
+    kept.enqueue(2)
+    kept.apply((2,), task_id="another")
+    clock.forward(100 * 86400)
+    now = datetime.now(timezone.utc)
+    OutboxMessage.objects.update(created_at=now - 99 * DAY, tries=3)
+    cure = {found: now for found in ("created_at", "eta") if f"set its {found} to now" in TOO_OLD}
+    assert OutboxMessage.objects.filter(task_id=first).update(**cure) == 1
+    with pytest.raises(InterventionRefused, match="Run the relay first"):
+        retention.purge(DAY)
+    assert kept.entry_for(2) is not None, "the relay would have sent it anew"
 
 
 @pytest.mark.django_db(transaction=True)

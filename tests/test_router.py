@@ -15,6 +15,10 @@ from celery_idempotent import IdempotentTask, UnsafeTransaction, outbox
 from celery_idempotent.models import LogicalEmail, OutboxMessage
 from celery_idempotent.router import LedgerRouter
 from celery_idempotent.stores import outbox as store
+from tests.support.databases import added
+from tests.support.servers import Postgres
+
+OUTBOX_TABLE = "celery_idempotent_outboxmessage"
 
 app = Celery("router", broker="memory://", backend="cache+memory://", set_as_current=False)
 
@@ -60,6 +64,32 @@ def test_each_table_is_made_where_it_belongs(archive: Any, settings: Any, django
         tables = connections["archive"].introspection.table_names()
     assert "celery_idempotent_logicalemail" in tables
     assert "celery_idempotent_outboxmessage" not in tables
+
+
+class OutboxAlone:
+    """A project's own router: nothing but the outbox is in the database ``project``."""
+
+    def allow_migrate(self, db: str, app_label: str, model_name: str | None = None, **_: Any) -> bool | None:
+        return model_name == "outboxmessage" if db == "project" and model_name else None
+
+
+def test_a_database_with_an_outbox_alone_can_be_migrated(
+    postgres: Postgres, settings: Any, django_db_setup: None, django_db_blocker: Any
+) -> None:
+    """Forwards and back to nothing, though a migration is about the ledger's table, which is not there."""
+    settings.DATABASE_ROUTERS = [OutboxAlone()]
+    with (
+        django_db_blocker.unblock(),
+        added("server", postgres.database),
+        connections["server"].cursor() as cursor,
+    ):
+        cursor.execute("CREATE DATABASE project")
+    with django_db_blocker.unblock(), added("project", {**postgres.database, "NAME": "project"}):
+        tables = connections["project"].introspection.table_names()
+        call_command("migrate", "celery_idempotent", "zero", database="project", verbosity=0)
+        left = connections["project"].introspection.table_names()
+    assert [name for name in tables if name.startswith("celery_idempotent")] == [OUTBOX_TABLE]
+    assert OUTBOX_TABLE not in left
 
 
 @pytest.mark.django_db(transaction=True)

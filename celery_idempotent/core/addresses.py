@@ -48,6 +48,18 @@ def mask(address: str) -> str:
     return f"{local[:1]}***{at}{domain}"
 
 
+def spellings(address: str) -> list[str]:
+    """Return every way in which texts may show ``address``: as given, in its one form, readable, masked."""
+    normal = normalise(address)
+    local, at, domain = normal.rpartition("@")
+    try:
+        domain = domain.encode("ascii").decode("idna")
+    except UnicodeError:
+        pass
+    given = parseaddr(address)[1] or address.strip()
+    return list(dict.fromkeys((normal, given, f"{local}{at}{domain}", mask(address))))
+
+
 def recipient(address: str, salt: str, form: str) -> Recipient:
     """Return what the ledger keeps of ``address``: its HMAC-SHA256 under ``salt``, and a form to show.
 

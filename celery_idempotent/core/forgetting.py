@@ -47,7 +47,10 @@ def forgotten(entry: Entry, digest: str, words: Sequence[str]) -> Entry:
         result=None if _shows(entry.result, words) else entry.result,
         deliveries=tuple(without(delivery) for delivery in entry.deliveries),
         history=tuple(replace(a, detail=scrubbed(a.detail, words)) for a in entry.history),
-        audit=tuple(replace(one, reason=scrubbed(one.reason, words)) for one in entry.audit),
+        audit=tuple(
+            replace(one, actor=scrubbed(one.actor, words), reason=scrubbed(one.reason, words))
+            for one in entry.audit
+        ),
     )
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import datetime
 
 from django.db import DEFAULT_DB_ALIAS, IntegrityError, connections, transaction
-from django.db.models import F
+from django.db.models import F, QuerySet
 
 from ..core.entry import After, Attempt, Delivery, Entry
 from ..core.errors import UnsafeTransaction
@@ -24,6 +24,8 @@ from . import orm, postgresql
 from .connection import cannot_insert, open_transaction, translated
 from .rows import CLOCKS, StoreNow, entry_of, read, written
 
+CHUNK = 1000
+"""Rows in a statement that removes: SQLite limits its variables, and a batch may be of any size."""
 _UNFINISHED = sorted(status.value for status in (*IN_FLIGHT, Status.RELEASED, Status.IN_DOUBT))
 
 
@@ -115,8 +117,7 @@ class DatabaseStore(Store):
                 return old[:limit].count()
             skipping = connections[alias].features.has_select_for_update_skip_locked
             keys = list(old.select_for_update(skip_locked=skipping).values_list("pk", flat=True)[:limit])
-            _, counts = rows.filter(pk__in=keys).delete()
-            return counts.get(LogicalEmail._meta.label, 0)
+            return sum(_delete(rows, keys[start : start + CHUNK]) for start in range(0, len(keys), CHUNK))
 
     def naming(self, digest: str) -> Sequence[str]:
         """One SELECT on the deliveries' index of digests."""
@@ -149,3 +150,8 @@ class DatabaseStore(Store):
             now = read(alias, cursor.fetchone()[0])
             assert now is not None
             return now
+
+
+def _delete(rows: QuerySet[LogicalEmail], keys: Sequence[int]) -> int:
+    _, counts = rows.filter(pk__in=keys).delete()
+    return counts.get(LogicalEmail._meta.label, 0)

@@ -22,6 +22,8 @@ GRACE = 30.0
 """Seconds that a row has to be published by the process that wrote it, before a relay looks at it."""
 HOLD = 30.0
 """Seconds for which a relay has what it took."""
+LONGEST = 3650 * 86_400.0
+"""Seconds from now in which every database has a date: an ETA may be the last day of the year 9999."""
 CHUNK = 500
 """Rows in a statement: SQLite limits its variables, MariaDB the size of what it is sent."""
 
@@ -103,7 +105,7 @@ def published(alias: str, rows: Iterable[OutboxMessage], wait: Callable[[int], f
             some.update(
                 tries=tries + 1,
                 published_at=StoreNow(),
-                due_at=written(alias, After(late + seconds)),
+                due_at=written(alias, After(min(late + seconds, LONGEST))),
                 error="",
             )
 

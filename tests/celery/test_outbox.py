@@ -317,6 +317,7 @@ def test_a_caller_that_enqueues_few_publishes_all(broker: Broker, caplog: Any) -
         (lambda: owed.enqueue_with((1,), queue=object()), ArgumentsNotSerializable, "options queue"),
         (lambda: owed.enqueue_with((1,), countdown="soon"), TypeError, "owed: countdown is 'soon'"),
         (lambda: owed.enqueue_with((1,), eta="soon"), TypeError, "owed: eta is 'soon'"),
+        (lambda: owed.enqueue_with((1,), eta="9999-12-31T23:59-12:00"), TypeError, "eta is datetime"),
         (lambda: owed.enqueue_with((1,), expires=1e15), TypeError, "owed: expires is 1000000000000000.0"),
         (lambda: owed.enqueue_with((1,), using="other"), ImproperlyConfigured, "no relay looks there"),
     ],

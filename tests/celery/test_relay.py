@@ -301,7 +301,7 @@ def test_what_the_ledger_may_have_forgotten_is_not_sent_again(caplog: Any) -> No
     assert {row.label for row in held} == {"n=0", "n=1"}
     assert all("RETENTION" in row.error for row in held)
     assert caplog.text.count("may have forgotten") == 1
-    assert held.update(created_at=datetime.now(timezone.utc)) == 2, "as its text says"
+    assert held.update(eta=datetime.now(timezone.utc)) == 2, "as its text says"
     make_due()
     assert Relay(app).once().published == 4
 

@@ -246,3 +246,29 @@ def test_a_purge_leaves_alone_what_a_claim_is_changing(store: Store, alias: str)
     found = store.get(KEY)
     assert found is not None
     assert (gone, found.entry.status) == (0, Status.CLAIMED)
+
+
+def test_a_purge_of_any_size_in_statements_that_every_database_takes(store: Store, alias: str) -> None:
+    """SQLite counts the variables of a statement, to 32,766 of them in many builds."""
+    then = datetime.now(timezone.utc) - timedelta(days=1)
+    row = {
+        "email_type": "t",
+        "status": "sent",
+        "version": 1,
+        "owner": "o",
+        "created_at": then,
+        "updated_at": then,
+    }
+    LogicalEmail.objects.using(alias).bulk_create(
+        [LogicalEmail(key=f"1:{n:064x}", **row) for n in range(2500)], batch_size=500
+    )
+    numbers = []
+
+    def counted(execute: Any, sql: Any, params: Any, many: bool, context: Any) -> Any:
+        numbers.append(len(params or ()))
+        return execute(sql, params, many, context)
+
+    with connections[alias].execute_wrapper(counted):
+        assert store.purge(older_than=3600, limit=2200) == 2200
+    assert max(numbers) <= 1000
+    assert LogicalEmail.objects.using(alias).count() == 300

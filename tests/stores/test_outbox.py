@@ -136,6 +136,17 @@ def test_what_was_published_waits_longer_each_time(alias: str) -> None:
     assert outbox.rows_of(alias).get(due_at=F("created_at")).task_id == first.task_id
 
 
+def test_an_eta_at_the_end_of_all_calendars(alias: str) -> None:
+    """The time to look at it again is one that the database has, or it would be published without an end."""
+    last = datetime(9999, 12, 31, 23, 59, 59, tzinfo=timezone.utc)
+    found = rows("never", eta=last)
+    outbox.add(alias, found)
+    outbox.published(alias, found, lambda tries: 900.0)
+    (row,) = outbox.rows_of(alias)
+    assert (row.tries, row.eta) == (1, last)
+    assert row.due_at.year > datetime.now(timezone.utc).year + 8
+
+
 def test_what_has_waited_longest_and_what_cannot_be_published(alias: str) -> None:
     """By the database's clock, without reading arguments; faults by task and reason, the most first."""
     assert outbox.oldest(alias) is None
