@@ -174,7 +174,8 @@ def found_out(entry: Entry, rows: tuple[Delivery, ...]) -> Entry:
     return replace(entry, deliveries=rows, sent_at=After() if new else entry.sent_at)
 
 
-REFUSING = frozenset({"rejected", "failed"})
+FAILED = "failed"
+REFUSING = frozenset({"rejected", FAILED})
 """Events of a provider that has taken the mail and will not deliver it to this recipient."""
 
 
@@ -220,14 +221,26 @@ def resolved_by_rules(entry: Entry, verdict: Verdict, policy: Policy, now: datet
 def merged(entry: Entry, rows: Iterable[Delivery]) -> tuple[Delivery, ...]:
     """Return the deliveries of ``entry`` with ``rows`` in place of those for the same part and recipient.
 
-    What the provider has told about one stays with it.
+    What the provider has told about one stays with it, as `still_told` says.
     """
     known = {(d.part, d.recipient.digest): d for d in entry.deliveries}
     for row in rows:
         place = (row.part, row.recipient.digest)
         before = known.get(place)
-        known[place] = replace(row, events=before.events) if before and not row.events else row
+        known[place] = row if row.events else replace(row, events=still_told(before, row))
     return tuple(known.values())
+
+
+def still_told(before: Delivery | None, row: Delivery) -> tuple[tuple[str, datetime], ...]:
+    """Return the events of ``before`` that count for ``row``, which takes its place.
+
+    That an earlier hand-over failed says nothing about the next one; what was accepted stays so.
+    """
+    if before is None:
+        return ()
+    if before.status is DeliveryStatus.DEFERRED and row.status is DeliveryStatus.SENDING:
+        return tuple(one for one in before.events if one[0] not in REFUSING)
+    return before.events
 
 
 def begun(entry: Entry, asker: Asker, rows: Sequence[Delivery] = ()) -> Attempt:

@@ -14,7 +14,7 @@ from datetime import datetime
 
 from . import changes, offers
 from .audit import Intervention
-from .changes import REFUSING, proven
+from .changes import FAILED, REFUSING, proven
 from .entry import After, Delivery, Entry, Moment
 from .status import DeliveryStatus, Status
 
@@ -70,6 +70,8 @@ def _heard(delivery: Delivery, entry: Entry, event: Event) -> Delivery:
     if mark(delivery.message_id, entry.begun_at) != event.message:
         return delivery
     if delivery.recipient.digest == event.recipient:
+        if event.kind in REFUSING and event.attempt < _first(entry) and not _is_known(delivery):
+            return delivery  # the provider may have taken, or may take, what was handed over since
         return with_events(delivery, [(event.kind, event.at)])
     if _is_about_all(entry, event) and _is_open(delivery):
         return with_events(delivery, [(ACCEPTED, event.at)])
@@ -78,11 +80,19 @@ def _heard(delivery: Delivery, entry: Entry, event: Event) -> Delivery:
 
 def _is_about_all(entry: Entry, event: Event) -> bool:
     """Tell whether ``event`` proves that the newest hand-over reached the provider, for all its recipients."""
-    first = entry.attempts - max(entry.offers - 1, 0)  # the same content may have been offered several times
-    if not event.whole or event.kind in REFUSING or not first <= event.attempt <= entry.attempts:
+    if not event.whole or event.kind in REFUSING or not _first(entry) <= event.attempt <= entry.attempts:
         return False
     own = [d for d in entry.deliveries if d.recipient.digest == event.recipient]
     return all(_is_open(d) for d in own if mark(d.message_id, entry.begun_at) == event.message)
+
+
+def _first(entry: Entry) -> int:
+    """Return the number under which the newest content went first: it may have been offered several times."""
+    return entry.attempts - max(entry.offers - 1, 0)
+
+
+def _is_known(delivery: Delivery) -> bool:
+    return delivery.status in (DeliveryStatus.ACCEPTED, DeliveryStatus.REFUSED)
 
 
 def _is_open(delivery: Delivery) -> bool:
@@ -115,9 +125,14 @@ def _settled(entry: Entry, now: datetime) -> Entry:
 
 def _by_proof(delivery: Delivery) -> Delivery:
     status = proven(delivery)
-    if status is delivery.status:
+    if status is delivery.status or _is_deferred_as_told(delivery):
         return delivery
     return replace(delivery, status=status, detail=f"proven by the provider: {delivery.events[-1][0]}")
+
+
+def _is_deferred_as_told(delivery: Delivery) -> bool:
+    """Tell whether the provider's answer and its events say the same: it has failed, and may be tried again."""
+    return delivery.status is DeliveryStatus.DEFERRED and {kind for kind, _ in delivery.events} == {FAILED}
 
 
 def _out_of_doubt(entry: Entry) -> Entry:
@@ -151,8 +166,11 @@ def without(deliveries: Iterable[Delivery]) -> tuple[Delivery, ...]:
 
 def rebased(changed: Entry, current: Entry, lease: float) -> Entry:
     """Return ``changed`` on top of ``current``, with its events, what they settle, and its audit."""
-    told = {(d.part, d.recipient.digest): d.events for d in current.deliveries}
-    rows = [with_events(d, told.get((d.part, d.recipient.digest), ())) for d in changed.deliveries]
+    told = {(d.part, d.recipient.digest): d for d in current.deliveries}
+    rows = [
+        with_events(d, changes.still_told(told.get((d.part, d.recipient.digest)), d))
+        for d in changed.deliveries
+    ]
     known = tuple(_by_proof(d) if d.status in _UNSETTLED else d for d in rows)
     entry = replace(changed, version=current.version, deliveries=known, audit=current.audit)
     if changed.status is not Status.IN_DOUBT or not rows or offers.doubtful(entry):

@@ -14,7 +14,7 @@ from celery_idempotent.core.errors import ClaimLost
 from celery_idempotent.core.events import Event, mark
 from celery_idempotent.core.ledger import Ledger
 from celery_idempotent.core.offers import Offer
-from celery_idempotent.core.outcomes import Acquired, Asker, Duplicate, Policy, Reply
+from celery_idempotent.core.outcomes import Acquired, Asker, Duplicate, Held, Policy, Reply
 from celery_idempotent.core.status import DeliveryStatus, Status
 from celery_idempotent.stores.memory import MemoryStore
 from tests.core.test_ledger import Clock
@@ -112,6 +112,110 @@ def test_a_rejection_settles_a_doubt_as_refused(ledger: Ledger, kind: str) -> No
     in_doubt(ledger)
     entry = told(ledger, event(kind))
     assert (entry.status, statuses(entry)) == (Status.FAILED, [DeliveryStatus.REFUSED])
+
+
+RESEND = replace(POLICY, in_doubt="resend")
+LATER = Reply(DeliveryStatus.DEFERRED, None, "failed")
+
+
+def resent(ledger: Ledger) -> Entry:
+    """Return an entry whose second copy is under way, as nobody knows what became of the first."""
+    in_doubt(ledger)
+    outcome = ledger.claim(ONE, RESEND)
+    assert isinstance(outcome, Acquired)
+    return ledger.begin(outcome.entry, [ANN], "<m>", ONE, RESEND)
+
+
+@pytest.mark.parametrize("kind", ["rejected", "failed"])
+@pytest.mark.parametrize("before", [True, False], ids=["before the reply is lost", "after it"])
+def test_a_rejection_of_an_earlier_copy_says_nothing_about_the_next(
+    ledger: Ledger, kind: str, before: bool
+) -> None:
+    """P1: the second may have been delivered, so it stays in doubt; only a word about itself refuses it."""
+    entry = resent(ledger)
+    if before:
+        told(ledger, event(kind, attempt=1))
+    entry = ledger.settle(entry, {ANN: LOST}, "<m>", ONE, RESEND)
+    if not before:
+        entry = told(ledger, event(kind, attempt=1))
+    assert (entry.status, statuses(entry)) == (Status.IN_DOUBT, [DeliveryStatus.IN_DOUBT])
+    entry = told(ledger, event(kind, attempt=2))
+    assert (entry.status, statuses(entry)) == (Status.FAILED, [DeliveryStatus.REFUSED])
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before the reply", "after it"])
+def test_a_rejection_of_an_earlier_copy_does_not_end_the_retries_of_the_next(
+    ledger: Ledger, before: bool
+) -> None:
+    """Whichever of them comes first, a "later" about the newest copy is followed."""
+    entry = resent(ledger)
+    if before:
+        told(ledger, event("rejected", attempt=1))
+    entry = ledger.settle(entry, {ANN: LATER}, "<m>", ONE, RESEND)
+    if not before:
+        entry = told(ledger, event("rejected", attempt=1))
+    assert statuses(entry) == [DeliveryStatus.DEFERRED]
+
+
+def test_an_acceptance_of_an_earlier_copy_still_counts(ledger: Ledger) -> None:
+    """P2: the recipient has it from the first, whatever became of the second."""
+    entry = resent(ledger)
+    told(ledger, event("delivered", attempt=1))
+    entry = ledger.settle(entry, {ANN: LOST}, "<m>", ONE, RESEND)
+    assert statuses(entry) == [DeliveryStatus.ACCEPTED]
+
+
+def test_a_rejection_of_an_earlier_copy_is_kept_beside_what_is_known(ledger: Ledger) -> None:
+    """It disturbs nothing there, and operators see it."""
+    ledger.settle(resent(ledger), {ANN: YES}, "<m>", ONE, RESEND)
+    entry = told(ledger, event("rejected", attempt=1))
+    assert statuses(entry) == [DeliveryStatus.ACCEPTED]
+    assert entry.deliveries[0].events == (("rejected", AT),)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_rejection_under_the_same_key_settles_every_offer(ledger: Ledger, number: int) -> None:
+    """All of them are one mail to the provider, by whichever number it carries."""
+    entry = in_doubt(ledger, offer=Offer("key", 3600, "sealed"))
+    entry = ledger.begin_again(entry, ONE, POLICY)
+    ledger.settle(entry, {ANN: LOST}, "<m>", ONE, POLICY)
+    assert statuses(told(ledger, event("rejected", attempt=number))) == [DeliveryStatus.REFUSED]
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"), [("failed", DeliveryStatus.DEFERRED), ("rejected", DeliveryStatus.REFUSED)]
+)
+@pytest.mark.parametrize("before", [True, False], ids=["before the reply", "after it"])
+def test_what_failed_is_tried_again_in_whichever_order_it_is_told(
+    ledger: Ledger, kind: str, status: DeliveryStatus, before: bool
+) -> None:
+    """The API's answer and the event say the same of one hand-over; a rejection says more."""
+    entry = begun(ledger)
+    if before:
+        told(ledger, event(kind))
+    entry = ledger.settle(entry, {ANN: LATER}, "<m>", ONE, POLICY)
+    if not before:
+        entry = told(ledger, event(kind))
+    assert statuses(entry) == [status]
+    assert entry.deliveries[0].events == ((kind, AT),)
+
+
+@pytest.mark.parametrize("meanwhile", [False, True], ids=["told before", "told as it begins"])
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_failure_is_forgotten_with_the_next_hand_over(
+    ledger: Ledger, clock: Clock, meanwhile: bool, crash: bool
+) -> None:
+    """P1: it was about the one before; if this one's reply is lost, that is a doubt."""
+    entry = ledger.settle(begun(ledger), {ANN: LATER}, "<m>", ONE, POLICY)
+    heard = told(ledger, event("failed"))
+    entry = ledger.begin(entry if meanwhile else heard, [ANN], "<m>", ONE, POLICY)
+    assert entry.deliveries[0].events == ()
+    if crash:
+        clock.forward(31)
+        assert isinstance(ledger.claim(TWO, POLICY), Held)
+    else:
+        entry = ledger.settle(entry, {ANN: LOST}, "<m>", ONE, POLICY)
+        assert statuses(entry) == [DeliveryStatus.IN_DOUBT]
 
 
 def test_a_bounce_does_not_undo_an_acceptance(ledger: Ledger) -> None:
