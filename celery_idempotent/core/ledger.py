@@ -305,11 +305,11 @@ class Ledger:
 
         The entry is CLAIMED again with a fresh lease, or IN_DOUBT. Raises `ClaimLost`, `LedgerUnavailable`.
         """
-        rows = []
+        rows, before = [], offers.before(entry)
         for (part, who), said in replies.items():
-            reply = offers.settled(entry, (part, who.digest), said)
+            reply = offers.settled(before, (part, who.digest), said)
             rows.append(Delivery(part, who, reply.status, message_id, reply.code, reply.detail[:200]))
-        deliveries = changes.merged(entry, rows)
+        deliveries = changes.merged(before, rows)
         doubt = any(delivery.status is DeliveryStatus.IN_DOUBT for delivery in deliveries)
         accepted = any(row.status is DeliveryStatus.ACCEPTED for row in rows)
         # Refused before there was anything to write ahead: an attempt all the same.

@@ -68,28 +68,33 @@ def doubtful(entry: Entry) -> tuple[Delivery, ...]:
 
 def again(entry: Entry) -> Entry:
     """Return ``entry`` with its doubtful deliveries being handed over once more under the same key."""
-    return replace(
-        entry,
-        offers=entry.offers + 1,
-        deliveries=tuple(
-            replace(d, status=DeliveryStatus.SENDING) if d.status is DeliveryStatus.IN_DOUBT else d
-            for d in entry.deliveries
-        ),
-    )
+    turned = _turned(entry, DeliveryStatus.IN_DOUBT, DeliveryStatus.SENDING)
+    return replace(turned, offers=entry.offers + 1)
+
+
+def _turned(entry: Entry, status: DeliveryStatus, other: DeliveryStatus) -> Entry:
+    rows = (replace(d, status=other) if d.status is status else d for d in entry.deliveries)
+    return replace(entry, deliveries=tuple(rows))
+
+
+def before(entry: Entry) -> Entry:
+    """Return ``entry`` with what is being offered again as it was before: in doubt, until a reply settles it.
+
+    An offer may leave some out, as a server's limit on recipients does.
+    """
+    return entry if entry.offers < 2 else _turned(entry, DeliveryStatus.SENDING, DeliveryStatus.IN_DOUBT)
 
 
 def settled(entry: Entry, place: tuple[str, str], reply: Reply) -> Reply:
     """Return what ``reply`` says about the delivery at ``place``, (part, digest), of ``entry``.
 
-    Of one that was in doubt before, only an acceptance says something: a refusal is about this offer, not about
-    the one whose reply was lost.
+    ``entry`` is as it was `before` the offer. Of one that was in doubt then, only an acceptance says something:
+    a refusal is about this offer, not about the one whose reply was lost.
     """
     if reply.status is DeliveryStatus.ACCEPTED:
         return reply
     for d in entry.deliveries:
-        if (d.part, d.recipient.digest) == place and (
-            d.status is DeliveryStatus.IN_DOUBT or (d.status is DeliveryStatus.SENDING and entry.offers > 1)
-        ):
+        if (d.part, d.recipient.digest) == place and d.status is DeliveryStatus.IN_DOUBT:
             return replace(reply, status=DeliveryStatus.IN_DOUBT)
     return reply
 

@@ -122,6 +122,17 @@ def test_accepted_for_some_holds_the_others(ledger: Ledger) -> None:
     assert isinstance(ledger.claim(TWO, POLICY), Held)
 
 
+@pytest.mark.parametrize("said", [YES, Reply(DeliveryStatus.DEFERRED, 450)], ids=["taken", "refused"])
+def test_whom_a_second_offer_leaves_out_is_in_doubt_as_before(ledger: Ledger, said: Reply) -> None:
+    """P1, P2: a server's limit left Bob out. He may have it from the first offer, and the reply is not his."""
+    entry = ledger.begin_again(in_doubt(ledger, ANN, BOB), ONE, POLICY)
+    entry = ledger.settle(entry, {ANN: said}, "<m>", ONE, POLICY)
+    assert (entry.status, entry.deliveries[1].status) == (Status.IN_DOUBT, DeliveryStatus.IN_DOUBT)
+    assert entry.deliveries[1].detail == LOST.detail
+    outcome = ledger.claim(TWO, POLICY)
+    assert isinstance(outcome, Held if said is YES else Acquired), "accepted: the key stands for Ann alone"
+
+
 @pytest.mark.parametrize("again", [False, True], ids=["first offer", "second offer"])
 def test_a_crash_in_the_hand_over_is_offered_again(ledger: Ledger, clock: Clock, again: bool) -> None:
     """What was written ahead is all that is needed; everyone waits for the send deadline before."""
