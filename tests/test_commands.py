@@ -282,7 +282,10 @@ def test_forget(ledger: Ledger, app: Celery, settings: Any) -> None:
     assert error.returncode == 3
     assert "1 are not finished" in str(error)
     run("resolve", "task-2", "--sent", *WHY)
-    assert run("forget", "ann@example.com", *WHY).strip() == "erased from 1 emails"
+    told = run("forget", "ann@example.com", *WHY)
+    assert "erased from 1 emails; 1 had been cut off" in told
+    assert entry_of(ledger, LogicalEmail.objects.get(owner="task-2").key).key in told
+    assert run("forget", "ann@example.com", *WHY).strip() == "erased from 0 emails"
 
 
 def test_doctor(ledger: Ledger, app: Celery, settings: Any) -> None:

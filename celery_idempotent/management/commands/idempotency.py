@@ -241,7 +241,11 @@ class Command(BaseCommand):
         """Erase a recipient."""
         found = forget(options["address"], options["actor"], options["reason"])
         text = f"erased from {len(found.erased)} emails"
-        self._say(options, {"erased": sorted(found.erased), "left": found.left}, text)
+        if found.cut_off:
+            text += f"; {len(found.cut_off)} had been cut off, and nobody sends the rest of them any more:"
+            text += "".join(f"\n  {key}" for key in sorted(found.cut_off))
+        data = {"erased": sorted(found.erased), "left": found.left, "cut_off": sorted(found.cut_off)}
+        self._say(options, data, text)
         if found.left:
             why = "\n".join(f"  {text}" for text in found.left.values())
             raise CommandError(
