@@ -128,6 +128,28 @@ def test_show_for_machines(ledger: Ledger, app: Celery) -> None:
     assert data["sent_at"] == entry.sent_at.isoformat()
 
 
+def test_a_sent_email_whose_body_was_cut_off_is_counted_and_listed(
+    ledger: Ledger, app: Celery, settings: Any
+) -> None:
+    """After the time that makes others stuck, and yet not as stuck nor as a failure: that may have been all."""
+    settings.SILENCED_SYSTEM_CHECKS = [f"celery_idempotent.{name}" for name in ("W020", "W021", "W012")]
+    made(ledger, asker(app))
+    cut_off = made(ledger, asker(app, 8, "task-8"), DOUBTFUL)
+    run("resolve", "task-8", "--sent", *WHY)
+    assert "\n0 unfinished" in run("stats")
+    assert "unfinished since" in run("show", "task-8")
+    since = LogicalEmail.objects.get(owner="task-8").updated_at - timedelta(hours=3)
+    LogicalEmail.objects.filter(unfinished=True).update(deadline=since)
+    assert "\n1 unfinished" in run("stats")
+    assert json.loads(run("stats", "--json"))["unfinished"] == 1
+    assert [one["key"] for one in json.loads(run("stats", "--unfinished", "--json"))] == [cut_off.key]
+    assert run("stats", "--unfinished", "--stuck-after", "4h").strip() == "none"
+    assert run("stats", "--stuck", "--stuck-after", "0s").strip() == "none"
+    assert "ok     unfinished: 1 sent, and cut off" in run("doctor")
+    swept = json.loads(run("sweep", "--stuck-after", "0s", "--json"))
+    assert (swept["released"], swept["in_doubt"], swept["stuck"]) == (0, 0, []), "it is nobody's claim"
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -292,8 +314,9 @@ def test_doctor(ledger: Ledger, app: Celery, settings: Any) -> None:
     """Well, waiting, and broken: told apart by the exit code."""
     settings.SILENCED_SYSTEM_CHECKS = [f"celery_idempotent.{name}" for name in ("W020", "W021", "W012")]
     text = run("doctor")
-    for about in ("ledger", "migrations", "connection", "in doubt: none", "stuck: none", "commanded"):
+    for about in ("ledger", "migrations", "connection", "in doubt: none", "stuck: none", "unfinished: none"):
         assert about in text
+    assert "commanded" in text
     past = datetime.now(timezone.utc) - timedelta(minutes=6)
     row = OutboxMessage.objects.create(task_id="late", created_at=past, due_at=past)
     out = StringIO()
@@ -362,7 +385,7 @@ def test_the_real_command_line(tmp_path: Path) -> None:
     assert "run `manage.py migrate" in broken.stdout
     assert manage("migrate", "-v0").returncode == 0
     stats = manage("idempotency", "stats", "--json")
-    assert (stats.returncode, json.loads(stats.stdout)) == (0, {"types": {}, "stuck": 0})
+    assert (stats.returncode, json.loads(stats.stdout)) == (0, {"types": {}, "stuck": 0, "unfinished": 0})
     unknown = manage("idempotency", "show", "nothing")
     assert (unknown.returncode, unknown.stdout) == (1, "")
     assert "Traceback" not in unknown.stderr

@@ -43,6 +43,7 @@ def forgotten(entry: Entry, digest: str, words: Sequence[str]) -> Entry:
     return replace(
         entry,
         status=Status.CANCELLED if entry.status is Status.FAILED else entry.status,
+        deadline=None,
         unfinished=False,
         label=scrubbed(entry.label, words),
         result=None if _shows(entry.result, words) else entry.result,
