@@ -23,7 +23,7 @@ from celery_idempotent.core.ledger import Ledger
 from celery_idempotent.core.outcomes import Asker, Policy, Reply
 from celery_idempotent.core.status import DeliveryStatus
 from celery_idempotent.identity import as_note, asker_of
-from celery_idempotent.models import LogicalEmail, OutboxMessage
+from celery_idempotent.models import Delivery, LogicalEmail, OutboxMessage
 
 TARGET = ("0", Recipient("d1" * 32, "a***@example.com"))
 ACCEPTED = {TARGET: Reply(DeliveryStatus.ACCEPTED, 250, "queued as 4711")}
@@ -165,6 +165,8 @@ def test_a_sent_email_whose_body_was_cut_off_is_counted_and_listed(
         (("cancel", "x", "--reason", " "), "nothing is known"),
         (("purge", "--older-than", "90"), "write 90d"),
         (("purge", "--older-than=-5d"), "is negative"),
+        (("purge", "--older-than", "-5d"), "is negative"),
+        (("sweep", "--stuck-after", "-5d", "--limit", "5"), "is negative"),
         (("purge", "--batch", "0"), "at least 1"),
         (("sweep", "--limit", "-1"), "at least 1"),
         (("forget", "ann", *WHY), "one address"),
@@ -362,6 +364,26 @@ def test_the_tasks_for_beat(ledger: Ledger, app: Celery) -> None:
     assert (done["released"], done["stuck"]) == (1, 0)
     assert app.tasks["celery_idempotent.purge"].apply(kwargs={"days": 90}).get() == 0
     json.dumps(done)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "model"),
+    [
+        (("purge",), LogicalEmail),
+        (("purge", "--older-than", "1d"), OutboxMessage),
+        (("forget", "ann@example.com", *WHY), Delivery),
+        (("stats",), LogicalEmail),
+    ],
+)
+def test_a_missing_table_is_named_with_the_cure(
+    app: Celery, keep_ledger_in: Any, monkeypatch: Any, transactional_db: None, arguments: Any, model: Any
+) -> None:
+    """Whichever of them it is; and what an operator asks for is not told as if a task had been stopped."""
+    keep_ledger_in("database")
+    monkeypatch.setattr(model._meta, "db_table", f"{model._meta.db_table}_gone")
+    told = str(refused(*arguments))
+    assert f"has no table {model._meta.db_table}: run `manage.py migrate" in told
+    assert "task is tried again" not in told
 
 
 def test_the_real_command_line(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
@@ -42,6 +43,8 @@ class Command(BaseCommand):
         def add(name: str, text: str) -> Any:
             command = commands.add_parser(name, help=text, description=text)
             command.set_defaults(run=getattr(self, name))
+            # argparse takes -5 for a value and -5d for an option; what is wrong with -5d, `duration` says.
+            command._negative_number_matcher = re.compile(r"-\d")
             command.add_argument("--json", action="store_true", help="for machines")
             return command
 
