@@ -128,7 +128,7 @@ def check_retention(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[C
     """W014 a retention shorter than a message may still come, or than the relay takes to publish it again."""
     if not _retention() or not any(True for _ in (*tasks(), *functions())):
         return []
-    found = []
+    found: list[CheckMessage] = []
     longest, why = longest_redelivery()
     if conf.retention < longest:
         found.append(
