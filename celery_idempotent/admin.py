@@ -8,6 +8,7 @@ from django.contrib import admin
 from django.http import HttpRequest
 from django.utils import timezone
 
+from . import browse
 from .admin_decisions import Decides
 from .models import Delivery, LogicalEmail, OutboxMessage, SendAttempt
 
@@ -40,6 +41,21 @@ class ReadOnly:
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Deleting an entry would reopen its key."""
         return False
+
+
+class BodyFilter(admin.SimpleListFilter):
+    """Those whose body was cut off, by the probe of an index that the command makes as well."""
+
+    title = "body"
+    parameter_name = "body"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        """Offer the few that are of interest."""
+        return [("unfinished", "cut off, not finished")]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        """Narrow the list."""
+        return browse.unfinished(queryset) if self.value() == "unfinished" else queryset
 
 
 class DeliveryInline(ReadOnly, admin.TabularInline):  # type: ignore[misc, type-arg]
@@ -82,7 +98,7 @@ class LogicalEmailAdmin(Decides, ReadOnly, admin.ModelAdmin):  # type: ignore[mi
     created, begun, sent = exactly("created_at"), exactly("begun_at"), exactly("sent_at")
     updated, deadline_at = exactly("updated_at"), exactly("deadline")
     readonly_fields = ("key", "created", "begun", "sent", "updated", "deadline_at")
-    list_filter = ("status", "email_type", "created_at")
+    list_filter = ("status", BodyFilter, "email_type", "created_at")
     search_fields = ("key", "label", "owner", "deliveries__recipient", "send_attempts__message_id")
     search_help_text = "Key, key field, task id, masked recipient or Message-ID"
     date_hierarchy = "created_at"

@@ -58,6 +58,15 @@ def stuck(found: Rows, seconds: float) -> Rows:
     return found.filter(old, passed, status__in=_UNFINISHED).order_by("updated_at")
 
 
+def unfinished(found: Rows, seconds: float = 0.0) -> Rows:
+    """Return what is sent, and whose body has not come to its end for ``seconds``; the oldest first.
+
+    Of all that is sent it alone has a deadline, so that this is a probe of the index on status and deadline.
+    """
+    since = written(found.db, After(-seconds))
+    return found.filter(status=Status.SENT.value, deadline__lte=since, unfinished=True).order_by("deadline")
+
+
 def counts(found: Rows) -> dict[tuple[str, str], int]:
     """Return how many entries there are, by email type and status."""
     grouped = found.order_by().values_list("email_type", "status").annotate(n=Count("pk"))

@@ -125,20 +125,30 @@ def check_windows(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Che
 
 @register("celery_idempotent")
 def check_retention(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
-    """W014 a retention shorter than a message may still come."""
+    """W014 a retention shorter than a message may still come, or than the relay takes to publish it again."""
     if not _retention() or not any(True for _ in (*tasks(), *functions())):
         return []
+    found: list[CheckMessage] = []
     longest, why = longest_redelivery()
-    if conf.retention >= longest:
-        return []
-    return [
-        Warning(
-            f"CELERY_IDEMPOTENT['RETENTION'] is {conf.retention}, and a message may still come for {longest}: "
-            f"{why}. What has been forgotten by then is sent again",
-            hint="Lengthen RETENTION.",
-            id="celery_idempotent.W014",
+    if conf.retention < longest:
+        found.append(
+            Warning(
+                f"CELERY_IDEMPOTENT['RETENTION'] is {conf.retention}, and a message may still come for "
+                f"{longest}: {why}. What has been forgotten by then is sent again",
+                hint="Lengthen RETENTION.",
+                id="celery_idempotent.W014",
+            )
         )
-    ]
+    if conf.redeliver_after >= conf.retention.total_seconds():
+        found.append(
+            Warning(
+                f"CELERY_IDEMPOTENT['REDELIVER_AFTER'] is {conf.redeliver_after:.0f} s, and RETENTION is "
+                f"{conf.retention}: a lost message is too old by then to be published again, and stays unsent",
+                hint="Shorten REDELIVER_AFTER (900 by default), or lengthen RETENTION.",
+                id="celery_idempotent.W014",
+            )
+        )
+    return found
 
 
 @register("celery_idempotent")

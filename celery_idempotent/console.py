@@ -89,7 +89,7 @@ def page(entry: Entry, attempts: Sequence[Attempt], now: datetime) -> str:
         ("attempts", f"{entry.attempts} in this generation; asked for {entry.arrivals} times"),
         ("first seen", entry.created_at),
         ("sent", entry.sent_at),
-        ("deadline", entry.deadline),
+        ("unfinished since" if entry.unfinished else "deadline", entry.deadline),
         ("result", None if entry.result is None else json.dumps(entry.result, ensure_ascii=False)),
     ]
     width = max(len(name) for name, _ in facts)

@@ -125,9 +125,16 @@ def _entries(stuck_after: float) -> Iterator[Finding]:
     with browse.rows() as rows:
         doubtful = rows.filter(status=Status.IN_DOUBT.value).count()
         stuck = browse.stuck(rows, stuck_after).exclude(status=Status.IN_DOUBT.value).count()
+        unfinished = browse.unfinished(rows, stuck_after).count()
     text = f"{doubtful}: `manage.py idempotency stats --in-doubt` lists them" if doubtful else "none"
     yield Finding("in doubt", WAITS if doubtful else OK, text)
     text = (
         f"{stuck} unchanged for {stuck_after:.0f} s: `manage.py idempotency stats --stuck`" if stuck else "none"
     )
     yield Finding("stuck", WAITS if stuck else OK, text)
+    text = (
+        f"{unfinished} sent, and cut off before their bodies' end: `manage.py idempotency stats --unfinished`"
+        if unfinished
+        else "none"
+    )
+    yield Finding("unfinished", OK, text)  # nobody can tell whether such a body had more to send

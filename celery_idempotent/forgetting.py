@@ -7,11 +7,12 @@ from typing import Any
 
 from .conf import conf
 from .core.addresses import is_address, mask_all, recipient, spellings
+from .core.entry import Entry
 from .core.errors import InterventionRefused
 from .core.forgetting import scrubbed
-from .core.interventions import Operator
+from .core.interventions import Operator, named
 from .core.store import Store
-from .outbox import forget_participants
+from .outbox import forget_participants, kept_in
 from .stores.database import DatabaseStore
 from .wiring import get_ledger, get_mirror, ledger_alias
 
@@ -24,12 +25,15 @@ class Forgotten:
     """Keys of the entries that have forgotten."""
     left: dict[str, str] = field(default_factory=dict)
     """Why others could not yet, by key."""
+    cut_off: set[str] = field(default_factory=set)
+    """Keys of those erased whose body had not come to its end: nobody sends the rest of it any more."""
 
 
 def forget(address: str, actor: str, reason: str, app: Any = None) -> Forgotten:
     """Erase ``address`` from every finished entry, in the ledger and in its mirror.
 
     What is not finished is left as it is, and told: without the digest its recipient could get a second copy.
+    So is a body that its own message in an outbox will still finish, for others are owed the rest of it.
     Raises `InterventionRefused` for what is no address, `LedgerUnavailable`; it may be called again.
     """
     if not is_address(address):
@@ -60,6 +64,9 @@ def _erase(store: Store, key: str, operator: Operator, digest: str, words: list[
     stored = store.get(key)
     if stored is None:
         return None
+    if waiting := _to_be_finished(stored.entry):
+        found.left[key] = waiting
+        return None
     try:
         entry = operator.forget(stored.entry, digest, words)
     except InterventionRefused as refused:
@@ -68,4 +75,18 @@ def _erase(store: Store, key: str, operator: Operator, digest: str, words: list[
     forget_participants(entry)  # their arguments, if nobody has removed them yet
     store.erase(key, digest, words)
     found.erased.add(key)
+    if stored.entry.unfinished:
+        found.cut_off.add(key)
     return entry
+
+
+def _to_be_finished(entry: Entry) -> str:
+    """Return why ``entry`` cannot be erased yet: its body was cut off, and the relay will have it finished."""
+    alias = kept_in(entry.owner) if entry.unfinished else None
+    if alias is None:
+        return ""
+    return (
+        f"{named(entry)} was cut off: its body has still to be finished by {entry.owner}, whose message is "
+        f"in the outbox of {alias!r}. Let the relay and a worker run and come back; or, to give up what is not "
+        f"sent yet, in a shell: OutboxMessage.objects.using({alias!r}).filter(task_id={entry.owner!r}).delete()"
+    )

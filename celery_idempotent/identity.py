@@ -13,7 +13,7 @@ from .core.addresses import is_address, mask_all, normalise, printable
 from .core.errors import KeyFieldError
 from .core.keys import bucket_for, digest, make_key
 from .core.outcomes import Asker
-from .options import LONGEST_TYPE, email_type, plain, signature_of
+from .options import LONGEST_TYPE, WINDOW_MODES, email_type, plain, signature_of
 
 HEADER = "celery_idempotent"
 """Name under which the note travels: a header of Celery's messages, an item of other queues' ``meta``."""
@@ -96,6 +96,13 @@ class CallKeys:
 
     def _bucket(self, bound: Mapping[str, Any]) -> str | None:
         task = self.task
+        if task.window_mode not in WINDOW_MODES:
+            known = " or ".join(map(repr, WINDOW_MODES))
+            raise KeyFieldError(f"{task.name}: window_mode is {task.window_mode!r}; it has to be {known}")
+        if task.window is None and task.window_mode == "fixed":
+            raise KeyFieldError(
+                f'{task.name}: window is not set; window_mode="fixed" needs the length of its buckets'
+            )
         if task.window is None:
             return None
         if not isinstance(task.window, timedelta) or task.window <= timedelta(0):

@@ -29,6 +29,7 @@ from .identity import Identity
 from .models import OutboxMessage
 from .payload import pack, seal
 from .stores import outbox as store
+from .stores.connection import translated
 from .wiring import OWN_ALIAS, ledger_alias
 
 logger = logging.getLogger("celery_idempotent")
@@ -104,6 +105,15 @@ def forget_participants(entry: Entry) -> None:
             forget(alias, *task_ids)
         except DatabaseError as error:
             logger.warning("%s: the outbox of %r is left to the relay: %s", entry.key, alias, error)
+
+
+def kept_in(task_id: str) -> str | None:
+    """Return the database whose outbox has the message of ``task_id``, if any. Raises `LedgerUnavailable`."""
+    for alias in conf.outbox_databases:
+        with translated(alias):
+            if store.rows_of(alias).filter(task_id=task_id).exists():
+                return alias
+    return None
 
 
 # -- what is written -------------------------------------------------------------------------------------

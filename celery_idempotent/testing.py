@@ -241,6 +241,7 @@ class StoreConformance:
         store.insert(make_entry("running"))
         store.insert(make_entry("reserved", status=Status.RELEASED, deadline=After(-5)))
         store.insert(make_entry("sent", status=Status.SENT, deadline=None))
+        store.insert(make_entry("cut-off", status=Status.SENT, deadline=After(-99), unfinished=True))
         assert [entry.key for entry in store.due()] == ["later", "late"]
         assert [entry.key for entry in store.due(limit=1)] == ["later"]
 

@@ -14,8 +14,9 @@ from django.urls import reverse
 from celery_idempotent import wiring
 from celery_idempotent.admin_decisions import ADVICE, UNFINISHED
 from celery_idempotent.core.entry import Recipient
+from celery_idempotent.core.interventions import Operator
 from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import Asker, Policy, Reply
+from celery_idempotent.core.outcomes import Asker, Policy, Reply, Verdict
 from celery_idempotent.core.status import DeliveryStatus, Status
 from celery_idempotent.models import Delivery, LogicalEmail, OutboxMessage, SendAttempt
 from celery_idempotent.stores import outbox
@@ -139,6 +140,25 @@ def test_what_is_sent_and_not_finished_says_so(
     page = admin_client.get(page_of(email)).content.decode()
     assert (UNFINISHED in page) is unfinished
     assert (ADVICE[Status.SENT] in page) is not unfinished
+
+
+def test_what_was_cut_off_can_be_filtered(admin_client: Any, email: LogicalEmail) -> None:
+    """And nothing else is in that list: neither what is at work, nor what is sent to its end."""
+    store = wiring.get_ledger().store
+    ledger = Ledger(store)
+    for name in ("done", "cut-off"):
+        asker = replace(ASKER, key=name, task_id=name)
+        target = ("0", Recipient("c" * 64, "c***@example.com"))
+        entry = ledger.begin(ledger.claim(asker, Policy()).entry, [target], "<c@shop>", asker, Policy())
+        how = DeliveryStatus.ACCEPTED if name == "done" else DeliveryStatus.IN_DOUBT
+        entry = ledger.settle(entry, {target: Reply(how)}, "<c@shop>", asker, Policy())
+        if name == "done":
+            ledger.complete(entry, None)
+        else:
+            Operator(store, "ann", "it is there").resolve(entry, Verdict.SENT)
+    page = admin_client.get(LIST, {"body": "unfinished"})
+    assert [row.key for row in page.context["cl"].result_list] == ["cut-off"]
+    assert len(admin_client.get(LIST).context["cl"].result_list) == 3
 
 
 def test_a_get_decides_nothing(admin_client: Any, doubtful: LogicalEmail) -> None:

@@ -23,7 +23,7 @@ from celery_idempotent.core.ledger import Ledger
 from celery_idempotent.core.outcomes import Asker, Policy, Reply
 from celery_idempotent.core.status import DeliveryStatus
 from celery_idempotent.identity import as_note, asker_of
-from celery_idempotent.models import LogicalEmail, OutboxMessage
+from celery_idempotent.models import Delivery, LogicalEmail, OutboxMessage
 
 TARGET = ("0", Recipient("d1" * 32, "a***@example.com"))
 ACCEPTED = {TARGET: Reply(DeliveryStatus.ACCEPTED, 250, "queued as 4711")}
@@ -128,6 +128,28 @@ def test_show_for_machines(ledger: Ledger, app: Celery) -> None:
     assert data["sent_at"] == entry.sent_at.isoformat()
 
 
+def test_a_sent_email_whose_body_was_cut_off_is_counted_and_listed(
+    ledger: Ledger, app: Celery, settings: Any
+) -> None:
+    """After the time that makes others stuck, and yet not as stuck nor as a failure: that may have been all."""
+    settings.SILENCED_SYSTEM_CHECKS = [f"celery_idempotent.{name}" for name in ("W020", "W021", "W012")]
+    made(ledger, asker(app))
+    cut_off = made(ledger, asker(app, 8, "task-8"), DOUBTFUL)
+    run("resolve", "task-8", "--sent", *WHY)
+    assert "\n0 unfinished" in run("stats")
+    assert "unfinished since" in run("show", "task-8")
+    since = LogicalEmail.objects.get(owner="task-8").updated_at - timedelta(hours=3)
+    LogicalEmail.objects.filter(unfinished=True).update(deadline=since)
+    assert "\n1 unfinished" in run("stats")
+    assert json.loads(run("stats", "--json"))["unfinished"] == 1
+    assert [one["key"] for one in json.loads(run("stats", "--unfinished", "--json"))] == [cut_off.key]
+    assert run("stats", "--unfinished", "--stuck-after", "4h").strip() == "none"
+    assert run("stats", "--stuck", "--stuck-after", "0s").strip() == "none"
+    assert "ok     unfinished: 1 sent, and cut off" in run("doctor")
+    swept = json.loads(run("sweep", "--stuck-after", "0s", "--json"))
+    assert (swept["released"], swept["in_doubt"], swept["stuck"]) == (0, 0, []), "it is nobody's claim"
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -143,6 +165,8 @@ def test_show_for_machines(ledger: Ledger, app: Celery) -> None:
         (("cancel", "x", "--reason", " "), "nothing is known"),
         (("purge", "--older-than", "90"), "write 90d"),
         (("purge", "--older-than=-5d"), "is negative"),
+        (("purge", "--older-than", "-5d"), "is negative"),
+        (("sweep", "--stuck-after", "-5d", "--limit", "5"), "is negative"),
         (("purge", "--batch", "0"), "at least 1"),
         (("sweep", "--limit", "-1"), "at least 1"),
         (("forget", "ann", *WHY), "one address"),
@@ -282,15 +306,19 @@ def test_forget(ledger: Ledger, app: Celery, settings: Any) -> None:
     assert error.returncode == 3
     assert "1 are not finished" in str(error)
     run("resolve", "task-2", "--sent", *WHY)
-    assert run("forget", "ann@example.com", *WHY).strip() == "erased from 1 emails"
+    told = run("forget", "ann@example.com", *WHY)
+    assert "erased from 1 emails; 1 had been cut off" in told
+    assert entry_of(ledger, LogicalEmail.objects.get(owner="task-2").key).key in told
+    assert run("forget", "ann@example.com", *WHY).strip() == "erased from 0 emails"
 
 
 def test_doctor(ledger: Ledger, app: Celery, settings: Any) -> None:
     """Well, waiting, and broken: told apart by the exit code."""
     settings.SILENCED_SYSTEM_CHECKS = [f"celery_idempotent.{name}" for name in ("W020", "W021", "W012")]
     text = run("doctor")
-    for about in ("ledger", "migrations", "connection", "in doubt: none", "stuck: none", "commanded"):
+    for about in ("ledger", "migrations", "connection", "in doubt: none", "stuck: none", "unfinished: none"):
         assert about in text
+    assert "commanded" in text
     past = datetime.now(timezone.utc) - timedelta(minutes=6)
     row = OutboxMessage.objects.create(task_id="late", created_at=past, due_at=past)
     out = StringIO()
@@ -338,6 +366,26 @@ def test_the_tasks_for_beat(ledger: Ledger, app: Celery) -> None:
     json.dumps(done)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "model"),
+    [
+        (("purge",), LogicalEmail),
+        (("purge", "--older-than", "1d"), OutboxMessage),
+        (("forget", "ann@example.com", *WHY), Delivery),
+        (("stats",), LogicalEmail),
+    ],
+)
+def test_a_missing_table_is_named_with_the_cure(
+    app: Celery, keep_ledger_in: Any, monkeypatch: Any, transactional_db: None, arguments: Any, model: Any
+) -> None:
+    """Whichever of them it is; and what an operator asks for is not told as if a task had been stopped."""
+    keep_ledger_in("database")
+    monkeypatch.setattr(model._meta, "db_table", f"{model._meta.db_table}_gone")
+    told = str(refused(*arguments))
+    assert f"has no table {model._meta.db_table}: run `manage.py migrate" in told
+    assert "task is tried again" not in told
+
+
 def test_the_real_command_line(tmp_path: Path) -> None:
     """In a process of its own: exit codes, errors on stderr, JSON alone on stdout."""
     name = str(tmp_path / "ledger.sqlite3")
@@ -359,7 +407,7 @@ def test_the_real_command_line(tmp_path: Path) -> None:
     assert "run `manage.py migrate" in broken.stdout
     assert manage("migrate", "-v0").returncode == 0
     stats = manage("idempotency", "stats", "--json")
-    assert (stats.returncode, json.loads(stats.stdout)) == (0, {"types": {}, "stuck": 0})
+    assert (stats.returncode, json.loads(stats.stdout)) == (0, {"types": {}, "stuck": 0, "unfinished": 0})
     unknown = manage("idempotency", "show", "nothing")
     assert (unknown.returncode, unknown.stdout) == (1, "")
     assert "Traceback" not in unknown.stderr

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from django.conf import settings as settings_of_django
 from django.core.mail import EmailMessage
 from django.db import connection
 
@@ -20,8 +21,12 @@ from celery_idempotent import (
 )
 from celery_idempotent.core.addresses import recipient
 from celery_idempotent.core.forgetting import scrubbed
+from celery_idempotent.core.interventions import Operator
+from celery_idempotent.core.outcomes import Acquired, Asker, Reply, Verdict
+from celery_idempotent.core.status import DeliveryStatus
 from celery_idempotent.forgetting import forget
 from celery_idempotent.models import Delivery, LogicalEmail, OutboxMessage
+from celery_idempotent.options import policy
 from tests.support.mailserver import ScriptedSMTP
 
 app = Celery("forgetting", broker="memory://", backend="cache+memory://", set_as_current=False)
@@ -178,6 +183,60 @@ def test_what_is_not_finished_is_left_and_told(server: ScriptedSMTP) -> None:
     assert found.erased == set()
     assert list(found.left) == [mail.key_for(1, ANN)]
     assert "is not finished" in found.left[mail.key_for(1, ANN)]
+
+
+def cut_off(task: Any, task_id: str) -> None:
+    """The first of two messages got no reply; somebody has found it in the mail server's log since."""
+    ledger, rules = wiring.get_ledger(app), policy(task, False)
+    asker = Asker(task.key_for(1), task.name, task_id, label="n=1")
+    target = ("0", recipient(ANN, settings_of_django.SECRET_KEY, "masked"))
+    claimed = ledger.claim(asker, rules)
+    assert isinstance(claimed, Acquired)
+    entry = ledger.begin(claimed.entry, [target], "<m@x>", asker, rules)
+    entry = ledger.settle(entry, {target: Reply(DeliveryStatus.IN_DOUBT)}, "<m@x>", asker, rules)
+    entry = Operator(ledger.store, "me", "it is there").resolve(entry, Verdict.SENT)
+    if mirror := wiring.get_mirror(app):
+        mirror.keep(entry)
+    assert entry.unfinished
+
+
+@app.task(bind=True, base=IdempotentEmailTask, key_fields=("n",), name="forgettable-pair")
+def pair(self: Any, n: int) -> str:
+    for to in (ANN, BOB):
+        EmailMessage("Hi", "text", to=[to]).send()
+    return "both"
+
+
+def test_a_body_that_will_still_be_finished_is_left_and_told(
+    server: ScriptedSMTP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ann has hers and Bob does not: whoever forgets Ann must not cost Bob his."""
+    monkeypatch.setattr(outbox, "_publish", lambda *_: None)
+    task_id = pair.enqueue(1).id
+    cut_off(pair, task_id)
+    found = forget(ANN, **WHY)
+    assert (found.erased, list(found.left)) == (set(), [pair.key_for(1)])
+    for text in ("its body has still to be finished", task_id, "the outbox of 'default'"):
+        assert text in found.left[pair.key_for(1)]
+    assert OutboxMessage.objects.filter(task_id=task_id).exists()
+    assert pair.apply((1,), task_id=task_id).get() == "both"
+    assert [message.recipients for message in server.accepted] == [[BOB]]
+    found = forget(ANN, **WHY)
+    assert (found.erased, found.left, found.cut_off) == ({pair.key_for(1)}, {}, set())
+    assert "a***" not in everything()
+
+
+def test_a_body_that_nobody_is_known_to_finish_is_erased_and_told(
+    server: ScriptedSMTP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message of another task does not finish it; whoever is owed the rest is the operator's to serve."""
+    monkeypatch.setattr(outbox, "_publish", lambda *_: None)
+    pair.enqueue(1)
+    cut_off(pair, "without-outbox")
+    found = forget(ANN, **WHY)
+    assert (found.erased, found.left, found.cut_off) == ({pair.key_for(1)}, {}, {pair.key_for(1)})
+    assert not pair.entry_for(1).unfinished
+    assert "a***" not in everything()
 
 
 def test_what_only_the_mirror_still_knows(server: ScriptedSMTP) -> None:

@@ -100,6 +100,18 @@ def test_w014_a_retention_shorter_than_the_longest_redelivery(app: Celery, setti
     assert checks.check_retention(None) == []
 
 
+def test_w014_a_lost_message_that_is_too_old_before_it_is_published_again(app: Celery, settings: Any) -> None:
+    """The relay publishes nothing that the ledger may have forgotten: it would stay unsent."""
+    task(app, max_retries=0)
+    settings.CELERY_IDEMPOTENT = {"RETENTION": DAY, "REDELIVER_AFTER": 86_399}
+    assert checks.check_retention(None) == []
+    settings.CELERY_IDEMPOTENT = {"RETENTION": DAY, "REDELIVER_AFTER": 86_400}
+    (found,) = checks.check_retention(None)
+    assert found.id == "celery_idempotent.W014"
+    for text in ("['REDELIVER_AFTER'] is 86400 s", "RETENTION is 1 day", "stays unsent"):
+        assert text in found.msg
+
+
 def fill(store: Any, clock: Clock) -> None:
     """An entry of each status, 90 days old, and one of each that is new."""
     for age, name in ((90, "old"), (0, "new")):

@@ -122,8 +122,11 @@ def found_sent(entry: Entry) -> Entry:
     """Return ``entry``, whose doubt has ended, as SENT without a result: nobody has seen its body end.
 
     A body that the ledger cannot see into has no steps that could be told apart, so it is not to be run again.
+    Any other is unfinished; it alone of what is SENT has a deadline, so that stores find it among the others.
     """
-    return replace(entry, status=Status.SENT, deadline=None, result=None, unfinished=bool(entry.deliveries))
+    unfinished = bool(entry.deliveries)
+    since = After() if unfinished else None
+    return replace(entry, status=Status.SENT, deadline=since, result=None, unfinished=unfinished)
 
 
 def is_to_finish(entry: Entry, task_id: str) -> bool:

@@ -82,7 +82,10 @@ class Entry:
     generation: int = 1
     """Which deliberate sending of this key this is; 1 for the first."""
     deadline: Moment | None = None
-    """CLAIMED: end of the lease. SENDING: end of the hand-over. RELEASED: reserved for the owner until."""
+    """CLAIMED: end of the lease. SENDING: end of the hand-over. RELEASED: reserved for the owner until.
+
+    SENT and `unfinished`: since when that is so; nothing happens by it.
+    """
     label: str = ""
     """The key fields as shown to operators, addresses masked."""
     fingerprint: str = ""

@@ -32,7 +32,8 @@ def forgotten(entry: Entry, digest: str, words: Sequence[str]) -> Entry:
     """Return ``entry`` without the recipient ``digest``, whom ``words`` show.
 
     What was given up is cancelled, and what has a body to be finished counts as finished: whoever cannot be
-    recognised any more could otherwise get it a second time.
+    recognised any more could otherwise get it a second time. So the caller asks first whether anybody will
+    still finish it.
     """
 
     def without(delivery: Delivery) -> Delivery:
@@ -42,6 +43,7 @@ def forgotten(entry: Entry, digest: str, words: Sequence[str]) -> Entry:
     return replace(
         entry,
         status=Status.CANCELLED if entry.status is Status.FAILED else entry.status,
+        deadline=None,
         unfinished=False,
         label=scrubbed(entry.label, words),
         result=None if _shows(entry.result, words) else entry.result,

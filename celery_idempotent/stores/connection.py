@@ -12,7 +12,7 @@ from django.db import Error as DjangoDatabaseError
 
 from ..core.entry import Entry
 from ..core.errors import LedgerUnavailable
-from ..models import LogicalEmail
+from ..models import Delivery, LogicalEmail, OutboxMessage, SendAttempt
 
 
 def open_transaction(alias: str) -> str | None:
@@ -68,12 +68,10 @@ def _drop(alias: str) -> None:
 
 
 def _explain(alias: str, error: Exception) -> str:
-    table = LogicalEmail._meta.db_table
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     missing = ("no such table", "does not exist", "doesn't exist")
-    if table in text and any(words in text for words in missing):
-        return (
-            f"database {alias!r} has no table {table}: run `manage.py migrate --database=<the ledger's>`. "
-            "Nothing was sent; the task is tried again"
-        )
+    names = [model._meta.db_table for model in (LogicalEmail, Delivery, SendAttempt, OutboxMessage)]
+    table = next((name for name in names if name in text), None)
+    if table and any(words in text for words in missing):
+        return f"database {alias!r} has no table {table}: run `manage.py migrate --database=<its alias>`"
     return f"the ledger in database {alias!r} does not answer: {text}"

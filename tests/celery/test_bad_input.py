@@ -235,6 +235,29 @@ def test_a_window_that_is_none_is_refused_when_the_task_is_called(window: Any, m
             call(1, "2026-01-01T00:00:00+00:00")
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"window_mode": "fixd"}, r"window_mode is 'fixd'; it has to be 'sliding' or 'fixed'"),
+        ({"window_mode": "fixd", "window": timedelta(1)}, r"window_mode is 'fixd'"),
+        ({"window_mode": "fixed", "event_time_field": "at"}, r"window is not set.* length of its buckets"),
+    ],
+    ids=["mistyped", "mistyped, with a window", "fixed without a window"],
+)
+def test_a_window_mode_that_means_nothing_is_refused_when_the_task_is_called(
+    request: Any, options: dict[str, Any], told: str
+) -> None:
+    """Not taken for a sliding window, nor for once and for all: the calls of the next day would be lost."""
+    name = f"moded-{request.node.callspec.id}"
+
+    @app.task(base=IdempotentTask, key_fields=("user",), name=name, **options)
+    def moded(user: int, at: Any) -> None: ...
+
+    for call in (moded.delay, moded.enqueue, moded.key_for):
+        with pytest.raises(KeyFieldError, match=rf"{name}: {told}"):
+            call(1, "2026-01-01T00:00:00+00:00")
+
+
 def test_a_fixed_window_without_event_time_is_refused_when_the_task_is_called() -> None:
     """It names the option that is missing."""
 

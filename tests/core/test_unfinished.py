@@ -83,6 +83,26 @@ def test_its_own_task_sends_the_rest_and_records_the_result(ledger: Ledger, prov
         assert outcome.entry.result == "both"
 
 
+def test_it_alone_of_what_is_sent_has_a_deadline(ledger: Ledger, clock: Clock, proven: Entry) -> None:
+    """Stores find it by that, and nothing else happens by it; whatever ends this takes it away."""
+    now = ledger.store.now()
+    assert proven.deadline == now
+    clock.forward(1000)
+    assert ledger.store.due() == []
+    assert expire(ledger.store, proven.key) is None
+    assert isinstance(ledger.claim(TWO, POLICY), Duplicate)
+    done = ledger.complete(finishing(ledger), "both")
+    assert (done.status, done.deadline) == (Status.SENT, None)
+
+
+@pytest.mark.parametrize("decision", ["reopen", "forget"])
+def test_a_decision_takes_the_deadline_away(ledger: Ledger, proven: Entry, decision: str) -> None:
+    """A new generation and an erasure have nothing to finish."""
+    desk = operator(ledger)
+    changed = desk.reopen(proven) if decision == "reopen" else desk.forget(proven, "nobody", [])
+    assert (changed.unfinished, changed.deadline) == (False, None)
+
+
 def test_other_tasks_replay(ledger: Ledger, proven: Entry) -> None:
     """P1: the email is sent; and while its own task finishes it, others wait as for any claim."""
     outcome = ledger.claim(TWO, POLICY)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import redis as client
 
+from celery_idempotent.core.interventions import Operator
 from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import Acquired, Asker, Busy, Duplicate, Reply
+from celery_idempotent.core.outcomes import Acquired, Asker, Busy, Duplicate, Reply, Verdict
 from celery_idempotent.core.status import DeliveryStatus, Status
 from celery_idempotent.stores.redis import RedisStore
 from celery_idempotent.testing import KEY, StoreConformance
@@ -91,6 +92,19 @@ def test_only_what_is_finished_has_an_end(connected: Any, store: RedisStore) -> 
     assert 0 <= DAY.total_seconds() * 1000 - connected.pttl(PLACE("sent")) < 10_000
     ledger.claim(replace(ASKER, key="sent", task_id="other"), POLICY)
     assert connected.pttl(PLACE("sent")) > 0, "counting an arrival keeps it"
+
+
+def test_only_what_is_in_flight_is_in_the_sets_of_deadlines(connected: Any, store: RedisStore) -> None:
+    """What is sent and unfinished has a deadline, and would keep others from the sweep there."""
+    ledger = Ledger(store)
+    entry = ledger.claim(ASKER, POLICY).entry
+    assert len(list(connected.scan_iter(_type="ZSET"))) == 1
+    entry = ledger.begin(entry, [TARGET], MESSAGE_ID, ASKER, POLICY)
+    entry = ledger.settle(entry, {TARGET: Reply(DeliveryStatus.IN_DOUBT)}, MESSAGE_ID, ASKER, POLICY)
+    entry = Operator(store, "ann", "it is there").resolve(entry, Verdict.SENT)
+    assert (entry.status, entry.unfinished) == (Status.SENT, True)
+    assert entry.deadline is not None
+    assert list(connected.scan_iter(_type="ZSET")) == []
 
 
 def test_purge_goes_by_the_age_and_not_by_the_retention(connected: Any) -> None:

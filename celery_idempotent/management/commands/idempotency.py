@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
@@ -42,6 +43,8 @@ class Command(BaseCommand):
         def add(name: str, text: str) -> Any:
             command = commands.add_parser(name, help=text, description=text)
             command.set_defaults(run=getattr(self, name))
+            # argparse takes -5 for a value and -5d for an option; what is wrong with -5d, `duration` says.
+            command._negative_number_matcher = re.compile(r"-\d")
             command.add_argument("--json", action="store_true", help="for machines")
             return command
 
@@ -49,6 +52,9 @@ class Command(BaseCommand):
         which = stats.add_mutually_exclusive_group()
         which.add_argument("--in-doubt", action="store_true", help="list those in doubt")
         which.add_argument("--stuck", action="store_true", help="list those that wait for somebody")
+        which.add_argument(
+            "--unfinished", action="store_true", help="list those sent whose body was cut off before its end"
+        )
         self._stuck_after(stats)
         show = add("show", "Everything about one email: attempts, recipients, decisions, and what to do.")
         show.add_argument("what", nargs="?", help="a key, how it begins, a task id or a Message-ID")
@@ -123,12 +129,17 @@ class Command(BaseCommand):
             raise CommandError("this ledger keeps no tables to count in; show KEY works", returncode=REFUSED)
         seconds = options["stuck_after"].total_seconds()
         with browse.rows() as rows:
-            if options["in_doubt"] or options["stuck"]:
-                doubtful = rows.filter(status=Status.IN_DOUBT.value).order_by("updated_at")
-                self._list(options, doubtful if options["in_doubt"] else browse.stuck(rows, seconds))
-                return
+            lists = {
+                "in_doubt": rows.filter(status=Status.IN_DOUBT.value).order_by("updated_at"),
+                "stuck": browse.stuck(rows, seconds),
+                "unfinished": browse.unfinished(rows, seconds),
+            }
+            for name, listed in lists.items():
+                if options[name]:
+                    self._list(options, listed)
+                    return
             counts = browse.counts(rows)
-            stuck = browse.stuck(rows, seconds).count()
+            stuck, unfinished = lists["stuck"].count(), lists["unfinished"].count()
         types = sorted({kind for kind, _ in counts})
         numbers = [[counts.get((kind, status.value), 0) for status in Status] for kind in types]
         lines = [[kind, *row] for kind, row in zip(types, numbers, strict=True)]
@@ -137,10 +148,12 @@ class Command(BaseCommand):
         data = {
             "types": {kind: {s.value: counts.get((kind, s.value), 0) for s in Status} for kind in types},
             "stuck": stuck,
+            "unfinished": unfinished,
         }
         text = (
             table(headings, [*lines, total] if total else [])
-            + f"\n\n{stuck} stuck: unfinished and unchanged for {seconds:.0f} s"
+            + f"\n\n{stuck} stuck: not at their end, and unchanged for {seconds:.0f} s"
+            + f"\n{unfinished} unfinished: sent, but their bodies cut off, for {seconds:.0f} s"
         )
         self._say(options, data, text)
 
@@ -241,7 +254,11 @@ class Command(BaseCommand):
         """Erase a recipient."""
         found = forget(options["address"], options["actor"], options["reason"])
         text = f"erased from {len(found.erased)} emails"
-        self._say(options, {"erased": sorted(found.erased), "left": found.left}, text)
+        if found.cut_off:
+            text += f"; {len(found.cut_off)} had been cut off, and nobody sends the rest of them any more:"
+            text += "".join(f"\n  {key}" for key in sorted(found.cut_off))
+        data = {"erased": sorted(found.erased), "left": found.left, "cut_off": sorted(found.cut_off)}
+        self._say(options, data, text)
         if found.left:
             why = "\n".join(f"  {text}" for text in found.left.values())
             raise CommandError(
