@@ -43,9 +43,12 @@ def normalise(address: str) -> str:
 
 
 def mask(address: str) -> str:
-    """Return ``address`` with all of its local part but the first character replaced: ``a***@example.com``."""
+    """Return ``address`` with all of its local part but the first character replaced: ``a***@example.com``.
+
+    One without a domain, such as ``root``, is a local part; so is what is no address at all.
+    """
     local, at, domain = normalise(address).rpartition("@")
-    return f"{local[:1]}***{at}{domain}"
+    return f"{local[:1]}***{at}{domain}" if at else f"{domain[:1]}***"
 
 
 def spellings(address: str) -> list[str]:
