@@ -18,6 +18,9 @@ _NEEDLESSLY_QUOTED = re.compile(r"\"([\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^
 """A local part that is the same without its quotes (RFC 5321 §4.1.2); that is how Django sends it."""
 _ADDRESS = re.compile(r"[^@\s<>,;]+@[^@\s<>,;]+")
 
+SHORT = 12
+"""Characters of a digest that stand for an address where people read it."""
+
 
 def is_address(text: str) -> bool:
     """Tell whether ``text`` is one address, bare or as ``Ann <ann@example.com>``."""
@@ -81,6 +84,13 @@ def mask_all(text: str, form: str = "masked") -> str:
     """
     return _ADDRESS_WITHIN.sub(
         lambda found: "***" if form == "digest" else mask(_unquoted(found.group())), text
+    )
+
+
+def digest_all(text: str, salt: str) -> str:
+    """Return ``text`` with the beginning of its digest under ``salt`` in place of every address."""
+    return _ADDRESS_WITHIN.sub(
+        lambda found: recipient(_unquoted(found.group()), salt, "digest").digest[:SHORT], text
     )
 
 
