@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .conf import conf
-from .core.addresses import is_address, mask_all, recipient, spellings
+from .core.addresses import SHORT, is_address, mask_all, recipient, spellings
 from .core.entry import Entry
 from .core.errors import InterventionRefused
 from .core.forgetting import scrubbed
@@ -39,7 +39,7 @@ def forget(address: str, actor: str, reason: str, app: Any = None) -> Forgotten:
     if not is_address(address):
         raise InterventionRefused("what is to be forgotten has to be one address, such as ann@example.com")
     digest = recipient(address, conf.recipient_salt, "digest").digest
-    words = spellings(address)
+    words = [*spellings(address), digest[:SHORT]]
     # What is written about the decision must not name them again.
     actor, reason = (scrubbed(mask_all(str(text or "")), words) for text in (actor, reason))
     found, store, mirror = Forgotten(), get_ledger(app).store, get_mirror(app)

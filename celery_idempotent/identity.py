@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from .conf import conf
-from .core.addresses import is_address, mask_all, normalise, printable
+from .core.addresses import digest_all, is_address, mask_all, normalise, printable
 from .core.errors import KeyFieldError
 from .core.keys import bucket_for, digest, make_key
 from .core.outcomes import Asker
@@ -146,12 +146,13 @@ def folded(value: Any) -> Any:
 
 
 def label(fields: Mapping[str, Any]) -> str:
-    """Return ``fields`` for people to read, addresses masked."""
+    """Return ``fields`` for people to read, addresses masked, or as digests where nothing of them is stored."""
     return ", ".join(f"{name}={_shown(value)}" for name, value in fields.items())
 
 
 def _shown(value: Any) -> str:
-    return printable(mask_all(str(value)))
+    text = printable(str(value))
+    return digest_all(text, conf.recipient_salt) if conf.recipients == "digest" else mask_all(text)
 
 
 def own_note(carried: Any, job_id: str) -> dict[str, Any] | None:

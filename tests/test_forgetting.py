@@ -98,6 +98,17 @@ def test_digest_and_mask_leave_every_store_and_the_key_stays_closed(
     assert forget(ANN, **WHY).erased == set(), "nothing is left to be found"
 
 
+def test_the_digest_in_a_label_is_forgotten_as_well(server: ScriptedSMTP, settings: Any) -> None:
+    """With `RECIPIENTS = "digest"` its beginning stands for a key field that is the address."""
+    settings.CELERY_IDEMPOTENT |= {"RECIPIENTS": "digest"}
+    run("one", 1, ANN, (BOB,)).get()
+    ann, bob = (recipient(address, settings.SECRET_KEY, "digest").digest[:12] for address in (ANN, BOB))
+    assert f"to={ann}" in everything()
+    assert len(forget(ANN, **WHY).erased) == 1
+    assert ann not in everything()
+    assert bob in everything()
+
+
 def test_the_decision_itself_does_not_name_them(server: ScriptedSMTP) -> None:
     """Neither who decided nor why."""
     run("one", 1, ANN).get()

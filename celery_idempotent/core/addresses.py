@@ -18,6 +18,9 @@ _NEEDLESSLY_QUOTED = re.compile(r"\"([\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^
 """A local part that is the same without its quotes (RFC 5321 §4.1.2); that is how Django sends it."""
 _ADDRESS = re.compile(r"[^@\s<>,;]+@[^@\s<>,;]+")
 
+SHORT = 12
+"""Characters of a digest that stand for an address where people read it."""
+
 
 def is_address(text: str) -> bool:
     """Tell whether ``text`` is one address, bare or as ``Ann <ann@example.com>``."""
@@ -43,9 +46,12 @@ def normalise(address: str) -> str:
 
 
 def mask(address: str) -> str:
-    """Return ``address`` with all of its local part but the first character replaced: ``a***@example.com``."""
+    """Return ``address`` with all of its local part but the first character replaced: ``a***@example.com``.
+
+    One without a domain, such as ``root``, is a local part; so is what is no address at all.
+    """
     local, at, domain = normalise(address).rpartition("@")
-    return f"{local[:1]}***{at}{domain}"
+    return f"{local[:1]}***{at}{domain}" if at else f"{domain[:1]}***"
 
 
 def spellings(address: str) -> list[str]:
@@ -78,6 +84,13 @@ def mask_all(text: str, form: str = "masked") -> str:
     """
     return _ADDRESS_WITHIN.sub(
         lambda found: "***" if form == "digest" else mask(_unquoted(found.group())), text
+    )
+
+
+def digest_all(text: str, salt: str) -> str:
+    """Return ``text`` with the beginning of its digest under ``salt`` in place of every address."""
+    return _ADDRESS_WITHIN.sub(
+        lambda found: recipient(_unquoted(found.group()), salt, "digest").digest[:SHORT], text
     )
 
 

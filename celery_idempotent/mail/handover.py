@@ -39,6 +39,7 @@ class HandOver:
 
     def __init__(self, run: Run, message: EmailMessage, transport: Transport) -> None:
         self.run = run
+        self.name = run.asker.email_type
         self.message = message
         self.transport = transport
         self.addresses = _by_target(run, message)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import email.policy
 import smtplib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from email.utils import parseaddr
 from typing import Any
@@ -14,9 +15,11 @@ from django.conf import settings
 from django.core.mail import EmailMessage
 from django.utils.encoding import punycode
 
-from ..core.addresses import mask_all
+from ..core.addresses import mask, mask_all, printable
 
 Prepare = Callable[[str], str]
+_PARSER_GIVES_UP = (TypeError, AttributeError)
+"""Raised by Python's own parser, about ``Ann <>`` and ``ann@[1.2.3``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class Letter:
 
     sender: str
     wire: Mapping[str, str]
-    """Each address as it goes into RCPT TO."""
+    """Each address as it goes into RCPT TO, but for those that Django refuses."""
     payload: bytes
     """Dot-stuffed (RFC 5321 §4.5.2), without the final dot."""
     size: int
@@ -45,14 +48,42 @@ class Letter:
         return replace(self, payload=payload, size=size, eight_bit=not payload.isascii())
 
 
-def render(backend: Any, message: EmailMessage, addresses: Sequence[str]) -> Letter:
-    """Return ``message`` for ``addresses``. Raises `ValueError` for what cannot be sent: headers, addresses."""
-    try:
+def render(backend: Any, message: EmailMessage, addresses: Sequence[str], name: str) -> Letter:
+    """Return ``message`` for ``addresses``. Raises `ValueError` about the headers or the sender of ``name``."""
+    with writing(message, name):
         return _rendered(backend, message, addresses)
-    except UnicodeError as error:
-        raise not_unicode(error) from None
+
+
+@contextmanager
+def writing(message: EmailMessage, name: str) -> Iterator[None]:
+    """Have a `ValueError` from the block say what cannot be written, addresses masked: results are stored."""
+    try:
+        yield
     except ValueError as error:
-        raise type(error)(mask_all(str(error))) from None  # Django quotes addresses; results are stored
+        if field := _unwritable_field(message):
+            raise _kind(error)(f"{name}: {field}. Correct it where it comes from. Nothing was sent") from None
+        if isinstance(error, UnicodeError):
+            raise not_unicode(error) from None
+        raise type(error)(f"{name}: {mask_all(str(error))}") from None  # Django quotes addresses
+
+
+def _kind(error: ValueError) -> type[ValueError]:
+    return ValueError if isinstance(error, UnicodeError) else type(error)
+
+
+def _unwritable_field(message: EmailMessage) -> str | None:
+    """Return which address keeps the headers from being written. Blind copies are in none."""
+    for field in ("to", "cc"):
+        for address in getattr(message, field):
+            probe = EmailMessage(from_email="root@localhost")
+            probe.encoding = message.encoding
+            setattr(probe, field, [address])
+            try:
+                probe.message().as_bytes()
+            except ValueError:
+                masked = printable(mask(str(address)))
+                return f"the address {masked} in {field!r} cannot be written into the headers"
+    return None
 
 
 def not_unicode(error: UnicodeError) -> ValueError:
@@ -67,7 +98,7 @@ def not_unicode(error: UnicodeError) -> ValueError:
 def _rendered(backend: Any, message: EmailMessage, addresses: Sequence[str]) -> Letter:
     prepare = _preparation(backend, message)
     sender = prepare(message.from_email)
-    wire = {address: prepare(address) for address in addresses}
+    wire = {address: it for address in addresses if (it := _prepared(prepare, address)) is not None}
     utf8_headers = django.VERSION >= (6,) and not _ascii_headers(message)
     data = _data(message, utf8_headers)
     payload = smtplib._quote_periods(data)  # type: ignore[attr-defined]
@@ -75,6 +106,14 @@ def _rendered(backend: Any, message: EmailMessage, addresses: Sequence[str]) -> 
         payload += b"\r\n"
         data += b"\r\n"
     return Letter(sender, wire, payload, len(data), not data.isascii(), utf8_headers)
+
+
+def _prepared(prepare: Prepare, address: str) -> str | None:
+    """Return ``address`` for RCPT TO, or None where no mailbox can be read from it: the others get theirs."""
+    try:
+        return prepare(address)
+    except (ValueError, *_PARSER_GIVES_UP):
+        return None
 
 
 def _ascii_headers(message: EmailMessage) -> bool:

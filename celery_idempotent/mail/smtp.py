@@ -37,7 +37,10 @@ class SMTPTransport:
         A doubt ends it: the recipients that have not been offered yet wait until it is settled. Raises what
         went wrong before a transaction began: nothing of it was sent.
         """
-        letter = render(self.backend, message, addresses)
+        letter = render(self.backend, message, addresses, witness.name)
+        addresses = _readable(letter, addresses, witness)
+        if not addresses:
+            return
         with connected(self.backend, timeout) as connection:
             todo = _servable(letter, connection.smtp, addresses, witness)
             most = _most(connection.smtp)
@@ -63,6 +66,15 @@ def _with_key(letter: Letter, key: ProviderKey | None) -> Letter:
         return letter
     header = f"{key.provider.header}: {key.value}\r\n".encode("ascii")
     return letter.with_payload(key.frozen or header + letter.payload)
+
+
+def _readable(letter: Letter, addresses: Sequence[str], witness: Witness) -> list[str]:
+    """Record whose address no server could be told, and return the others."""
+    text = "5.1.3 not offered: no mailbox can be read from the address; correct it where it comes from"
+    unreadable = [address for address in addresses if address not in letter.wire]
+    if unreadable:
+        witness.record(dict.fromkeys(unreadable, Reply(DeliveryStatus.REFUSED, 553, text)))
+    return [address for address in addresses if address in letter.wire]
 
 
 def _servable(letter: Letter, smtp: smtplib.SMTP, addresses: Sequence[str], witness: Witness) -> list[str]:

@@ -18,6 +18,7 @@ from ..core.outcomes import Reply
 from ..core.status import DeliveryStatus
 from .classify import kind, refusal, verdict
 from .providers import Deduplication
+from .rendering import writing
 
 if TYPE_CHECKING:
     from .recognition import ProviderKey
@@ -40,6 +41,8 @@ class HandOverId:
 class Witness(Protocol):
     """What a transport tells about a hand-over, in this order, once for each transaction that it takes."""
 
+    name: str
+    """The task's, for errors."""
     released: bool
     """Set right before the step that cannot be called back."""
 
@@ -90,7 +93,8 @@ class BackendTransport:
     ) -> None:
         """Write ahead, send, and tell from what comes back. What cannot be told apart is in doubt."""
         message = addressed(message, addresses)
-        message.message()  # header errors come up here, before anything is written
+        with writing(message, witness.name):
+            message.message()  # header errors come up here, before anything is written
         witness.write_ahead(addresses)
         witness.released = True
         witness.record(self._replies(message, addresses))

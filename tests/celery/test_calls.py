@@ -12,6 +12,7 @@ from celery.exceptions import Ignore
 from kombu.utils import json
 
 from celery_idempotent import IdempotentEmailTask, IdempotentTask, KeyFieldError, LedgerUnavailable, Status
+from celery_idempotent.core.addresses import recipient
 from celery_idempotent.identity import as_note
 from celery_idempotent.options import problems
 from celery_idempotent.results import dump
@@ -188,6 +189,24 @@ def test_addresses_in_key_fields_are_one_and_masked() -> None:
     label = addressed._identify((nested, ["Ann <secret.person@example.com>"]), {}).label
     assert "secret.person@" not in label
     assert "s***@example.com" in label
+
+
+def test_with_digest_a_label_shows_nothing_of_an_address(settings: Any) -> None:
+    """The beginning of its digest stands for it, as everywhere else; the key is the same."""
+
+    @app.task(base=IdempotentTask, key_fields=("order", "to"), name="digested")
+    def digested(order: Any, to: Any) -> None: ...
+
+    call = ({"email": "Ann.Person@Example.com"}, ["Bob <bob@example.org>"])
+    masked = digested._identify(call, {})
+    settings.CELERY_IDEMPOTENT |= {"RECIPIENTS": "digest"}
+    found = digested._identify(call, {})
+    ann, bob = (
+        recipient(address, settings.SECRET_KEY, "digest").digest[:12]
+        for address in ("ann.person@example.com", "bob@example.org")
+    )
+    assert found.label == f"order={{'email': '{ann}'}}, to=['{bob}']"
+    assert (found.key, found.fingerprint) == (masked.key, masked.fingerprint)
 
 
 def test_a_long_outage_does_not_overflow() -> None:
