@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kombu import serialization
+from kombu.exceptions import SerializerNotInstalled
 from kombu.utils import json
 
 from . import sealing
@@ -24,10 +25,15 @@ class Unsendable(Exception):
 
 
 def pack(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]) -> str:
-    """Return what the outbox keeps. Raises `ArgumentsNotSerializable`, naming the argument."""
+    """Return what the outbox keeps. Raises `ArgumentsNotSerializable`, naming argument or serializer."""
     serializer = str(options.get("serializer") or task.serializer or "json")
     try:
         kind, encoding, body = _DUMP((list(args), dict(kwargs)), serializer=serializer)
+    except SerializerNotInstalled as error:
+        raise ArgumentsNotSerializable(
+            f"{task.name}: Celery knows no serializer {serializer!r}. Name one that it knows, such as 'json', "
+            "or register this one with kombu.serialization.register. Nothing was written"
+        ) from error
     except Exception as error:
         raise ArgumentsNotSerializable(_blame(task, args, kwargs, serializer)) from error
     text = body if isinstance(body, str) else b64encode(body).decode()

@@ -438,6 +438,22 @@ def test_a_serializer_of_the_project(broker: Broker) -> None:
     assert "accept_content" in OutboxMessage.objects.get().error
 
 
+@pytest.mark.parametrize("where", ["call", "task"])
+def test_a_serializer_that_nobody_knows_is_named(broker: Broker, where: str) -> None:
+    """Bad input: it is the serializer that is wrong, whatever the arguments are."""
+    options = {"serializer": "nonsense"}
+    declared, given = ({}, options) if where == "call" else (options, {})
+
+    @app.task(base=IdempotentTask, key_fields=("n",), name=f"nonsense-{where}", **declared)
+    def nonsense(n: int) -> None: ...
+
+    with pytest.raises(ArgumentsNotSerializable) as raised:
+        nonsense.enqueue_with((1,), **given)
+    assert f"nonsense-{where}: Celery knows no serializer 'nonsense'. Name one" in str(raised.value)
+    assert "argument" not in str(raised.value)
+    assert not OutboxMessage.objects.exists()
+
+
 def test_eager_tasks_run_at_the_commit(broker: Broker) -> None:
     """Celery's eager mode: in the caller's process, right after the commit, and the row is done."""
     app.conf.task_always_eager = True
