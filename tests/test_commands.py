@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from io import StringIO
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from celery import Celery
 from django.core.management import CommandError, call_command
+from django.db import connection
 
 from celery_idempotent import IdempotentEmailTask, Status, registry, retention, signals, wiring
 from celery_idempotent.core.entry import After, Recipient
@@ -366,6 +368,18 @@ def test_the_tasks_for_beat(ledger: Ledger, app: Celery) -> None:
     json.dumps(done)
 
 
+@contextmanager
+def renamed(table: str, name: str) -> Iterator[None]:
+    """Call a table of the default database otherwise for the with block."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE {table} RENAME TO {name}")
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE {name} RENAME TO {table}")
+
+
 @pytest.mark.parametrize(
     ("arguments", "model"),
     [
@@ -376,13 +390,14 @@ def test_the_tasks_for_beat(ledger: Ledger, app: Celery) -> None:
     ],
 )
 def test_a_missing_table_is_named_with_the_cure(
-    app: Celery, keep_ledger_in: Any, monkeypatch: Any, transactional_db: None, arguments: Any, model: Any
+    app: Celery, keep_ledger_in: Any, transactional_db: None, arguments: Any, model: Any
 ) -> None:
     """Whichever of them it is; and what an operator asks for is not told as if a task had been stopped."""
     keep_ledger_in("database")
-    monkeypatch.setattr(model._meta, "db_table", f"{model._meta.db_table}_gone")
-    told = str(refused(*arguments))
-    assert f"has no table {model._meta.db_table}: run `manage.py migrate" in told
+    table = model._meta.db_table
+    with renamed(table, f"{table}_gone"):
+        told = str(refused(*arguments))
+    assert f"has no table {table}: run `manage.py migrate" in told
     assert "task is tried again" not in told
 
 

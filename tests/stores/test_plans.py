@@ -14,7 +14,7 @@ from celery_idempotent import browse
 from celery_idempotent.core.status import Status
 from celery_idempotent.models import LogicalEmail
 from celery_idempotent.stores.database import DatabaseStore
-from tests.support.databases import added
+from tests.support.databases import added, wipe
 
 ROWS = 20_000
 RARE = {Status.IN_DOUBT: 1, Status.RELEASED: 2, Status.CLAIMED: 3}
@@ -54,6 +54,7 @@ def alias(request: Any, tmp_path_factory: Any, django_db_setup: None, django_db_
     else:
         database = request.getfixturevalue(request.param).database
     with django_db_blocker.unblock(), added(f"plans-{request.param}", database) as name:
+        wipe(name)  # the servers are shared
         LogicalEmail.objects.using(name).bulk_create(rows(), batch_size=500)
         # A server analyses its tables by itself in time; SQLite never does.
         analyse = {"mysql": f"ANALYZE TABLE {TABLE}", "postgresql": "ANALYZE"}.get(connections[name].vendor)
