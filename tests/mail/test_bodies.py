@@ -127,7 +127,9 @@ def test_a_text_that_is_no_unicode(settings: Any, changed: dict[str, Any]) -> No
     with ScriptedSMTP() as server:
         error = run(server, settings, surrogate).result
     assert type(error) is ValueError
-    assert "lone surrogates" in str(error)
+    # Django 6 refuses such a sender itself, by name; what it quotes is masked.
+    refused = field == "from_email" and "Invalid address 's***@example.com'" in str(error)
+    assert refused or "lone surrogates" in str(error)
     assert "secret" not in repr(error)
     assert (server.accepted, surrogate.entry_for(1).deliveries) == ([], ())
 
