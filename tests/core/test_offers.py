@@ -60,7 +60,7 @@ def test_the_last_moment_counts(ledger: Ledger, clock: Clock) -> None:
     """A hand-over that ends exactly with the window is inside it."""
     in_doubt(ledger)
     clock.forward(3600 - 30)
-    acquired(ledger, TWO)
+    assert acquired(ledger, TWO).provider_key == "key-1"
 
 
 def test_the_window_counts_from_the_first_hand_over(ledger: Ledger, clock: Clock) -> None:
