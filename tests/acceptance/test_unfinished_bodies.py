@@ -89,13 +89,12 @@ def test_a_kill_in_the_first_hand_over_and_a_redelivery_after_the_proof(shop: Sh
     It is stopped in front of its claim until then. Another task's duplicate replays meanwhile.
     """
     order = next(orders)
-    (shop.directory / "paused").unlink(missing_ok=True)
+    shop.forget("pause", "paused")
     shop.crash_at("after-250")
     task_id = shop.ask(f"answer(pair.delay({order}).id)")
     shop.crashed()
-    (shop.directory / "pause").write_text("before-claim")
-    wait_for((shop.directory / "paused").exists, 60, shop.logs)
-    pid = int((shop.directory / "paused").read_text())
+    shop.pause_at("before-claim")
+    (pid,) = wait_for(shop.paused, 60, shop.logs)
     try:
         state = shop.ask(DEADLINE.format(order=order) + ending(how, api, order) + STATE.format(order=order))
         assert state == ["sent", True, None, ["accepted"]]

@@ -117,7 +117,7 @@ class Striker:
             return
         kind = KINDS[self.struck.total() % len(KINDS)]
         if kind == "pause":
-            (self._shop.directory / "pause").write_text("in-body")
+            self._shop.pause_at("in-body")
             self.struck[kind] += 1
             return
         family = {"pool": self._celery.children, "horse": self._fleet.horses, "simple": self._fleet.simple}
@@ -129,9 +129,7 @@ class Striker:
         return [pid for pid, _, until in self._paused if until > time.monotonic()]
 
     def _wake(self) -> None:
-        path = self._shop.directory / "paused"
-        lines = path.read_text().splitlines() if path.exists() else []
-        for pid in map(int, lines[len(self._paused) :]):
+        for pid in self._shop.paused()[len(self._paused) :]:
             order = next(int(n) for _, n, by in map(str.split, reversed(self._shop.bodies())) if int(by) == pid)
             self._paused.append((pid, order, time.monotonic() + PAUSE))
         mails = sent(self._shop) if self._stopped() else Counter()

@@ -9,7 +9,10 @@ from tests.support.worker import wait_for
 
 
 class Notes(ABC):
-    """``bodies`` is what the bodies note; ``crash`` the point at which a process is to be killed."""
+    """``bodies`` is what the bodies note; ``crash`` the point at which a process is to be killed.
+
+    ``pause`` is the point at which one is to be stopped, and ``paused`` who was: a process id a line.
+    """
 
     directory: Path
 
@@ -29,6 +32,16 @@ class Notes(ABC):
     def crashed(self) -> None:
         """Wait until it has happened."""
         wait_for(lambda: not (self.directory / "crash").exists(), 30, self.logs)
+
+    def pause_at(self, point: str) -> None:
+        """Stop the process that reaches ``point`` next."""
+        (self.directory / "pause").write_text(point)
+
+    def paused(self) -> list[int]:
+        """Return the ids of the processes that stopped so far, without one whose line is not whole yet."""
+        path = self.directory / "paused"
+        noted = path.read_text() if path.exists() else ""
+        return [int(line) for line in noted.splitlines(keepends=True) if line.endswith("\n")]
 
     def forget(self, *more: str) -> None:
         """Remove the notes, and the files ``more``."""
