@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from celery import Celery
 
-from .core import offers
+from .core.deliveries import in_doubt
 from .core.entry import Entry
 from .core.errors import (
     ClaimLost,
@@ -270,7 +270,7 @@ def _succeeded(call: Call, run: Run, result: Any) -> Any:
         return _unconfirmed(call, run, run.stopped_by)
     if run.stopped_by is not None:
         return _failed(call, run, run.stopped_by)  # the body swallowed it: nobody would send that mail
-    if offers.doubtful(run.entry):
+    if in_doubt(run.entry):
         return _failed(call, run, _not_offered_again(run))
     try:
         run.complete(dump(result, run.asker.email_type))
@@ -298,7 +298,7 @@ def _let_go(call: Call, run: Run, ending: Ending) -> None:
         elif ending.then is Next.IS_DONE and (run.policy.opaque or run.entry.deliveries):
             run.complete(None)  # replaced, or a body that wants no result: it has done its work
             report = call.report(run.entry)
-            report.ended(_not_offered_again(run)) if offers.doubtful(run.entry) else report.sent()
+            report.ended(_not_offered_again(run)) if in_doubt(run.entry) else report.sent()
             return
         else:
             run.release(type(cause).__name__, ending.retry_in)

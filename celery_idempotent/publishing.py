@@ -12,7 +12,7 @@ from celery.contrib.django.task import DjangoTask
 from celery.result import AsyncResult
 from django.db import transaction
 
-from .core.changes import differs
+from .core.claims import differs
 from .core.entry import Entry
 from .core.errors import (
     DeliveryInDoubt,

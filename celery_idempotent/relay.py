@@ -18,8 +18,10 @@ from django.db import Error as DatabaseError
 from django.db import close_old_connections
 
 from .conf import conf
-from .core.changes import is_to_finish, running, starts_new_generation, took_part
+from .core.doubts import is_to_finish
+from .core.entry import running
 from .core.errors import EntryUnreadable, LedgerUnavailable
+from .core.generations import took_part, window_has_passed
 from .core.offers import is_recognised
 from .core.outcomes import Asker, Policy
 from .core.status import Status
@@ -68,7 +70,7 @@ def judge(stored: Stored, asker: Asker, rules: Policy) -> Next:
         case Status.SENT:
             # Sent by another task counts, unless window or rule may say that this one is a new email.
             asks = rules.allow_send is not None and not took_part(entry, asker.task_id)
-            return Next.PUBLISH if asks or starts_new_generation(entry, now, asker, rules) else Next.REMOVE
+            return Next.PUBLISH if asks or window_has_passed(entry, now, asker, rules) else Next.REMOVE
         case Status.FAILED:
             # Another task's failure does not answer for this one: called, it would try again.
             return Next.REMOVE if entry.owner == asker.task_id else Next.PUBLISH

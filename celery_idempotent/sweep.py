@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from . import browse
-from .core import offers
+from .core import doubts, offers
 from .core.entry import Entry
 from .core.errors import (
     ClaimLost,
@@ -125,7 +125,7 @@ class Sweep:
         task = self._known.get(entry.email_type)
         if task is None or isinstance(plain(task, "in_doubt"), str):
             return
-        verdict = self.ledger.verdict(entry, policy(task, False))
+        verdict = doubts.verdict(entry, policy(task, False))
         if verdict is Verdict.UNKNOWN:
             self.done.unknown += 1
             return

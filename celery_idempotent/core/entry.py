@@ -124,6 +124,17 @@ class Entry:
     """SENT by a proof or a decision, and no run came to its body's end: the owner may still finish it."""
 
 
+def running(entry: Entry, now: datetime) -> bool:
+    """Tell whether the deadline of ``entry`` is still to come."""
+    return isinstance(entry.deadline, datetime) and now < entry.deadline
+
+
+def remaining(entry: Entry, now: datetime) -> float:
+    """Return the seconds until the deadline of ``entry``."""
+    assert isinstance(entry.deadline, datetime)
+    return (entry.deadline - now).total_seconds()
+
+
 def with_times(entry: Entry, now: datetime) -> Entry:
     """Return ``entry`` with every `After` filled in from the store's clock ``now``."""
 

@@ -12,16 +12,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from . import changes, offers
 from .audit import Intervention
-from .changes import FAILED, REFUSING, proven
-from .entry import After, Delivery, Entry, Moment
+from .deliveries import FAILED, REFUSING, in_doubt, merged, proven, still_told
+from .doubts import doubtful, found_out, found_sent
+from .entry import After, Delivery, Entry, Moment, running
 from .status import DeliveryStatus, Status
 
 ACCEPTED = "accepted"
 KINDS = frozenset({ACCEPTED, "delivered", "deferred", "bounced", "complained", *REFUSING})
 """The kinds that are kept. Each proves that the provider has the mail."""
-_UNSETTLED = (DeliveryStatus.IN_DOUBT, DeliveryStatus.DEFERRED)
+_OPEN_TO_PROOF = (DeliveryStatus.IN_DOUBT, DeliveryStatus.DEFERRED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def heard(entry: Entry, event: Event, now: datetime) -> Entry:
     if event.generation != entry.generation:
         return entry
     rows = [row for delivery in entry.deliveries if (row := _heard(delivery, entry, event)) is not delivery]
-    settled = _settled(replace(entry, deliveries=changes.merged(entry, rows)), now)
+    settled = _settled(replace(entry, deliveries=merged(entry, rows)), now)
     if settled.status in (entry.status, Status.IN_DOUBT):
         return settled
     action = f"proven: {settled.status.value.replace('_', ' ')}"
@@ -110,16 +110,16 @@ def with_events(delivery: Delivery, more: Iterable[tuple[str, datetime]]) -> Del
 
 def _settled(entry: Entry, now: datetime) -> Entry:
     if entry.status is Status.SENDING:
-        if changes.running(entry, now):
+        if running(entry, now):
             return entry  # whoever waits for the reply will tell
-        doubtful = changes.doubtful(entry)
-        if not any(d.events for d in doubtful.deliveries):
+        late = doubtful(entry)
+        if not any(d.events for d in late.deliveries):
             return entry
-        entry = doubtful
-    rows = tuple(_by_proof(d) if d.status in _UNSETTLED else d for d in entry.deliveries)
+        entry = late
+    rows = tuple(_by_proof(d) if d.status in _OPEN_TO_PROOF else d for d in entry.deliveries)
     if rows == entry.deliveries and entry.status is not Status.IN_DOUBT:
         return entry
-    entry = changes.found_out(entry, rows)
+    entry = found_out(entry, rows)
     return _out_of_doubt(entry) if entry.status is Status.IN_DOUBT and rows else entry
 
 
@@ -141,38 +141,20 @@ def _out_of_doubt(entry: Entry) -> Entry:
     if DeliveryStatus.IN_DOUBT in statuses:
         return entry
     if DeliveryStatus.DEFERRED not in statuses and DeliveryStatus.ACCEPTED in statuses:
-        return changes.found_sent(entry)
+        return found_sent(entry)
     status = Status.RELEASED if DeliveryStatus.DEFERRED in statuses else Status.FAILED
     return replace(entry, status=status, deadline=None, result=None)
 
 
-# -- for a run that finds that something was told or decided while it was at work -------------------------
-
-
-def came_meanwhile(current: Entry, entry: Entry) -> bool:
-    """Tell whether ``current``, of the same claim, is ``entry`` but for events: nobody has acted on it."""
-    return (
-        current.version > entry.version
-        and (current.status, current.generation, current.attempts)
-        == (entry.status, entry.generation, entry.attempts)
-        and without(current.deliveries) == without(entry.deliveries)
-    )
-
-
-def without(deliveries: Iterable[Delivery]) -> tuple[Delivery, ...]:
-    """Return ``deliveries`` as they were before anything was told about them."""
-    return tuple(replace(delivery, events=()) for delivery in deliveries)
-
-
 def rebased(changed: Entry, current: Entry, lease: float) -> Entry:
-    """Return ``changed`` on top of ``current``, with its events, what they settle, and its audit."""
+    """Return ``changed``, by a run that has missed ``current``, with its events, what they settle, its audit.
+
+    Where that ends the doubt, it is claimed for ``lease`` seconds.
+    """
     told = {(d.part, d.recipient.digest): d for d in current.deliveries}
-    rows = [
-        with_events(d, changes.still_told(told.get((d.part, d.recipient.digest)), d))
-        for d in changed.deliveries
-    ]
-    known = tuple(_by_proof(d) if d.status in _UNSETTLED else d for d in rows)
+    rows = [with_events(d, still_told(told.get((d.part, d.recipient.digest)), d)) for d in changed.deliveries]
+    known = tuple(_by_proof(d) if d.status in _OPEN_TO_PROOF else d for d in rows)
     entry = replace(changed, version=current.version, deliveries=known, audit=current.audit)
-    if changed.status is not Status.IN_DOUBT or not rows or offers.doubtful(entry):
+    if changed.status is not Status.IN_DOUBT or not rows or in_doubt(entry):
         return entry
     return replace(entry, status=Status.CLAIMED, deadline=After(lease), sent_at=After())

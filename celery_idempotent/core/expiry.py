@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from . import changes, offers
-from .entry import Entry
+from .attempts import ended
+from .deliveries import in_doubt
+from .doubts import doubtful
+from .entry import Entry, running
 from .status import IN_FLIGHT, DeliveryStatus, Status
 from .store import Store
 from .writing import swap
@@ -21,13 +23,13 @@ def expire(store: Store, key: str) -> Entry | None:
     `LedgerUnavailable`.
     """
     stored = store.get(key)
-    if stored is None or stored.entry.status not in IN_FLIGHT or changes.running(stored.entry, stored.now):
+    if stored is None or stored.entry.status not in IN_FLIGHT or running(stored.entry, stored.now):
         return None
     entry = stored.entry
     released = replace(entry, status=Status.RELEASED, deadline=None)
     if entry.status is Status.CLAIMED:
         return swap(store, released, entry)
-    changed = changes.doubtful(entry)
-    if changed.deliveries and not offers.doubtful(changed):  # the provider has told meanwhile
+    changed = doubtful(entry)
+    if changed.deliveries and not in_doubt(changed):  # the provider has told meanwhile
         changed = replace(released, deliveries=changed.deliveries, sent_at=changed.sent_at)
-    return swap(store, changed, entry, changes.ended(entry, DeliveryStatus.IN_DOUBT))
+    return swap(store, changed, entry, ended(entry, DeliveryStatus.IN_DOUBT))

@@ -14,12 +14,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from . import changes
 from .addresses import mask_all, printable
+from .attempts import ended
 from .audit import MAX_AUDIT, Intervention
-from .entry import After, Attempt, Entry
+from .doubts import doubtful, found_sent, resolved
+from .entry import After, Attempt, Entry, remaining, running
 from .errors import EntryChanged, InterventionRefused
 from .forgetting import forgotten
+from .generations import reopened
 from .outcomes import Verdict
 from .status import IN_FLIGHT, DeliveryStatus, Status
 from .store import Store, Stored
@@ -58,17 +60,17 @@ class Operator:
         )
         found, attempt = stored.entry, None
         if found.status is Status.SENDING:
-            attempt = changes.ended(found, DeliveryStatus.IN_DOUBT)
-        doubtful = changes.doubtful(found)
+            attempt = ended(found, DeliveryStatus.IN_DOUBT)
+        in_doubt = doubtful(found)
         if verdict is Verdict.NOT_SENT:
-            changed = replace(changes.resolved(doubtful, DeliveryStatus.DEFERRED), status=Status.RELEASED)
+            changed = replace(resolved(in_doubt, DeliveryStatus.DEFERRED), status=Status.RELEASED)
             return self._write("resolved as not sent", changed, stored, attempt)
-        changed = changes.resolved(doubtful, DeliveryStatus.ACCEPTED)
+        changed = resolved(in_doubt, DeliveryStatus.ACCEPTED)
         changed = replace(changed, sent_at=After())
         if any(delivery.status in _OWED for delivery in changed.deliveries):
             changed = replace(changed, status=Status.RELEASED, result=None)
         else:
-            changed = changes.found_sent(changed)
+            changed = found_sent(changed)
         return self._write("resolved as sent", changed, stored, attempt)
 
     def cancel(self, entry: Entry) -> Entry:
@@ -87,12 +89,12 @@ class Operator:
     def reopen(self, entry: Entry) -> Entry:
         """Allow one new sending, by the next call of a task that has not taken part: a new generation."""
         stored = self._finished(entry)
-        return self._write("reopened", changes.reopened(stored.entry), stored)
+        return self._write("reopened", reopened(stored.entry), stored)
 
     def resend(self, entry: Entry, task_id: str, seconds: float) -> Entry:
         """Open a new generation for the task ``task_id``, which has ``seconds`` to come before others may."""
         stored = self._finished(entry)
-        changed = replace(changes.reopened(stored.entry), owner=task_id, deadline=After(seconds))
+        changed = replace(reopened(stored.entry), owner=task_id, deadline=After(seconds))
         return self._write("resend", changed, stored)
 
     def forget(self, entry: Entry, digest: str, words: Sequence[str]) -> Entry:
@@ -115,9 +117,9 @@ class Operator:
         if stored is None or stored.entry.version != entry.version:
             raise changed_meanwhile(entry, stored.entry if stored else None)
         found, now = stored.entry, stored.now
-        if found.status in IN_FLIGHT and changes.running(found, now):
+        if found.status in IN_FLIGHT and running(found, now):
             raise InterventionRefused(
-                f"{named(found)} may be at work right now, for another {changes.remaining(found, now):.0f} s "
+                f"{named(found)} may be at work right now, for another {remaining(found, now):.0f} s "
                 "by the store's clock. Wait until then and look again"
             )
         if found.status not in allowed:
@@ -159,7 +161,7 @@ _OFFERED = {
 
 def offered(entry: Entry, now: datetime) -> list[str]:
     """Return the decisions that `Operator` would carry out about ``entry`` at ``now``, the store's clock."""
-    if entry.status in IN_FLIGHT and changes.running(entry, now):
+    if entry.status in IN_FLIGHT and running(entry, now):
         return []
     names = list(_OFFERED[entry.status])
     if entry.status is Status.RELEASED and entry.deadline is None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from .entry import After, Delivery, Entry
+from .deliveries import in_doubt
+from .entry import After, Entry
 from .outcomes import Reply
 from .status import DeliveryStatus, Status
 
@@ -32,7 +33,7 @@ def opened(entry: Entry, offer: Offer | None) -> Entry:
     So can they where another message is in doubt already: an entry has one key and one content, and under
     those of this message the provider would know nothing of that one.
     """
-    if offer is None or doubtful(entry):
+    if offer is None or in_doubt(entry):
         return closed(entry)
     return replace(
         entry,
@@ -59,11 +60,6 @@ def is_recognised(entry: Entry, now: datetime, seconds: float) -> bool:
     return (
         bool(entry.provider_key) and isinstance(until, datetime) and now + timedelta(seconds=seconds) <= until
     )
-
-
-def doubtful(entry: Entry) -> tuple[Delivery, ...]:
-    """Return the deliveries in doubt; where there is a `provider_key`, they were handed over under it."""
-    return tuple(d for d in entry.deliveries if d.status is DeliveryStatus.IN_DOUBT)
 
 
 def again(entry: Entry) -> Entry:
@@ -104,4 +100,4 @@ def after(entry: Entry, accepted: bool) -> Entry:
 
     Accepted for some, in doubt for others: the key now stands for those accepted, so the rest is held.
     """
-    return closed(entry) if accepted and doubtful(entry) else entry
+    return closed(entry) if accepted and in_doubt(entry) else entry

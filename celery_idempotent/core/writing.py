@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from . import changes, offers
+from . import attempts, offers
 from .entry import Attempt, Entry
 from .status import TRANSITIONS
 from .store import Store
+
+MAX_ROUNDS = 16
+"""How often who may decide anew looks again when others change the entry under it."""
 
 
 def swap(store: Store, changed: Entry, entry: Entry, attempt: Attempt | None = None) -> Entry | None:
@@ -19,6 +22,6 @@ def swap(store: Store, changed: Entry, entry: Entry, attempt: Attempt | None = N
     changed = offers.kept(changed)
     before = frozenset(entry.deliveries)
     rows = [delivery for delivery in changed.deliveries if delivery not in before]
-    changed = replace(changed, history=changes.with_attempt(changed, attempt))
+    changed = replace(changed, history=attempts.with_attempt(changed, attempt))
     stored = store.swap(changed, entry.version, attempt, rows)
     return stored.entry if stored else None

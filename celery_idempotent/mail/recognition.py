@@ -6,7 +6,7 @@ import hashlib
 import logging
 from dataclasses import dataclass
 
-from ..core import offers
+from ..core import deliveries
 from ..core.entry import Entry
 from ..core.keys import digest
 from ..core.offers import Offer
@@ -79,7 +79,7 @@ def known_key(entry: Entry, transport: Transport) -> ProviderKey | None:
 
 def in_doubt(entry: Entry) -> set[tuple[str, str]]:
     """Return the places, (part, digest), of what is in doubt."""
-    return {(d.part, d.recipient.digest) for d in offers.doubtful(entry)}
+    return {(d.part, d.recipient.digest) for d in deliveries.in_doubt(entry)}
 
 
 def place(target: Target) -> tuple[str, str]:

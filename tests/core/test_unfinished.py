@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from celery_idempotent.core.changes import is_same_write
 from celery_idempotent.core.entry import Entry
 from celery_idempotent.core.errors import ClaimLost
 from celery_idempotent.core.expiry import expire
+from celery_idempotent.core.fencing import is_same_write
 from celery_idempotent.core.interventions import Operator
 from celery_idempotent.core.ledger import Ledger
 from celery_idempotent.core.outcomes import Acquired, Busy, Duplicate, Policy, Reply, Verdict

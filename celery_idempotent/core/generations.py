@@ -1,0 +1,87 @@
+"""Generations of a key: who takes part in one, and when its email may be sent once more as the next."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from .entry import After, Entry, running
+from .outcomes import Asker, Policy, SendRequest
+from .status import Status
+
+logger = logging.getLogger("celery_idempotent")
+
+MAX_PARTICIPANTS = 256
+
+
+def took_part(entry: Entry, task_id: str) -> bool:
+    """Tell whether the task ``task_id`` took part in this generation or in an earlier one."""
+    return task_id == entry.owner or task_id in entry.participants or task_id in entry.past
+
+
+def with_participant(entry: Entry, task_id: str) -> tuple[str, ...]:
+    """Return the participants with ``task_id``, the oldest left out where there are too many."""
+    if task_id in entry.participants:
+        return entry.participants
+    return (*entry.participants, task_id)[-MAX_PARTICIPANTS:]
+
+
+def may_send_again(entry: Entry, now: datetime, asker: Asker, policy: Policy) -> bool:
+    """Tell whether ``asker`` opens a new generation: the window has passed, or the task's rule says so."""
+    return window_has_passed(entry, now, asker, policy) or _rule_allows(entry, now, asker, policy)
+
+
+def window_has_passed(entry: Entry, now: datetime, asker: Asker, policy: Policy) -> bool:
+    """Tell whether the window has passed since the last acceptance, for a task that did not take part.
+
+    Also where the run that had it accepted never came to its end; not while somebody is at work.
+    """
+    if policy.window is None or not isinstance(entry.sent_at, datetime):
+        return False
+    if entry.status in (Status.CLAIMED, Status.RELEASED):
+        idle = not running(entry, now)
+    else:
+        idle = entry.status in (Status.SENT, Status.FAILED)
+    passed = now >= entry.sent_at + timedelta(seconds=policy.window)
+    return idle and passed and not took_part(entry, asker.task_id)
+
+
+def _rule_allows(entry: Entry, now: datetime, asker: Asker, policy: Policy) -> bool:
+    """Ask ``allow_send``; a rule that raises, or answers with anything but True, says no."""
+    finished = entry.status in (Status.SENT, Status.FAILED)
+    if policy.allow_send is None or not finished or took_part(entry, asker.task_id):
+        return False
+    try:
+        said = policy.allow_send(entry, SendRequest(asker.task_id, asker.args, asker.kwargs, now))
+    except Exception:
+        logger.exception("allow_send of %s raised, which counts as no", entry.email_type)
+        return False
+    if said is not None and not isinstance(said, bool):
+        logger.error("allow_send of %s returned a %s, which counts as no", entry.email_type, type(said))
+    return said is True
+
+
+def next_generation(entry: Entry) -> Entry:
+    """Return ``entry`` at the start of another deliberate sending: nobody has got anything yet.
+
+    The result stays until there is another: whoever took part before is answered with it.
+    """
+    before = dict.fromkeys((*entry.past, *entry.participants, entry.owner))
+    return replace(
+        entry,
+        generation=entry.generation + 1,
+        attempts=0,
+        deliveries=(),
+        history=(),
+        participants=(),
+        past=tuple(before)[-MAX_PARTICIPANTS:],
+        begun_at=After(),
+        sent_at=None,
+        unfinished=False,
+    )
+
+
+def reopened(entry: Entry) -> Entry:
+    """Return ``entry`` in a new generation that nobody has claimed yet."""
+    return replace(next_generation(entry), status=Status.RELEASED, deadline=None, error="")
