@@ -1,209 +1,30 @@
-"""One call of a task or function: its claim, its body, and what is recorded of it. The same for every queue.
-
-A queue's adapter describes the call by a `Call`, and translates what leaves `claim` and `conduct`: a result, an
-error of the body's own, or `ComeBack`.
-"""
+"""The body of a call that has been claimed, and what is recorded of its end. The same for every queue."""
 
 from __future__ import annotations
 
 import logging
-import random
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
-from typing import Any, NoReturn
+from typing import Any
 
-from celery import Celery
-
+from .calls import LONGEST_WAIT, Call, Ending, Next, TakenOver
 from .core.deliveries import in_doubt
-from .core.entry import Entry
 from .core.errors import (
     ClaimLost,
     DeliveryInDoubt,
     DeliveryUnconfirmed,
     IdempotencyError,
-    InProgress,
     LedgerUnavailable,
-    PayloadMismatch,
     RecipientsDeferred,
 )
-from .core.outcomes import Acquired, Asker, Busy, Duplicate, Held, Mismatch, Outcome
+from .core.outcomes import Duplicate
 from .core.status import DeliveryStatus, Status
-from .options import policy
-from .reporting import Report
 from .results import dump, load
 from .run import Run
-from .wiring import get_ledger, get_mirror
 
 logger = logging.getLogger("celery_idempotent")
 
-LONGEST_WAIT = 900.0
-"""Seconds; half of the 30 minutes after which RabbitMQ gives up a consumer that does not acknowledge."""
-_LONGEST_BACKOFF = 300.0
 _FIRST_DEFERRAL = 60.0
-
-
-class ComeBack(Exception):
-    """Raised when a call has to be made again in ``wait`` seconds, without spending retries of its own.
-
-    ``counts`` names what the job's note counts with it.
-    """
-
-    def __init__(self, wait: float, cause: Exception, counts: str = "waits") -> None:
-        super().__init__(f"comes back in {wait:.1f} s: {cause}")
-        self.wait = wait
-        self.cause = cause
-        self.counts = counts
-
-    def counted(self, note: dict[str, Any]) -> dict[str, Any]:
-        """Return the job's ``note`` with this one counted."""
-        return {**note, self.counts: note.get(self.counts, 0) + 1}
-
-
-class TakenOver(ComeBack):
-    """Raised when a redelivery of this very call is at work in its place, and will report the outcome."""
-
-
-class Next(Enum):
-    """What a queue does after a body raised."""
-
-    GIVES_UP = "gives up"
-    RUNS_AGAIN = "runs again"
-    IS_DONE = "is done"
-    """The body ended on purpose without a result."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a body's run ended in the eyes of its queue."""
-
-    then: Next
-    cause: Exception
-    retry_in: float | None = None
-    """Seconds after which the queue runs it again, if it knows."""
-
-
-class Call(ABC):
-    """One delivery of one job, as its queue sees it."""
-
-    task: Any
-    """The task or function: the options, and the signals' sender."""
-    asker: Asker
-    opaque: bool = False
-    """The body's sends cannot be seen by the ledger."""
-    local: bool = False
-    """Nobody would make this call again: errors go to the caller."""
-    eager: bool = False
-    """It runs inside its caller's transaction."""
-    waits: int = 0
-    """How often it has come back already, because somebody else was at work or the ledger did not answer."""
-    deferrals: int = 0
-    """How often it has come back because the mail server did not take the mail yet."""
-    interrupts: tuple[type[BaseException], ...] = ()
-    """Raised into the body by the queue, at any point: a time limit."""
-    app: Celery | None = None
-
-    @abstractmethod
-    def ending(self, error: Exception) -> Ending:
-        """Tell what the queue does after the body raised ``error``."""
-
-    def raise_in_body(self, error: Exception) -> NoReturn:
-        """Raise what leaves the body if ``error`` is raised in it: its queue may have put retries around it."""
-        raise error
-
-    def retries_itself(self, error: Exception) -> bool:
-        """Tell whether its queue or its body has retries for ``error``, or nobody could bring it back later."""
-        return True
-
-    @abstractmethod
-    def note(self, outcome: dict[str, Any]) -> None:
-        """Keep ``outcome`` beside the job's result, for people to see."""
-
-    def event(self, kind: str, entry: Entry) -> None:
-        """Send an event, where the queue has such."""
-        return
-
-    def report(self, entry: Entry) -> Report:
-        """Return what tells the outcome."""
-        return Report(self.task, self.asker, entry, self)
-
-    def backoff(self) -> float:
-        """Return how many seconds to wait before the next try, from how often it has waited."""
-        return float(min(2.0 ** min(self.waits, 16), _LONGEST_BACKOFF))
-
-    def come_back(self, wait: float, error: Exception, counts: str = "waits") -> NoReturn:
-        """Raise `ComeBack`, or ``error`` itself where nobody would."""
-        if self.local:
-            raise error
-        wait = min(wait * random.uniform(1.0, 1.1) + 0.05, LONGEST_WAIT)
-        logger.info("%s[%s] comes back in %.1f s: %s", self.task.name, self.asker.task_id, wait, error)
-        raise ComeBack(wait, error, counts) from error
-
-
-# -- the claim -------------------------------------------------------------------------------------------
-
-
-def claim(call: Call) -> Run | Duplicate:
-    """Claim the key. Returns the run that may go on, or the duplicate whose result is to be replayed.
-
-    Raises `ComeBack`, and what ends the call: `InProgress`, `DeliveryInDoubt`, `PayloadMismatch`.
-    """
-    rules = policy(call.task, call.opaque)
-    ledger = get_ledger(call.app, eager=call.eager)
-    try:
-        outcome = ledger.claim(call.asker, rules)
-    except LedgerUnavailable as error:
-        call.come_back(call.backoff(), error)
-    match outcome:
-        case Acquired(entry, mismatch):
-            report = call.report(entry)
-            report.mismatch(mismatch)
-            report.claimed()
-            return Run(ledger, call.asker, rules, entry, get_mirror(call.app))
-        case Duplicate(entry, mismatch, settled):
-            report = call.report(entry)
-            report.mismatch(mismatch)
-            if mirror := get_mirror(call.app):
-                # This run's predecessor may have died before it got there.
-                mirror.keep(entry) if settled or entry.owner == call.asker.task_id else mirror.count(entry)
-            report.duplicate()
-            return outcome
-        case _:
-            return _refused(call, outcome)
-
-
-def _refused(call: Call, outcome: Outcome) -> Duplicate:
-    asker = call.asker
-    match outcome:
-        case Busy(entry, retry_after):
-            busy = InProgress(f"{asker.email_type}: {entry.owner} works on {entry.key}", retry_after)
-            if call.task.on_conflict == "raise":
-                raise busy
-            if call.task.on_conflict == "skip":
-                call.report(entry).duplicate()
-                return Duplicate(entry)
-            # Whoever works on it is usually done long before the lease ends.
-            call.come_back(min(retry_after, call.backoff()), busy)
-        case Held(entry, found):
-            error = DeliveryInDoubt(
-                f"{asker.email_type}: the outcome of an earlier hand-over of {entry.key} is unknown; "
-                "an operator or a verifier has to decide"
-            )
-            report = call.report(entry)
-            report.ended(error) if found else report.held()
-            if mirror := get_mirror(call.app):
-                mirror.keep(entry)
-            raise error
-        case Mismatch(entry):
-            raise PayloadMismatch(
-                f"{asker.email_type}: {entry.key} ({asker.label}) was asked for before with other content, "
-                f"by task {entry.owner}. If the content may differ, set fingerprint_fields or on_mismatch"
-            )
-    raise AssertionError(outcome)
-
-
-# -- the body --------------------------------------------------------------------------------------------
+"""Seconds; twice as many after each."""
 
 
 def conduct(call: Call, state: Run | Duplicate, body: Callable[[], Any]) -> Any:
@@ -227,6 +48,9 @@ def conduct(call: Call, state: Run | Duplicate, body: Callable[[], Any]) -> Any:
     return _succeeded(call, run, result)
 
 
+# -- which end it is -------------------------------------------------------------------------------------
+
+
 def _raise_swallowed(call: Call, run: Run) -> None:
     """Raise what a body that ended well should not have swallowed, as if that had been its end."""
     if run.stopped_by is None and (error := run.unserved.owed(run.entry.deliveries)):
@@ -241,9 +65,9 @@ def _raised(call: Call, run: Run, error: Exception) -> Any:
     swallowed = run.stopped_by or run.unserved.owed(run.entry.deliveries)
     if ending.then is Next.IS_DONE and swallowed is not None:
         return _failed(call, run, swallowed)
-    if ending.then is Next.GIVES_UP and not _is_offered_again(call, run, error):
-        return _failed(call, run, error)
     if ending.then is Next.GIVES_UP:
+        if not _is_offered_again(call, run, error):
+            return _failed(call, run, error)
         wait = deferral(call.deferrals, error)
         _let_go(call, run, Ending(Next.RUNS_AGAIN, error, wait))
         call.come_back(wait, error, "deferrals")
@@ -290,10 +114,14 @@ def _warn_of_unsent(run: Run) -> None:
         logger.warning("%s: the body ended with recipients that were not served", run.asker.email_type)
 
 
+# -- recording it ----------------------------------------------------------------------------------------
+
+
 def _let_go(call: Call, run: Run, ending: Ending) -> None:
+    """Free the claim, for the next run or as done; the queue goes on, even if that cannot be recorded."""
     cause = ending.cause
     try:
-        if run.policy.opaque and isinstance(cause, _doubtful(call)):
+        if _leaves_doubt(call, run, cause):
             run.doubt(type(cause).__name__)
         elif ending.then is Next.IS_DONE and (run.policy.opaque or run.entry.deliveries):
             run.complete(None)  # replaced, or a body that wants no result: it has done its work
@@ -311,11 +139,12 @@ def _let_go(call: Call, run: Run, ending: Ending) -> None:
 
 
 def _failed(call: Call, run: Run, error: Exception) -> Any:
+    """Give up and raise ``error``, or `_stop` where this run has nothing to give up any more."""
     stop = error if isinstance(error, ClaimLost | LedgerUnavailable) else run.stopped_by
     if isinstance(stop, ClaimLost | LedgerUnavailable):
         return _stop(call, run, stop)
     try:
-        if run.policy.opaque and isinstance(error, _doubtful(call)):
+        if _leaves_doubt(call, run, error):
             run.doubt(type(error).__name__)
         else:
             run.fail(type(error).__name__)
@@ -326,6 +155,11 @@ def _failed(call: Call, run: Run, error: Exception) -> Any:
     else:
         call.report(run.entry).ended(error)
     raise error
+
+
+def _leaves_doubt(call: Call, run: Run, error: Exception) -> bool:
+    """Tell whether ``error`` says nothing about what was done, by a body that the ledger cannot see into."""
+    return run.policy.opaque and isinstance(error, (*call.interrupts, *call.task.in_doubt_for))
 
 
 def _unconfirmed(call: Call, run: Run, error: DeliveryUnconfirmed) -> Any:
@@ -363,7 +197,3 @@ def _stop(call: Call, run: Run, error: IdempotencyError) -> Any:
     if stored is not None and stored.entry.status is Status.SENT and not stored.entry.unfinished:
         return load(stored.entry.result)
     raise TakenOver(run.policy.lease, error) from error
-
-
-def _doubtful(call: Call) -> tuple[type[BaseException], ...]:
-    return (*call.interrupts, *call.task.in_doubt_for)

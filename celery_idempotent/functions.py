@@ -13,7 +13,9 @@ from weakref import WeakSet
 from asgiref.sync import async_to_sync
 from django.core.exceptions import ImproperlyConfigured
 
-from .conduct import Call, Ending, Next, claim, conduct
+from .calls import Call, Ending, Next
+from .claiming import claim
+from .conduct import conduct
 from .core.entry import Entry
 from .identity import CallKeys, Identity, as_note, asker_of
 from .mailers import backend_in_place

@@ -8,7 +8,7 @@ from typing import Any
 
 from celery import current_app
 
-from .conduct import LONGEST_WAIT
+from .calls import LONGEST_WAIT
 from .conf import conf
 from .core.errors import InterventionRefused
 from .models import OutboxMessage

@@ -1,4 +1,4 @@
-"""Celery's life cycle, translated to the ledger. `core` makes the decisions, `conduct` conducts the calls.
+"""Celery's life cycle, translated to the ledger. `core` decides, `claiming` and `conduct` do as it says.
 
 The outcome is recorded inside ``__call__``, as soon as the body has returned or raised: Celery calls
 ``after_return`` for neither IGNORED, RETRY nor REJECTED, calls it only after links and chains have been
@@ -18,7 +18,9 @@ from celery import uuid
 from celery.app.autoretry import add_autoretry_behaviour
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
-from .conduct import LONGEST_WAIT, Call, ComeBack, Ending, Next, TakenOver, claim, conduct
+from .calls import LONGEST_WAIT, Call, ComeBack, Ending, Next, TakenOver
+from .claiming import claim
+from .conduct import conduct
 from .core.entry import Entry
 from .core.outcomes import Duplicate
 from .identity import HEADER, argsrepr, as_note, asker_of, kwargsrepr, own_note

@@ -29,7 +29,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import close_old_connections, connections
 from django.utils import timezone
 
-from ..conduct import ComeBack
+from ..calls import ComeBack
 from ..core.errors import InProgress, KeyFieldError, UnsafeTransaction
 from ..functions import Declared, DirectCall, declare, made
 from ..identity import Identity

@@ -23,7 +23,7 @@ from rq.job import Job
 from rq.scheduler import RQScheduler
 from rq.timeouts import BaseTimeoutException
 
-from ..conduct import Call, ComeBack, Ending, Next
+from ..calls import Call, ComeBack, Ending, Next
 from ..core.errors import KeyFieldError
 from ..functions import Declared, DirectCall, declare, made
 from ..identity import HEADER, as_note, asker_of, own_note

@@ -16,7 +16,9 @@ from celery_idempotent import (
     RecipientsDeferred,
     Status,
 )
-from celery_idempotent.conduct import ComeBack, claim, conduct
+from celery_idempotent.calls import ComeBack
+from celery_idempotent.claiming import claim
+from celery_idempotent.conduct import conduct
 from celery_idempotent.contrib import rq as adapter
 from celery_idempotent.contrib.rq import IdempotentJob, idempotent, idempotent_email
 from celery_idempotent.core.entry import Recipient

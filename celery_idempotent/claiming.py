@@ -1,0 +1,84 @@
+"""The claim of one call, the same for every queue: it may run, is answered, has to come back, or ends."""
+
+from __future__ import annotations
+
+from .calls import Call
+from .core.entry import Entry
+from .core.errors import DeliveryInDoubt, InProgress, LedgerUnavailable, PayloadMismatch
+from .core.outcomes import Acquired, Asker, Busy, Duplicate, Held, Mismatch
+from .options import policy
+from .run import Run
+from .wiring import get_ledger, get_mirror
+
+
+def claim(call: Call) -> Run | Duplicate:
+    """Claim the key. Returns the run that may go on, or the duplicate whose result is to be replayed.
+
+    Raises `ComeBack`, and what ends the call: `InProgress`, `DeliveryInDoubt`, `PayloadMismatch`.
+    """
+    rules = policy(call.task, call.opaque)
+    ledger = get_ledger(call.app, eager=call.eager)
+    try:
+        outcome = ledger.claim(call.asker, rules)
+    except LedgerUnavailable as error:
+        call.come_back(call.backoff(), error)
+    match outcome:
+        case Acquired(entry, mismatch):
+            report = call.report(entry)
+            report.mismatch(mismatch)
+            report.claimed()
+            return Run(ledger, call.asker, rules, entry, get_mirror(call.app))
+        case Duplicate():
+            return _duplicate(call, outcome)
+        case Busy():
+            return _busy(call, outcome)
+        case Held():
+            raise _held(call, outcome)
+        case Mismatch(entry):
+            raise _mismatch(call.asker, entry)
+
+
+def _duplicate(call: Call, duplicate: Duplicate) -> Duplicate:
+    entry = duplicate.entry
+    report = call.report(entry)
+    report.mismatch(duplicate.mismatch)
+    if mirror := get_mirror(call.app):
+        # This run's predecessor may have died before it got there.
+        own = duplicate.settled or entry.owner == call.asker.task_id
+        mirror.keep(entry) if own else mirror.count(entry)
+    report.duplicate()
+    return duplicate
+
+
+def _busy(call: Call, busy: Busy) -> Duplicate:
+    """Do as the task's ``on_conflict`` says while somebody else is at work; with "skip", nobody waits."""
+    entry = busy.entry
+    error = InProgress(f"{call.asker.email_type}: {entry.owner} works on {entry.key}", busy.retry_after)
+    if call.task.on_conflict == "raise":
+        raise error
+    if call.task.on_conflict == "skip":
+        call.report(entry).duplicate()
+        return Duplicate(entry)
+    # Whoever works on it is usually done long before the lease ends.
+    return call.come_back(min(busy.retry_after, call.backoff()), error)
+
+
+def _held(call: Call, held: Held) -> DeliveryInDoubt:
+    """Return the error of a call that finds a doubt, which has been reported then."""
+    entry = held.entry
+    error = DeliveryInDoubt(
+        f"{call.asker.email_type}: the outcome of an earlier hand-over of {entry.key} is unknown; "
+        "an operator or a verifier has to decide"
+    )
+    report = call.report(entry)
+    report.ended(error) if held.found else report.held()
+    if mirror := get_mirror(call.app):
+        mirror.keep(entry)
+    return error
+
+
+def _mismatch(asker: Asker, entry: Entry) -> PayloadMismatch:
+    return PayloadMismatch(
+        f"{asker.email_type}: {entry.key} ({asker.label}) was asked for before with other content, "
+        f"by task {entry.owner}. If the content may differ, set fingerprint_fields or on_mismatch"
+    )
