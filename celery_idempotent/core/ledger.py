@@ -1,4 +1,4 @@
-"""Everything that may be done with a logical email, over the primitives of a `Store`.
+"""What a run may do with a logical email, from its claim to its end, and what a provider tells of it later.
 
 Each method is at most one write for the usual case. A change is a compare-and-swap on the entry's version,
 so whoever holds an outdated entry is refused with `ClaimLost` and can do no harm, however late it wakes up.
