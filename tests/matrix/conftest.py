@@ -18,7 +18,6 @@ from typing import Any
 import psycopg
 import pymysql
 import pytest
-from celery import _state
 from kombu import Connection
 from pytest_celery import (
     CeleryBackendCluster,
@@ -37,6 +36,7 @@ from pytest_celery import (
 )
 
 from tests.matrix.bed import MATRIX, TRANSPORT, Bed, Combination, Ledger
+from tests.support.apps import current
 from tests.support.mailserver import ScriptedSMTP
 from tests.support.matrix.console import Console, left_running
 from tests.support.matrix.containers import LocalContainer, WorkerContainer
@@ -321,9 +321,8 @@ def numbers(combination: Combination) -> Iterator[int]:
 @pytest.fixture(autouse=True)
 def current_app() -> Iterator[None]:
     """pytest-celery makes its app Celery's current one; the tests of other folders have another."""
-    before = _state._tls.current_app
-    yield
-    _state._set_current_app(before)
+    with current():
+        yield
 
 
 @pytest.fixture
