@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 
 import pytest
 
@@ -25,17 +24,16 @@ answer([value, entry.status, sorted(d.status for d in entry.deliveries), result.
 
 
 @pytest.fixture
-def rcpt(shop: Shop) -> Iterator[dict[str, list[str]]]:
-    """Answers to come for a recipient, by the first letters of the address; then all is well again."""
+def rcpt(shop: Shop) -> dict[str, list[str]]:
+    """Answers to come for a recipient, by the first letters of the address."""
     answers: dict[str, list[str]] = {}
 
     def answer(line: str) -> str:
         left = next((left for name, left in answers.items() if f"<{name}" in line), [])
         return left.pop(0) if left else "250 ok"
 
-    before, shop.server.script["rcpt"] = shop.server.script["rcpt"], answer
-    yield answers
-    shop.server.script["rcpt"] = before
+    shop.server.script["rcpt"] = answer
+    return answers
 
 
 def test_a_task_that_says_nothing_about_retries_serves_everybody(

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from glob import glob
 from typing import Any
 
+from tests.support.processes import kill_group
+
 
 def free_port() -> int:
     """Return a port that was free a moment ago.
@@ -135,9 +137,5 @@ class Server:
                 self.process.wait(5)
             except subprocess.TimeoutExpired:
                 pass
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        self.process.wait(10)
+        kill_group(self.process)
         self.process = None
