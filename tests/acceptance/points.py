@@ -13,15 +13,16 @@ REPLAYED = ["after-complete", "before-ack"]
 DOUBTFUL = {"after-write-ahead": 0, "after-payload": 0, "after-dot": 1, "after-250": 1}
 """Inside the hand-over, with the copies that the mail server has by then."""
 
-RUN = """
+OUTCOME = """
 result = {task}.delay({order})
 try:
     value = result.get(timeout=60)
 except Exception as error:
     value = type(error).__name__
 entry = {task}.entry_for({order})
-answer([value, entry.status, result.id])
 """
+"""Code that runs ``task`` and has its ``value`` in the end, or the name of its error, and its ``entry``."""
+RUN = OUTCOME + "answer([value, entry.status, result.id])"
 
 
 def killed_at(point: str, shop: Shop, order: int, task: str = "confirm") -> Any:

@@ -8,19 +8,12 @@ import pytest
 
 from celery_idempotent import RecipientsDeferred
 from celery_idempotent.conduct import deferral
+from tests.acceptance.points import OUTCOME
 from tests.support.shop import Shop
 
 orders = itertools.count(1)
 
-RUN = """
-result = {task}.delay({order})
-try:
-    value = result.get(timeout=60)
-except Exception as error:
-    value = type(error).__name__
-entry = {task}.entry_for({order})
-answer([value, entry.status, sorted(d.status for d in entry.deliveries), result.status])
-"""
+RUN = OUTCOME + "answer([value, entry.status, sorted(d.status for d in entry.deliveries), result.status])"
 
 
 @pytest.fixture
