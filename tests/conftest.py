@@ -95,7 +95,7 @@ def shop_process(tmp_path_factory: Any) -> Iterator[Shop]:
 
 @pytest.fixture
 def shop(shop_process: Shop) -> Shop:
-    """The module's shop, its mail server and notes emptied."""
-    shop_process.server.accepted.clear()
+    """The module's shop, its mail server as at first, its notes forgotten."""
+    shop_process.server.reset()
     shop_process.forget()
     return shop_process

@@ -14,20 +14,19 @@ from celery import Celery
 from cryptography.fernet import Fernet
 
 from celery_idempotent import IdempotentEmailTask, checks, receivers
+from tests.support.apps import current
 from tests.support.servers import Redis
 
 
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
     """A Celery app whose tasks the checks see, without tasks and functions that other test modules share."""
-    from celery import _state
-
-    before, seen = _state._tls.current_app, checks.tasks
+    seen = checks.tasks
     monkeypatch.setattr(checks, "tasks", lambda: [t for t in seen() if t.name.startswith("shop.")])
     known = checks.functions
     monkeypatch.setattr(checks, "functions", lambda: [f for f in known() if f.name.startswith(__name__)])
-    yield Celery("checks", set_as_current=True)
-    _state._tls.current_app = before
+    with current(Celery("checks", set_as_current=False)) as app:
+        yield app
 
 
 def ids(messages: list[Any]) -> list[str]:

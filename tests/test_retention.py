@@ -15,6 +15,7 @@ from celery_idempotent.models import LogicalEmail, OutboxMessage
 from celery_idempotent.relay import TOO_OLD
 from celery_idempotent.stores.memory import MemoryStore
 from celery_idempotent.testing import make_entry
+from tests.support.apps import current, see_only
 from tests.support.clock import Clock
 
 DAY = timedelta(days=1)
@@ -24,15 +25,24 @@ FINISHED = (Status.SENT, Status.FAILED, Status.CANCELLED)
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
     """The current Celery app, on Redis, without the tasks that other test modules share."""
-    from celery import _state
-
-    before, seen = _state._tls.current_app, retention.tasks
-    monkeypatch.setattr(retention, "tasks", lambda app=None: (t for t in seen(app) if t.name == "kept"))
-    monkeypatch.setattr(retention, "functions", list)
-    app = Celery("retention", broker="redis://broker", set_as_current=True)
+    see_only(monkeypatch, "kept", retention)
+    app = Celery("retention", broker="redis://broker", set_as_current=False)
     app.conf.broker_transport_options = {"visibility_timeout": 7200}
-    yield app
-    _state._tls.current_app = before
+    with current(app):
+        yield app
+
+
+@pytest.fixture
+def clock(memory_ledger: Any) -> Clock:
+    """That of an empty ledger, standing still."""
+    memory_ledger.store._clock = clock = Clock()
+    return clock
+
+
+@pytest.fixture
+def unpublished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is enqueued stays in the outbox."""
+    monkeypatch.setattr(outbox, "_publish", lambda *_: None)
 
 
 def task(app: Celery, **options: Any) -> Any:
@@ -120,9 +130,8 @@ def fill(store: Any, clock: Clock) -> None:
         clock.forward(age * 86400)
 
 
-def test_a_purge_takes_what_is_finished_and_old(app: Celery, memory_ledger: Any) -> None:
+def test_a_purge_takes_what_is_finished_and_old(app: Celery, memory_ledger: Any, clock: Clock) -> None:
     """In batches; in flight, released and in doubt stay whatever their age, and so does what is young."""
-    memory_ledger.store._clock = clock = Clock()
     task(app)
     fill(memory_ledger.store, clock)
     assert retention.purge(dry_run=True) == 3
@@ -135,9 +144,10 @@ def test_a_purge_takes_what_is_finished_and_old(app: Celery, memory_ledger: Any)
 
 
 @pytest.mark.parametrize("age", [timedelta(days=-1), timedelta(0), timedelta(hours=2)])
-def test_an_age_at_which_duplicates_may_still_come(app: Celery, memory_ledger: Any, age: timedelta) -> None:
+def test_an_age_at_which_duplicates_may_still_come(
+    app: Celery, memory_ledger: Any, clock: Clock, age: timedelta
+) -> None:
     """Negative, zero or too short: refused with the reason, and nothing goes."""
-    memory_ledger.store._clock = clock = Clock()
     task(app)
     fill(memory_ledger.store, clock)
     with pytest.raises(InterventionRefused, match="visibility_timeout"):
@@ -147,12 +157,10 @@ def test_an_age_at_which_duplicates_may_still_come(app: Celery, memory_ledger: A
 
 @pytest.mark.django_db(transaction=True)
 def test_nothing_goes_that_a_message_in_the_outbox_may_ask_for(
-    app: Celery, memory_ledger: Any, monkeypatch: pytest.MonkeyPatch
+    app: Celery, clock: Clock, unpublished: None
 ) -> None:
     """The relay would find nothing in the ledger, publish it again, and it would be sent a second time."""
-    memory_ledger.store._clock = clock = Clock()
     kept = task(app)
-    monkeypatch.setattr(outbox, "_publish", lambda *_: None)
     kept.apply((1,), task_id=kept.enqueue(1).id)
     kept.enqueue(2)
     clock.forward(10 * 86400)
@@ -168,13 +176,9 @@ def test_nothing_goes_that_a_message_in_the_outbox_may_ask_for(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_message_that_was_cured_hides_no_other(
-    app: Celery, memory_ledger: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_message_that_was_cured_hides_no_other(app: Celery, clock: Clock, unpublished: None) -> None:
     """The relay's cure for what is too old lets its time be now, not its age: the next one is as old."""
-    memory_ledger.store._clock = clock = Clock()
     kept = task(app)
-    monkeypatch.setattr(outbox, "_publish", lambda *_: None)
     first = kept.enqueue(1).id
     kept.enqueue(2)
     kept.apply((2,), task_id="another")

@@ -163,6 +163,13 @@ def reminder(order: int) -> str:
     return "reminded"
 
 
+@app.task(key_fields=("order",), window=timedelta(days=1), **COMMON)
+def daily(order: int) -> str:
+    """May be sent again a day after the last acceptance."""
+    send(order)
+    return "reminded"
+
+
 @app.task(key_fields=("order",), in_doubt="resend", **COMMON)
 def insistent(order: int) -> str:
     """Would rather be sent twice than not at all."""

@@ -6,32 +6,17 @@ import itertools
 
 import pytest
 
+from tests.acceptance.points import DOUBTFUL, REPLAYED, RESUMED, killed_at
 from tests.support.shop import Shop
 
 orders = itertools.count(1)
-
-RESUMED = ["before-claim", "after-claim", "after-354", "after-record", "after-send", "before-complete"]
-REPLAYED = ["after-complete", "before-ack"]
-DOUBTFUL = {"after-write-ahead": 0, "after-payload": 0, "after-dot": 1, "after-250": 1}
-
-RUN = """
-result = confirm.delay({order})
-try:
-    value = result.get(timeout=60)
-except Exception as error:
-    value = type(error).__name__
-entry = confirm.entry_for({order})
-answer([value, entry.status, result.id])
-"""
 
 
 @pytest.mark.parametrize("point", RESUMED + REPLAYED)
 def test_a_kill_outside_the_hand_over_loses_and_doubles_nothing(shop: Shop, point: str) -> None:
     """P1, P2, P4: the same task goes on at once, the customer gets one copy, the result is the body's."""
     order = next(orders)
-    shop.crash_at(point)
-    value, status, task_id = shop.ask(RUN.format(order=order))
-    shop.crashed()
+    value, status, task_id = killed_at(point, shop, order)
     assert value == {"order": order, "by": task_id}
     assert status == "sent"
     assert shop.copies() == 1
@@ -43,10 +28,7 @@ def test_a_kill_outside_the_hand_over_loses_and_doubles_nothing(shop: Shop, poin
 @pytest.mark.parametrize(("point", "copies"), DOUBTFUL.items())
 def test_a_kill_inside_the_hand_over_is_known_as_doubt(shop: Shop, point: str, copies: int) -> None:
     """P1: the payload was on its way; nobody offers it again, and operations can see it."""
-    order = next(orders)
-    shop.crash_at(point)
-    value, status, _ = shop.ask(RUN.format(order=order))
-    shop.crashed()
+    value, status, _ = killed_at(point, shop, next(orders))
     assert value == "DeliveryInDoubt"
     assert status == "in_doubt"
     assert shop.copies() == copies
@@ -54,8 +36,5 @@ def test_a_kill_inside_the_hand_over_is_known_as_doubt(shop: Shop, point: str, c
 
 def test_an_opaque_body_that_is_killed_is_in_doubt(shop: Shop) -> None:
     """Nobody can know what such a body did."""
-    order = next(orders)
-    shop.crash_at("opaque-body")
-    code = RUN.replace("confirm", "opaque")
-    value, status, _ = shop.ask(code.format(order=order))
+    value, status, _ = killed_at("opaque-body", shop, next(orders), "opaque")
     assert (value, status) == ("DeliveryInDoubt", "in_doubt")

@@ -9,19 +9,41 @@ import pytest
 
 from tests.support.servers import MariaDB, Postgres
 from tests.support.shop import Shop, opened
-from tests.support.worker import wait_for
 
 
 @pytest.fixture(scope="module", params=[Postgres, MariaDB], ids=["postgres", "mariadb"])
-def place(request: Any, tmp_path_factory: Any) -> Iterator[tuple[Any, Shop]]:
+def place_process(request: Any, tmp_path_factory: Any) -> Iterator[tuple[Any, Shop]]:
     """A server of its own, because it is stopped here, and a worker on it."""
     with request.param() as server:
         directory = tmp_path_factory.mktemp("shop")
         (directory / "results").mkdir()
         # Celery's own results elsewhere: it is the ledger's outage that is looked at.
         results = f"file://{directory}/results"
-        with opened(directory, server.database, "-c", "2", TEST_RESULTS=results) as shop:
+        # Longer than a server takes to end: the hand-over that waits for it is not to be in doubt by then.
+        more = {"TEST_RESULTS": results, "TEST_SEND_TIMEOUT": "10"}
+        with opened(directory, server.database, "-c", "2", **more) as shop:
             yield server, shop
+
+
+@pytest.fixture
+def place(place_process: tuple[Any, Shop]) -> tuple[Any, Shop]:
+    """The module's server, which runs, and the worker on it, its mail server as at first."""
+    server, shop = place_process
+    shop.server.reset()
+    if server.process is None:
+        server.start()
+    return server, shop
+
+
+def strike(server: Any, shop: Shop, step: str, task: str, said: str) -> None:
+    """Stop the server while ``task`` is held at ``step`` of its hand-over, and wait for what the log says."""
+    before, mark = shop.server.count(step), len(shop.log())
+    shop.server.hold(step)
+    shop.ask(task)
+    shop.server.reached(step, before + 1)
+    server.stop()
+    shop.server.release(step)
+    shop.said(said, since=mark)
 
 
 def test_a_rollback_of_the_body_undoes_no_record(place: Any) -> None:
@@ -40,14 +62,7 @@ answer([value, entry.status, entry.attempts])
 def test_a_ledger_that_is_down_sends_nothing_and_loses_nothing(place: Any) -> None:
     """P6: stopped right before the write-ahead, back a little later; the task sends then, once."""
     server, shop = place
-    shop.server.accepted.clear()
-    before = shop.server.count("data")
-    shop.server.hold("data")
-    shop.ask("answer(confirm.apply_async((2,), task_id='patient').id)")
-    shop.server.reached("data", before + 1)
-    server.stop()
-    shop.server.release("data")
-    wait_for(lambda: "does not answer" in shop.logs(), 30, shop.logs)
+    strike(server, shop, "data", "confirm.apply_async((2,), task_id='patient')", "does not answer")
     assert shop.copies() == 0
     server.start()
     assert shop.ask("answer(app.AsyncResult('patient').get(timeout=60))") == {"order": 2, "by": "patient"}
@@ -57,14 +72,7 @@ def test_a_ledger_that_is_down_sends_nothing_and_loses_nothing(place: Any) -> No
 def test_a_ledger_that_goes_down_after_acceptance(place: Any) -> None:
     """P6: the outcome is offered in-process until the ledger takes it; nothing is sent again."""
     server, shop = place
-    shop.server.accepted.clear()
-    before = shop.server.count("dot")
-    shop.server.hold("dot")
-    shop.ask("answer(confirm.apply_async((3,), task_id='late').id)")
-    shop.server.reached("dot", before + 1)
-    server.stop()
-    shop.server.release("dot")
-    wait_for(lambda: "trying again" in shop.logs(), 30, shop.logs)
+    strike(server, shop, "dot", "confirm.apply_async((3,), task_id='late')", "trying again")
     server.start()
     assert shop.ask("answer(app.AsyncResult('late').get(timeout=60))") == {"order": 3, "by": "late"}
     assert shop.copies() == 1

@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 
 import pytest
 
 from celery_idempotent import RecipientsDeferred
 from celery_idempotent.conduct import deferral
+from tests.acceptance.points import OUTCOME
 from tests.support.shop import Shop
 
 orders = itertools.count(1)
 
-RUN = """
-result = {task}.delay({order})
-try:
-    value = result.get(timeout=60)
-except Exception as error:
-    value = type(error).__name__
-entry = {task}.entry_for({order})
-answer([value, entry.status, sorted(d.status for d in entry.deliveries), result.status])
-"""
+RUN = OUTCOME + "answer([value, entry.status, sorted(d.status for d in entry.deliveries), result.status])"
 
 
 @pytest.fixture
-def rcpt(shop: Shop) -> Iterator[dict[str, list[str]]]:
-    """Answers to come for a recipient, by the first letters of the address; then all is well again."""
+def rcpt(shop: Shop) -> dict[str, list[str]]:
+    """Answers to come for a recipient, by the first letters of the address."""
     answers: dict[str, list[str]] = {}
 
     def answer(line: str) -> str:
         left = next((left for name, left in answers.items() if f"<{name}" in line), [])
         return left.pop(0) if left else "250 ok"
 
-    before, shop.server.script["rcpt"] = shop.server.script["rcpt"], answer
-    yield answers
-    shop.server.script["rcpt"] = before
+    shop.server.script["rcpt"] = answer
+    return answers
 
 
 def test_a_task_that_says_nothing_about_retries_serves_everybody(

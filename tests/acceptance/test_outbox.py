@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +71,19 @@ OutboxMessage.objects.update(due_at=timezone.now())
     assert "relay: stopped" in out
 
 
-def python(shop: Shop, script: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextmanager
+def python(shop: Shop, script: str) -> Iterator[subprocess.Popen[str]]:
+    """A process of the project that runs ``script``, until the end of the with block at most."""
+    with subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", script],
         env={**os.environ, **shop.environment},
         stdout=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_everything_is_killed_and_every_committed_order_arrives_once(

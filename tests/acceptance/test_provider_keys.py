@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
-from tests.acceptance.test_crash_points import DOUBTFUL, RUN
+from tests.acceptance.points import DOUBTFUL, RUN, killed_at
 from tests.support.mailserver import DROP_AFTER_ACCEPT
 from tests.support.providers import KeyedSMTP
 from tests.support.shop import Shop, opened, sqlite
@@ -31,9 +31,7 @@ def keyed_process(tmp_path_factory: Any) -> Iterator[Shop]:
 @pytest.fixture
 def keyed(keyed_process: Shop) -> Shop:
     """The module's project, its mail server empty and obliging."""
-    keyed_process.server.accepted.clear()
-    keyed_process.server.forget_calls()
-    keyed_process.server.script["dot"] = "250 ok"
+    keyed_process.server.reset()
     keyed_process.forget()
     return keyed_process
 
@@ -42,9 +40,7 @@ def keyed(keyed_process: Shop) -> Shop:
 def test_a_kill_inside_the_hand_over_ends_as_sent(keyed: Shop, point: str) -> None:
     """P1, P2: the redelivered task waits for the deadline, offers the same once more, and there is one copy."""
     order = next(orders)
-    keyed.crash_at(point)
-    value, status, task_id = keyed.ask(RUN.format(order=order))
-    keyed.crashed()
+    value, status, task_id = killed_at(point, keyed, order)
     assert value == {"order": order, "by": task_id}
     assert status == "sent"
     assert keyed.copies() == 1
@@ -54,7 +50,7 @@ def test_a_task_comes_back_until_the_provider_answers(keyed: Shop) -> None:
     """Its own retries are not needed for that: the plain task has none."""
     order = next(orders)
     keyed.server.script["dot"] = [*[DROP_AFTER_ACCEPT] * 4, "250 ok"]
-    value, status, task_id = keyed.ask(RUN.format(order=order))
+    value, status, task_id = keyed.ask(RUN.format(task="confirm", order=order))
     assert value == {"order": order, "by": task_id}
     assert status == "sent"
     assert keyed.copies() == 1

@@ -51,7 +51,7 @@ def api() -> Iterator[API]:
 
 
 @pytest.fixture(scope="module")
-def shop(api: API, tmp_path_factory: Any) -> Iterator[Shop]:
+def pairs_process(api: API, tmp_path_factory: Any) -> Iterator[Shop]:
     """A project that sends through Postmark, and a prefork worker."""
     directory = tmp_path_factory.mktemp("pairs")
     anymail = {
@@ -67,6 +67,14 @@ def shop(api: API, tmp_path_factory: Any) -> Iterator[Shop]:
     }
     with opened(directory, sqlite(directory), "-c", "2", **more) as shop:
         yield shop
+
+
+@pytest.fixture
+def shop(pairs_process: Shop, api: API) -> Shop:
+    """The module's project, its notes forgotten, and Postmark obliging."""
+    api.script = ["ok"]
+    pairs_process.forget()
+    return pairs_process
 
 
 def subjects(api: API, order: int) -> list[str]:
@@ -89,7 +97,6 @@ def test_a_kill_in_the_first_hand_over_and_a_redelivery_after_the_proof(shop: Sh
     It is stopped in front of its claim until then. Another task's duplicate replays meanwhile.
     """
     order = next(orders)
-    shop.forget("pause", "paused")
     shop.crash_at("after-250")
     task_id = shop.ask(f"answer(pair.delay({order}).id)")
     shop.crashed()

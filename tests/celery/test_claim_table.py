@@ -13,8 +13,8 @@ RUN = """
 import time
 from celery_idempotent.core.status import DeliveryStatus
 from tests.support.seed import Seed
-{seed}
 begun = time.monotonic()
+{seed}
 result = {task}.apply_async({args}, task_id="asker-{order}")
 try:
     value = result.get(timeout=60)
@@ -34,61 +34,63 @@ def shop(tmp_path_factory: Any) -> Iterator[Shop]:
         yield shop
 
 
+PATIENCE = 20
+"""Seconds within which everything here ends: what is not to wait would do so for a minute."""
 SENT = {"order": "sent by the body"}
 SEED = "Seed(confirm, {order}"
 DOUBT = "settled(DeliveryStatus.IN_DOUBT)"
-# name: (task, seed, value (None: the body's own), status, generation, copies, at least, at most (seconds))
-ROWS: dict[str, tuple[str, str, Any, str, int, int, float, float]] = {
-    "nothing": ("confirm", "", SENT, "sent", 1, 1, 0, 5),
-    "claimed, same task id": ("confirm", SEED + ", by='asker-{order}').claimed()", SENT, "sent", 1, 1, 0, 5),
+# name: (task, seed, value, status, generation, copies, seconds from the seed on that it takes at least)
+ROWS: dict[str, tuple[str, str, Any, str, int, int, float]] = {
+    "nothing": ("confirm", "", SENT, "sent", 1, 1, 0),
+    "claimed, same task id": ("confirm", SEED + ", by='asker-{order}').claimed()", SENT, "sent", 1, 1, 0),
     "claimed, lease passed": (
-        "confirm", SEED + ", lease=0.2).claimed(); time.sleep(0.3)", SENT, "sent", 1, 1, 0, 5),
-    "claimed, lease running": ("confirm", SEED + ", lease=2).claimed()", SENT, "sent", 1, 1, 1.9, 20),
+        "confirm", SEED + ", lease=0.2).claimed(); time.sleep(0.3)", SENT, "sent", 1, 1, 0),
+    "claimed, lease running": ("confirm", SEED + ", lease=2).claimed()", SENT, "sent", 1, 1, 1.9),
     "sending, deadline running": (
-        "confirm", SEED + ", send_timeout=2).sending()", "DeliveryInDoubt", "in_doubt", 1, 0, 1.9, 20),
+        "confirm", SEED + ", send_timeout=2).sending()", "DeliveryInDoubt", "in_doubt", 1, 0, 1.9),
     "sending, deadline running, same task id": (
         "confirm", SEED + ", by='asker-{order}', send_timeout=2).sending()",
-        "DeliveryInDoubt", "in_doubt", 1, 0, 1.9, 20),
+        "DeliveryInDoubt", "in_doubt", 1, 0, 1.9),
     "sending, deadline passed": (
         "confirm", SEED + ", send_timeout=0.2).sending(); time.sleep(0.3)",
-        "DeliveryInDoubt", "in_doubt", 1, 0, 0, 5),
+        "DeliveryInDoubt", "in_doubt", 1, 0, 0),
     "released, another's retry scheduled": (
-        "confirm", SEED + ", lease=1).released(retry_in=1)", SENT, "sent", 1, 1, 1.9, 20),
+        "confirm", SEED + ", lease=1).released(retry_in=1)", SENT, "sent", 1, 1, 1.9),
     "released, its own retry scheduled": (
-        "confirm", SEED + ", by='asker-{order}').released(retry_in=60)", SENT, "sent", 1, 1, 0, 5),
-    "released": ("confirm", SEED + ").released()", SENT, "sent", 1, 1, 0, 5),
-    "sent": ("confirm", SEED + ").sent('before')", "before", "sent", 1, 0, 0, 5),
+        "confirm", SEED + ", by='asker-{order}').released(retry_in=60)", SENT, "sent", 1, 1, 0),
+    "released": ("confirm", SEED + ").released()", SENT, "sent", 1, 1, 0),
+    "sent": ("confirm", SEED + ").sent('before')", "before", "sent", 1, 0, 0),
     "sent, inside the window": (
-        "reminder", "Seed(reminder, {order}, window=2).sent('before')", "before", "sent", 1, 0, 0, 2),
+        "daily", "Seed(daily, {order}, window=86_400).sent('before')", "before", "sent", 1, 0, 0),
     "sent, window passed": (
         "reminder", "Seed(reminder, {order}, window=2).sent('before'); time.sleep(2.1)",
-        "reminded", "sent", 2, 1, 0, 5),
+        "reminded", "sent", 2, 1, 0),
     "sent, window passed, took part": (
         "reminder", "Seed(reminder, {order}, by='asker-{order}', window=2).sent('before'); time.sleep(2.1)",
-        "before", "sent", 1, 0, 0, 5),
-    "sent, unfinished": ("confirm", SEED + ").unfinished()", None, "sent", 1, 0, 0, 5),
+        "before", "sent", 1, 0, 0),
+    "sent, unfinished": ("confirm", SEED + ").unfinished()", None, "sent", 1, 0, 0),
     "sent, unfinished, same task id": (
-        "confirm", SEED + ", by='asker-{order}').unfinished()", SENT, "sent", 1, 0, 0, 5),
-    "failed, deferred": ("confirm", SEED + ").failed(DeliveryStatus.DEFERRED)", SENT, "sent", 1, 1, 0, 5),
-    "failed, accepted": ("confirm", SEED + ").failed(DeliveryStatus.ACCEPTED)", SENT, "sent", 1, 0, 0, 5),
+        "confirm", SEED + ", by='asker-{order}').unfinished()", SENT, "sent", 1, 0, 0),
+    "failed, deferred": ("confirm", SEED + ").failed(DeliveryStatus.DEFERRED)", SENT, "sent", 1, 1, 0),
+    "failed, accepted": ("confirm", SEED + ").failed(DeliveryStatus.ACCEPTED)", SENT, "sent", 1, 0, 0),
     "failed, refused": (
-        "confirm", SEED + ").failed(DeliveryStatus.REFUSED)", "RecipientsRefused", "failed", 1, 0, 0, 5),
-    "in doubt, hold": ("confirm", SEED + ")." + DOUBT, "DeliveryInDoubt", "in_doubt", 1, 0, 0, 5),
-    "in doubt, resend": ("insistent", "Seed(insistent, {order})." + DOUBT, "sent", "sent", 1, 1, 0, 5),
+        "confirm", SEED + ").failed(DeliveryStatus.REFUSED)", "RecipientsRefused", "failed", 1, 0, 0),
+    "in doubt, hold": ("confirm", SEED + ")." + DOUBT, "DeliveryInDoubt", "in_doubt", 1, 0, 0),
+    "in doubt, resend": ("insistent", "Seed(insistent, {order})." + DOUBT, "sent", "sent", 1, 1, 0),
     "in doubt, verified as not sent": (
-        "verified", "Seed(verified, {order}, 'not sent')." + DOUBT, "sent", "sent", 1, 1, 0, 5),
+        "verified", "Seed(verified, {order}, 'not sent')." + DOUBT, "sent", "sent", 1, 1, 0),
     "in doubt, verified as sent": (
-        "verified", "Seed(verified, {order}, 'sent')." + DOUBT, "sent", "sent", 1, 0, 0, 5),
+        "verified", "Seed(verified, {order}, 'sent')." + DOUBT, "sent", "sent", 1, 0, 0),
     "in doubt, not to be verified": (
-        "verified", "Seed(verified, {order}, 'unknown')." + DOUBT, "DeliveryInDoubt", "in_doubt", 1, 0, 0, 5),
-    "cancelled": ("confirm", SEED + ").cancelled()", None, "cancelled", 1, 0, 0, 5),
+        "verified", "Seed(verified, {order}, 'unknown')." + DOUBT, "DeliveryInDoubt", "in_doubt", 1, 0, 0),
+    "cancelled": ("confirm", SEED + ").cancelled()", None, "cancelled", 1, 0, 0),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("row", ROWS)
 def test_what_a_claim_finds(shop: Shop, row: str) -> None:
     """The outcome, the entry afterwards, the copies at the mail server, and whether it waited."""
-    task, seed, wanted, wanted_status, wanted_generation, copies, least, most = ROWS[row]
+    task, seed, wanted, wanted_status, wanted_generation, copies, least = ROWS[row]
     order = 2000 + list(ROWS).index(row)
     shop.server.accepted.clear()
     verdict = seed.split("'")[1] if task == "verified" else None
@@ -100,6 +102,6 @@ def test_what_a_claim_finds(shop: Shop, row: str) -> None:
         wanted = {"order": order, "by": f"asker-{order}"}
     assert (value, status, generation) == (wanted, wanted_status, wanted_generation), shop.logs()
     assert shop.copies() == copies
-    assert least <= took <= most
+    assert least <= took < PATIENCE
     if status == "sent" and row != "sent, inside the window":
         assert deliveries == ["accepted"]

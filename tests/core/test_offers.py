@@ -8,21 +8,16 @@ from typing import Any
 
 import pytest
 
-from celery_idempotent.core.entry import Entry, Recipient
+from celery_idempotent.core.entry import Entry
 from celery_idempotent.core.errors import ClaimLost, DeliveryInDoubt
 from celery_idempotent.core.ledger import Ledger
 from celery_idempotent.core.offers import Offer
 from celery_idempotent.core.outcomes import Acquired, Asker, Busy, Held, Policy, Reply, Verdict
 from celery_idempotent.core.status import DeliveryStatus, Status
+from tests.core.told import ANN, BOB, LOST, ONE, POLICY, TWO, YES, in_doubt
 from tests.support.clock import Clock
 
-ONE = Asker("k", "mail", "task-1")
-TWO = replace(ONE, task_id="task-2")
-POLICY = Policy(lease=60, send_timeout=30)
-ANN, BOB = ("0", Recipient("a", "a***")), ("0", Recipient("b", "b***"))
 OFFER = Offer("key-1", 3600, "sealed")
-LOST = Reply(DeliveryStatus.IN_DOUBT, None, "no reply")
-YES = Reply(DeliveryStatus.ACCEPTED, 250)
 
 
 def acquired(ledger: Ledger, asker: Asker = ONE, policy: Policy = POLICY) -> Entry:
@@ -31,15 +26,14 @@ def acquired(ledger: Ledger, asker: Asker = ONE, policy: Policy = POLICY) -> Ent
     return outcome.entry
 
 
-def in_doubt(ledger: Ledger, *targets: Any, offer: Offer | None = OFFER) -> Entry:
-    """Return an entry whose hand-over to ``targets`` got no reply."""
-    entry = ledger.begin(acquired(ledger), targets or [ANN], "<m>", ONE, POLICY, offer)
-    return ledger.settle(entry, dict.fromkeys(targets or [ANN], LOST), "<m>", ONE, POLICY)
+def offered(ledger: Ledger, *targets: Any) -> Entry:
+    """Return an entry whose hand-over to ``targets``, with a key, got no reply."""
+    return in_doubt(ledger, *targets, offer=OFFER)
 
 
 def test_inside_the_window_a_claim_may_offer_it_again(ledger: Ledger, clock: Clock) -> None:
     """The doubt is not held: whoever asks gets the claim, with the key and the content of the first time."""
-    in_doubt(ledger)
+    offered(ledger)
     clock.forward(3000)
     entry = acquired(ledger, TWO)
     assert (entry.provider_key, entry.sealed, entry.offers) == ("key-1", "sealed", 1)
@@ -49,7 +43,7 @@ def test_inside_the_window_a_claim_may_offer_it_again(ledger: Ledger, clock: Clo
 
 def test_after_the_window_it_is_held_and_the_content_is_gone(ledger: Ledger, clock: Clock) -> None:
     """Never after: the provider would take it for another mail. What nobody can use any more is erased."""
-    in_doubt(ledger)
+    offered(ledger)
     clock.forward(3600 - 29)  # the hand-over itself would end outside
     outcome = ledger.claim(TWO, POLICY)
     assert isinstance(outcome, Held)
@@ -58,14 +52,14 @@ def test_after_the_window_it_is_held_and_the_content_is_gone(ledger: Ledger, clo
 
 def test_the_last_moment_counts(ledger: Ledger, clock: Clock) -> None:
     """A hand-over that ends exactly with the window is inside it."""
-    in_doubt(ledger)
+    offered(ledger)
     clock.forward(3600 - 30)
     assert acquired(ledger, TWO).provider_key == "key-1"
 
 
 def test_the_window_counts_from_the_first_hand_over(ledger: Ledger, clock: Clock) -> None:
     """Offering again does not lengthen it."""
-    in_doubt(ledger)
+    offered(ledger)
     clock.forward(1800)
     entry = ledger.begin_again(acquired(ledger), ONE, POLICY)
     assert entry.recognised_until == clock.now + timedelta(seconds=1800)
@@ -76,7 +70,7 @@ def test_the_window_counts_from_the_first_hand_over(ledger: Ledger, clock: Clock
 
 def test_a_body_that_takes_too_long_does_not_offer_it_after_the_window(ledger: Ledger, clock: Clock) -> None:
     """The window is looked at once more in the write-ahead itself."""
-    in_doubt(ledger)
+    offered(ledger)
     clock.forward(3500)
     entry = acquired(ledger)
     clock.forward(71)
@@ -89,7 +83,7 @@ def test_a_body_that_takes_too_long_does_not_offer_it_after_the_window(ledger: L
 
 def test_an_acceptance_of_the_same_key_settles_the_doubt(ledger: Ledger) -> None:
     """Sent, and nothing of the content is left."""
-    entry = in_doubt(ledger)
+    entry = offered(ledger)
     entry = ledger.settle(ledger.begin_again(entry, ONE, POLICY), {ANN: YES}, "<m>", ONE, POLICY)
     assert entry.status is Status.CLAIMED
     assert entry.deliveries[0].status is DeliveryStatus.ACCEPTED
@@ -103,7 +97,7 @@ def test_a_refusal_of_the_second_offer_says_nothing_about_the_first(
     ledger: Ledger, status: DeliveryStatus, before: bool
 ) -> None:
     """P1: a rate limit now is no proof that the first offer was not taken. It may be tried again."""
-    entry = in_doubt(ledger)
+    entry = offered(ledger)
     if not before:
         entry = ledger.begin_again(entry, ONE, POLICY)
     entry = ledger.settle(entry, {ANN: Reply(status, 429)}, "<m>", ONE, POLICY)
@@ -115,7 +109,7 @@ def test_a_refusal_of_the_second_offer_says_nothing_about_the_first(
 
 def test_accepted_for_some_holds_the_others(ledger: Ledger) -> None:
     """P1, P2: the key stands for those accepted now; under it the others would never get anything."""
-    entry = ledger.begin_again(in_doubt(ledger, ANN, BOB), ONE, POLICY)
+    entry = ledger.begin_again(offered(ledger, ANN, BOB), ONE, POLICY)
     entry = ledger.settle(entry, {ANN: YES, BOB: Reply(DeliveryStatus.DEFERRED, 450)}, "<m>", ONE, POLICY)
     assert entry.status is Status.IN_DOUBT
     assert [d.status for d in entry.deliveries] == [DeliveryStatus.ACCEPTED, DeliveryStatus.IN_DOUBT]
@@ -125,7 +119,7 @@ def test_accepted_for_some_holds_the_others(ledger: Ledger) -> None:
 @pytest.mark.parametrize("said", [YES, Reply(DeliveryStatus.DEFERRED, 450)], ids=["taken", "refused"])
 def test_whom_a_second_offer_leaves_out_is_in_doubt_as_before(ledger: Ledger, said: Reply) -> None:
     """P1, P2: a server's limit left Bob out. He may have it from the first offer, and the reply is not his."""
-    entry = ledger.begin_again(in_doubt(ledger, ANN, BOB), ONE, POLICY)
+    entry = ledger.begin_again(offered(ledger, ANN, BOB), ONE, POLICY)
     entry = ledger.settle(entry, {ANN: said}, "<m>", ONE, POLICY)
     assert (entry.status, entry.deliveries[1].status) == (Status.IN_DOUBT, DeliveryStatus.IN_DOUBT)
     assert entry.deliveries[1].detail == LOST.detail
@@ -148,7 +142,7 @@ def test_a_crash_in_the_hand_over_is_offered_again(ledger: Ledger, clock: Clock,
 
 def test_a_crash_between_claim_and_offer_leaves_the_doubt(ledger: Ledger, clock: Clock) -> None:
     """The claim that was to offer it again is not taken for one with nothing in flight."""
-    in_doubt(ledger)
+    offered(ledger)
     acquired(ledger, TWO)
     clock.forward(61)
     assert acquired(ledger).provider_key == "key-1"
@@ -161,7 +155,7 @@ def test_a_crash_between_claim_and_offer_leaves_the_doubt(ledger: Ledger, clock:
 @pytest.mark.parametrize("end", ["release", "fail", "complete"])
 def test_a_body_that_does_not_offer_it_leaves_the_doubt(ledger: Ledger, end: str) -> None:
     """P2: a body that takes another way this time does not make it sent, free or failed."""
-    in_doubt(ledger)
+    offered(ledger)
     entry = acquired(ledger, TWO)
     ended = {
         "release": lambda: ledger.release(entry, POLICY, 5.0),
@@ -175,7 +169,7 @@ def test_a_body_that_does_not_offer_it_leaves_the_doubt(ledger: Ledger, end: str
 
 def test_another_message_meanwhile_makes_the_doubt_one_to_hold(ledger: Ledger) -> None:
     """An entry has one key: of two messages in doubt nobody could tell which one it stands for."""
-    in_doubt(ledger)
+    offered(ledger)
     other = ("other", ANN[1])
     entry = ledger.begin(acquired(ledger, TWO), [other], "<n>", TWO, POLICY, Offer("key-2", 3600))
     entry = ledger.settle(entry, {other: YES}, "<n>", TWO, POLICY)
@@ -185,7 +179,7 @@ def test_another_message_meanwhile_makes_the_doubt_one_to_hold(ledger: Ledger) -
 
 def test_a_crash_in_another_message_holds_both(ledger: Ledger, clock: Clock) -> None:
     """The key of the first never stands for what was handed over without one."""
-    in_doubt(ledger)
+    offered(ledger)
     ledger.begin(acquired(ledger, TWO), [("other", ANN[1])], "<n>", TWO, POLICY)
     clock.forward(31)
     assert isinstance(ledger.claim(ONE, POLICY), Held)
@@ -193,7 +187,7 @@ def test_a_crash_in_another_message_holds_both(ledger: Ledger, clock: Clock) -> 
 
 def test_the_later_of_two_that_offer_it_again_is_fenced_off(ledger: Ledger) -> None:
     """One claim, one offer at a time."""
-    in_doubt(ledger)
+    offered(ledger)
     first = acquired(ledger)
     assert isinstance(ledger.claim(TWO, POLICY), Busy)
     ledger.settle(ledger.begin_again(first, ONE, POLICY), {ANN: YES}, "<m>", ONE, POLICY)
@@ -203,7 +197,7 @@ def test_the_later_of_two_that_offer_it_again_is_fenced_off(ledger: Ledger) -> N
 
 def test_without_a_key_it_is_held_as_ever(ledger: Ledger) -> None:
     """A provider that does not deduplicate is never offered a doubtful mail again."""
-    in_doubt(ledger, offer=None)
+    in_doubt(ledger)
     assert isinstance(ledger.claim(TWO, POLICY), Held)
 
 
@@ -216,7 +210,7 @@ def test_a_definite_refusal_erases_the_content_at_once(ledger: Ledger) -> None:
 
 def test_a_verifier_is_asked_first_and_its_yes_counts(ledger: Ledger, clock: Clock) -> None:
     """Who knows need not ask the provider again; a "not sent" is offered under the same key all the same."""
-    in_doubt(ledger)
+    offered(ledger)
     not_sent = replace(POLICY, in_doubt=lambda entry: Verdict.NOT_SENT)
     assert acquired(ledger, TWO, not_sent).provider_key == "key-1"
     clock.forward(61)
@@ -229,7 +223,7 @@ def test_a_verifier_is_asked_first_and_its_yes_counts(ledger: Ledger, clock: Clo
 def test_resend_uses_the_key_while_it_counts(ledger: Ledger, clock: Clock) -> None:
     """The second copy that "resend" puts up with is not even made inside the window."""
     resend = replace(POLICY, in_doubt="resend")
-    in_doubt(ledger)
+    offered(ledger)
     assert acquired(ledger, TWO, resend).provider_key == "key-1"
     clock.forward(3600)
     entry = acquired(ledger, TWO, resend)
@@ -242,7 +236,7 @@ def test_resend_uses_the_key_while_it_counts(ledger: Ledger, clock: Clock) -> No
 )
 def test_a_key_that_cannot_be_offered_is_given_up(ledger: Ledger, claimed: bool) -> None:
     """It stays in doubt, and from the next claim on the rules decide as if there had been no key."""
-    entry = in_doubt(ledger)
+    entry = offered(ledger)
     entry = ledger.close_offer(acquired(ledger) if claimed else entry)
     assert (entry.status, entry.deadline, entry.offers) == (Status.IN_DOUBT, None, 0)
     assert (entry.provider_key, entry.sealed, entry.recognised_until) == ("", "", None)
@@ -254,7 +248,7 @@ def test_a_key_that_cannot_be_offered_is_given_up(ledger: Ledger, claimed: bool)
 
 def test_who_has_lost_the_claim_gives_up_no_key(ledger: Ledger, clock: Clock) -> None:
     """P1: another run is about to offer it under that very key."""
-    in_doubt(ledger)
+    offered(ledger)
     late = acquired(ledger)
     clock.forward(61)
     entry = acquired(ledger, TWO)
@@ -266,5 +260,5 @@ def test_who_has_lost_the_claim_gives_up_no_key(ledger: Ledger, clock: Clock) ->
 
 def test_an_opaque_body_never_offers_again(ledger: Ledger) -> None:
     """It could not say what it sends; the entry is from before mail went around the ledger."""
-    in_doubt(ledger)
+    offered(ledger)
     assert isinstance(ledger.claim(TWO, replace(POLICY, opaque=True)), Held)

@@ -9,32 +9,15 @@ from typing import Any
 import pytest
 
 from celery_idempotent.core.entry import Entry
-from celery_idempotent.core.errors import ClaimLost
 from celery_idempotent.core.expiry import expire
 from celery_idempotent.core.fencing import is_same_write
 from celery_idempotent.core.interventions import Operator
 from celery_idempotent.core.ledger import Ledger
 from celery_idempotent.core.outcomes import Acquired, Busy, Duplicate, Policy, Reply, Verdict
 from celery_idempotent.core.status import DeliveryStatus, Status
-from tests.core.test_events import (
-    ANN,
-    BOB,
-    LOST,
-    ONE,
-    POLICY,
-    TWO,
-    YES,
-    begun,
-    clock,
-    event,
-    in_doubt,
-    ledger,
-    statuses,
-    told,
-)
-from tests.core.test_ledger import Clock
+from tests.core.told import ANN, BOB, LOST, ONE, POLICY, TWO, YES, begun, event, in_doubt, statuses, told
+from tests.support.clock import Clock
 
-__all__ = ["clock", "ledger"]  # fixtures
 OPAQUE = replace(POLICY, opaque=True)
 
 
@@ -204,27 +187,24 @@ def test_a_resend_that_is_taken_back_leaves_it_to_be_finished(ledger: Ledger, pr
     finishing(ledger)
 
 
-@pytest.mark.parametrize("rule", [{"window": 100.0}, {"allow_send": lambda entry, request: True}])
-def test_a_window_or_a_rule_is_for_other_tasks(
-    ledger: Ledger, clock: Clock, proven: Entry, rule: dict[str, Any]
-) -> None:
+@pytest.fixture(params=[{"window": 100.0}, {"allow_send": lambda entry, request: True}], ids=["window", "rule"])
+def open_policy(request: Any, proven: Entry, clock: Clock) -> Policy:
+    """Other tasks may send by now: a window has passed, or a rule allows it."""
+    clock.forward(101)
+    return replace(POLICY, **request.param)
+
+
+def test_a_window_or_a_rule_is_for_other_tasks(ledger: Ledger, open_policy: Policy) -> None:
     """Its own task took part: it finishes what it began. Another one's new email closes the old generation."""
-    policy = replace(POLICY, **rule)
-    clock.forward(101)
-    assert finishing(ledger, policy).generation == 1
+    assert finishing(ledger, open_policy).generation == 1
 
 
-@pytest.mark.parametrize("rule", [{"window": 100.0}, {"allow_send": lambda entry, request: True}])
-def test_another_tasks_new_email_comes_first(
-    ledger: Ledger, clock: Clock, proven: Entry, rule: dict[str, Any]
-) -> None:
+def test_another_tasks_new_email_comes_first(ledger: Ledger, open_policy: Policy) -> None:
     """An acceptance counts even if its run had no end: after the window there is a new generation, once."""
-    policy = replace(POLICY, **rule)
-    clock.forward(101)
-    outcome = ledger.claim(TWO, policy)
+    outcome = ledger.claim(TWO, open_policy)
     assert isinstance(outcome, Acquired)
     assert (outcome.entry.generation, outcome.entry.unfinished) == (2, False)
-    assert isinstance(ledger.claim(ONE, policy), Duplicate)
+    assert isinstance(ledger.claim(ONE, open_policy), Duplicate)
 
 
 def test_who_was_forgotten_is_not_offered_it_again(ledger: Ledger, proven: Entry) -> None:
@@ -234,53 +214,8 @@ def test_who_was_forgotten_is_not_offered_it_again(ledger: Ledger, proven: Entry
     assert isinstance(ledger.claim(ONE, POLICY), Duplicate)
 
 
-def test_a_late_reply_after_the_proof(ledger: Ledger, clock: Clock) -> None:
-    """A slow run has lost its claim to nobody; it comes back as itself and goes on from there."""
-    entry = begun(ledger)
-    clock.forward(31)
-    assert told(ledger, event()).status is Status.SENT
-    with pytest.raises(ClaimLost) as lost:
-        ledger.settle(entry, {ANN: YES}, "<m>", ONE, POLICY)
-    assert lost.value.owner is None
-    assert statuses(finishing(ledger)) == [DeliveryStatus.ACCEPTED]
-
-
-def test_a_refusal_that_is_proven_after_the_deadline(ledger: Ledger, clock: Clock) -> None:
-    """Nobody has got anything, so no window counts from it."""
-    begun(ledger)
-    told(ledger, event("rejected"))
-    clock.forward(31)
-    entry = expire(ledger.store, "k")
-    assert entry is not None
-    assert (entry.status, entry.sent_at, statuses(entry)) == (Status.RELEASED, None, [DeliveryStatus.REFUSED])
-
-
 def test_a_proof_is_not_taken_for_the_end_of_a_run(ledger: Ledger, proven: Entry) -> None:
     """Both are SENT; only one of them is the write of a body that returned nothing."""
     finished = replace(proven, version=proven.version - 1, unfinished=False)
     assert not is_same_write(proven, finished)
     assert is_same_write(replace(proven, unfinished=False), finished)
-
-
-def test_a_window_counts_from_a_proof_that_nobody_had_called_a_doubt(ledger: Ledger, clock: Clock) -> None:
-    """P2: an acceptance without a time would answer every later email as a duplicate, for ever."""
-    begun(ledger)
-    clock.forward(31)
-    entry = told(ledger, event())
-    assert (entry.status, entry.sent_at) == (Status.SENT, clock.now)
-    clock.forward(101)
-    assert isinstance(ledger.claim(TWO, replace(POLICY, window=100.0)), Acquired)
-
-
-def test_a_deadline_that_passes_after_the_proof(ledger: Ledger, clock: Clock) -> None:
-    """P2: found by the sweep, it is no doubt for anybody to wait with: the next one finishes it."""
-    begun(ledger)
-    told(ledger, event())
-    clock.forward(31)
-    entry = expire(ledger.store, "k")
-    assert entry is not None
-    assert (entry.status, entry.deadline, statuses(entry)) == (Status.RELEASED, None, [DeliveryStatus.ACCEPTED])
-    assert entry.sent_at == clock.now
-    outcome = ledger.claim(TWO, POLICY)
-    assert isinstance(outcome, Acquired)
-    assert statuses(outcome.entry) == [DeliveryStatus.ACCEPTED]

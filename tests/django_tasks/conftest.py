@@ -31,18 +31,7 @@ def framework(request: Any, settings: Any) -> str:
 def jobs(framework: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The module `jobs` with each function made a task."""
     task = import_module(framework).task
-    for name in [
-        "confirm",
-        "other",
-        "swallowing",
-        "with_context",
-        "strict",
-        "later",
-        "unspeakable",
-        "charge",
-        "retried",
-        "not_ours",
-    ]:
+    for name in functions.TASKS:
         made = task(takes_context=name in functions.CONTEXT)(getattr(functions, name))
         monkeypatch.setattr(functions, name, made)
     functions.bodies.clear()

@@ -29,7 +29,8 @@ task: Any = import_module("django.tasks" if find_spec("django.tasks") else "djan
 app = Celery("both", broker=os.environ.get("TEST_BROKER", "memory://"))
 app.conf.update(result_backend=os.environ.get("TEST_BROKER"), worker_enable_remote_control=False)
 app.conf.update(worker_hijack_root_logger=False, broker_connection_retry_on_startup=True)
-COMMON: dict[str, Any] = {"key_fields": ("order",), "lease": 2, "send_timeout": 2}
+SEND_TIMEOUT = float(os.environ.get("TEST_SEND_TIMEOUT", "2"))
+COMMON: dict[str, Any] = {"key_fields": ("order",), "lease": 2, "send_timeout": SEND_TIMEOUT}
 
 
 def note(line: str) -> None:
@@ -120,6 +121,16 @@ def opaque(order: Any) -> str:
 
 def outcome(result: Any, patience: float = 60) -> list[Any]:
     """Return a task's status and what it returned, or the name and text of its error."""
+    finished(result, patience)
+    if result.status == "SUCCESSFUL":
+        return [result.status, result.return_value]
+    result.refresh()  # on RQ, what was read of a job that ended meanwhile may lack its error's class
+    error = result.errors[-1]
+    return [result.status, error.exception_class_path.rpartition(".")[2], error.traceback.strip()]
+
+
+def finished(result: Any, patience: float = 60) -> None:
+    """Wait until a task has come to its end."""
     end = time.monotonic() + patience
     while not result.is_finished:
         if time.monotonic() > end:
@@ -130,11 +141,6 @@ def outcome(result: Any, patience: float = 60) -> list[Any]:
             result.refresh()
         except NoSuchJobError:
             continue  # django-tasks-rq looks for a scheduled job's time, and RQ has just begun it
-    if result.status == "SUCCESSFUL":
-        return [result.status, result.return_value]
-    result.refresh()  # on RQ, what was read of a job that ended meanwhile may lack its error's class
-    error = result.errors[-1]
-    return [result.status, error.exception_class_path.rpartition(".")[2], error.traceback.strip()]
 
 
 def last(result: Any) -> list[Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Any
 
 from tests.support.mailserver import ScriptedSMTP
 from tests.support.notes import Notes
+from tests.support.processes import kill_group
 from tests.support.servers import Postgres, Redis
 from tests.support.shop import sqlite
 from tests.support.worker import environment, wait_for
@@ -39,7 +39,14 @@ RQ = ["rqworker", "default", "mails", "--with-scheduler", "--job-class", "django
 class Site(Notes):
     """Its servers and processes; ``ask`` runs code in a process of the project, as users do."""
 
-    def __init__(self, directory: Path, mail: ScriptedSMTP, broker: Redis, database: Postgres | None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        mail: ScriptedSMTP,
+        broker: Redis,
+        database: Postgres | None,
+        more: dict[str, str],
+    ) -> None:
         self.directory, self.mail, self.broker, self.database = directory, mail, broker, database
         rows = database.database if database else sqlite(directory)
         self.environment = {
@@ -48,6 +55,7 @@ class Site(Notes):
             "DJANGO_SETTINGS_MODULE": "tests.django_tasks.settings",
             "TEST_IDEMPOTENT": '{"LEDGER": "database"}',
             "PYTHONUNBUFFERED": "1",
+            **more,
         }
         self.processes: list[subprocess.Popen[Any]] = []
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -68,6 +76,15 @@ class Site(Notes):
         assert done, f"{answers}\n{self.logs()}"
         return answers[-1] if answers else None
 
+    @contextmanager
+    def working(self, number: int = 1) -> Iterator[None]:
+        """Workers of the database backend, until the end of the with block."""
+        processes = db_workers(self, number)
+        try:
+            yield
+        finally:
+            self.end(processes)
+
     def work(self, command: list[str], ready: str, number: int = 1) -> list[subprocess.Popen[Any]]:
         """Start ``number`` workers that are started again when they die, as a supervisor does."""
         line = shlex.join([sys.executable, "-m", "django" if ready != " ready." else "celery", *command])
@@ -83,10 +100,7 @@ class Site(Notes):
     def end(self, processes: list[subprocess.Popen[Any]]) -> None:
         """Kill the groups of ``processes``."""
         for process in processes:
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+            kill_group(process)
             process.communicate(timeout=10)
             self.processes.remove(process)
 
@@ -111,27 +125,28 @@ class Site(Notes):
         return [(mail.headers.get_payload().strip(), mail.message_id) for mail in self.mail.accepted]
 
     def clear(self) -> None:
-        """Forget what the last test did."""
-        self.mail.accepted.clear()
-        self.mail.script["dot"] = "250 queued"
+        """Forget what the last test did, and start what it has left stopped."""
+        self.mail.reset()
+        if self.database is not None and self.database.process is None:
+            self.database.start()
         self.forget()
 
 
 @contextmanager
-def opened(directory: Path, on_sqlite: bool = False) -> Iterator[Site]:
+def opened(directory: Path, on_sqlite: bool = False, **more: str) -> Iterator[Site]:
     """A migrated project on servers of its own, without workers."""
     with ExitStack() as stack:
         mail, broker = (stack.enter_context(kind()) for kind in (ScriptedSMTP, Redis))
         database = None if on_sqlite else stack.enter_context(Postgres())
-        site = Site(directory, mail, broker, database)
+        site = Site(directory, mail, broker, database, more)
         stack.callback(lambda: site.end(list(site.processes)))
         site.ask("from django.core.management import call_command; call_command('migrate', verbosity=0)")
         yield site
 
 
-def db_workers(site: Site, number: int = 2) -> None:
+def db_workers(site: Site, number: int = 2) -> list[subprocess.Popen[Any]]:
     """Start workers of the database backend."""
-    site.work(DB, "Starting worker", number)
+    return site.work(DB, "Starting worker", number)
 
 
 def rq_workers(site: Site, number: int = 2) -> None:

@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from tests.django_tasks.site import DB, Site, opened
+from tests.django_tasks.site import Site, db_workers, opened
 from tests.support.worker import Worker, wait_for
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: Any) -> Iterator[Site]:
     """A project without workers."""
-    with opened(tmp_path_factory.mktemp("site")) as site:
+    # Longer than it takes to tell a worker twice to end while its hand-over is held.
+    with opened(tmp_path_factory.mktemp("site"), TEST_SEND_TIMEOUT="15") as site:
         yield site
 
 
@@ -35,46 +36,44 @@ def test_a_worker_that_is_told_twice_to_end(site: Site, step: str, left: str, en
     """The second SIGTERM raises `SystemExit` in the body: the task fails, the entry tells how far it got."""
     before = site.mail.count(step)
     site.mail.hold(step)
-    workers = site.work(DB, "Starting worker")
-    site.ask(f"ended = confirm.enqueue({step!r})")
-    site.mail.reached(step, before + 1)
-    process = int(site.bodies()[-1].split()[-1])
-    log = site.directory / "db_worker.log"
-    for said in ("shutting down gracefully", "terminating current task"):
-        count = log.read_text().count(said)
-        os.kill(process, signal.SIGTERM)
-        wait_for(lambda said=said, count=count: log.read_text().count(said) > count, 30, site.logs)
-    ended = site.ask(f"answer([*outcome(ended)[:2], entry(confirm, {step!r}).status])")
-    assert ended == ["FAILED", "SystemExit", left]
-    site.mail.release(step)
-    answer = site.ask(f"answer([outcome(confirm.enqueue({step!r}))[0], entry(confirm, {step!r}).status])")
-    assert answer == ["SUCCESSFUL" if ends == "sent" else "FAILED", ends]
-    assert site.copies() == 1  # the server took the one whose reply nobody waited for
-    site.end(workers)
+    with site.working():
+        site.ask(f"ended = confirm.enqueue({step!r})")
+        site.mail.reached(step, before + 1)
+        process = int(site.bodies()[-1].split()[-1])
+        log = site.directory / "db_worker.log"
+        for said in ("shutting down gracefully", "terminating current task"):
+            count = log.read_text().count(said)
+            os.kill(process, signal.SIGTERM)
+            wait_for(lambda said=said, count=count: log.read_text().count(said) > count, 30, site.logs)
+        ended = site.ask(f"answer([*outcome(ended)[:2], entry(confirm, {step!r}).status])")
+        assert ended == ["FAILED", "SystemExit", left]
+        site.mail.release(step)
+        answer = site.ask(f"answer([outcome(confirm.enqueue({step!r}))[0], entry(confirm, {step!r}).status])")
+        assert answer == ["SUCCESSFUL" if ends == "sent" else "FAILED", ends]
+        wait_for(lambda: site.copies() == 1, 10)  # the server takes the one whose reply nobody waited for
 
 
 def test_a_task_inside_a_transaction_waits_for_as_long_as_it_takes(site: Site) -> None:
     """One that were enqueued anew would vanish with the rollback."""
-    workers = site.work(DB, "Starting worker")
-    task = site.ask("""
+    with site.working():
+        task = site.ask("""
 held = seed(all_in_one, 1, lease=60)
 claimed = held.claimed()
 waiting = all_in_one.enqueue(1)
 answer(waiting.id)
 """)
-    site.said(f"[{task}] waits: it cannot be enqueued anew: a transaction is open")
-    answer = site.ask(
-        "held.ledger.fail(claimed, 'gave up'); answer([*outcome(waiting), all_in_one.module_path])"
-    )
+        site.said(f"[{task}] waits: it cannot be enqueued anew: a transaction is open")
+        answer = site.ask(
+            "held.ledger.fail(claimed, 'gave up'); answer([*outcome(waiting), all_in_one.module_path])"
+        )
     assert answer[:2] == ["SUCCESSFUL", "sent"]
     assert site.copies() == 1
-    site.end(workers)
 
 
 def test_tasks_and_ledger_in_one_sqlite_file(tmp_path: Any) -> None:
     """Two workers at 20 keys asked for three times each; a send inside `atomic` is refused, as with Celery."""
     with opened(tmp_path, on_sqlite=True) as site:
-        site.work(DB, "Starting worker", 2)
+        db_workers(site)
         values, refused = site.ask("""
 results = [confirm.enqueue(n) for _ in range(3) for n in range(20)]
 answer([[outcome(result) for result in results], outcome(in_transaction.enqueue(1, fail=False))])
@@ -101,17 +100,18 @@ answer([*results, outcome(on.enqueue("held"))])
 
 def test_celery_and_db_workers_at_the_same_keys(site: Site) -> None:
     """One ledger: 200 keys, held by a barrier until both sides claim; one copy each, one value for both."""
-    (site.directory / "barrier").mkdir()
-    arguments = ("-c", "2", "-n", "both")
-    workers = site.work(DB, "Starting worker", 2)
-    with Worker("tests.django_tasks.project", site.environment, site.directory / "celery.log", *arguments):
-        values = site.ask("""
+    barrier = site.directory / "barrier"
+    barrier.mkdir()
+    arguments = ("tests.django_tasks.project", site.environment, site.directory / "celery.log", "-c", "2")
+    try:
+        with site.working(2), Worker(*arguments, "-n", "both"):
+            values = site.ask("""
 both = [(celery_confirm.delay(n), confirm.enqueue(n)) for n in range(1000, 1200)]
 values = [[celery.get(timeout=100), *outcome(django, 100)] for celery, django in both]
 answer(values)
 """)
-    site.end(workers)
-    shutil.rmtree(site.directory / "barrier")
+    finally:
+        shutil.rmtree(barrier)
     assert [value[1] for value in values] == ["SUCCESSFUL"] * 200
     assert all(value[0] == value[2] for value in values)
     assert site.copies() == 200

@@ -23,6 +23,17 @@ class Desk:
         """Run ``code`` in the project, with the backend's alias and the order of this test."""
         return self.site.ask(f"alias, order = {self.alias!r}, {self.order}\n{code}")
 
+    def behind(self, lease: float) -> str:
+        """Let somebody else hold the claim, enqueue a task that has to wait for it, and return its id."""
+        return str(
+            self.ask(f"""
+held = seed(confirm, order, lease={lease})
+claimed = held.claimed()
+waiting = confirm.using(backend=alias).enqueue(order)
+answer(waiting.id)
+""")
+        )
+
     def waits(self, task: str) -> str:
         """Return what the worker's log says of a task that waits."""
         return f"[{task}] comes back" if self.alias == "default" else f"Job {task}: scheduled for retry"
@@ -128,13 +139,7 @@ answer([said, outcome(enqueued[0])])
 
 def test_a_claim_held_by_somebody_else_is_waited_for(desk: Desk) -> None:
     """The task comes back until the other one is done, and then returns what that returned."""
-    task = desk.ask("""
-held = seed(confirm, order, lease=30)
-claimed = held.claimed()
-waiting = confirm.using(backend=alias).enqueue(order)
-answer(waiting.id)
-""")
-    desk.site.said(desk.waits(task))
+    desk.site.said(desk.waits(desk.behind(lease=30)))
     assert desk.ask("held.ledger.complete(claimed, 'theirs'); answer(outcome(waiting))") == [
         "SUCCESSFUL",
         "theirs",
@@ -144,12 +149,7 @@ answer(waiting.id)
 
 def test_a_longer_wait_than_a_worker_has_patience_for(desk: Desk) -> None:
     """Nothing is lost: db_worker's task fails and names the one that goes on; RQ's own job comes back."""
-    task = desk.ask("""
-held = seed(confirm, order, lease=60)
-claimed = held.claimed()
-waiting = confirm.using(backend=alias).enqueue(order)
-answer(waiting.id)
-""")
+    task = desk.behind(lease=60)
     if desk.alias == "default":
         failed = desk.ask("answer(outcome(waiting))")
         assert failed[:2] == ["FAILED", "InProgress"]

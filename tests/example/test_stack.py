@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import pytest
 
 from tests.example.compose import ROOT, SERVICES, build_context, seconds
 from tests.support.mailserver import ScriptedSMTP
+from tests.support.processes import kill_group
 from tests.support.servers import Postgres, RabbitMQ, Redis, free_port
 from tests.support.worker import wait_for
 
@@ -38,9 +38,8 @@ class Stack:
 
     def here(self, text: str) -> str:
         """Put this machine's places in the stead of the containers'."""
-        for place, stead in self.places.items():
-            text = text.replace(place, stead)
-        return text.replace("$$", "$")
+        known = "|".join(map(re.escape, self.places))  # all at once: what is put in may look like another place
+        return re.sub(known, lambda found: self.places[found[0]], text).replace("$$", "$")
 
     def process(self, name: str, command: list[str]) -> dict[str, Any]:
         """Return how to start ``command`` as in service ``name``."""
@@ -85,11 +84,7 @@ class Stack:
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 pass
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-            process.wait(10)
+            kill_group(process)
 
     def log(self, name: str) -> str:
         """Return what service ``name`` wrote."""

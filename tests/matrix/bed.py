@@ -9,12 +9,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pytest_celery import (
-    CeleryTestSetup,
-)
+from pytest_celery import CeleryTestSetup
 
 from tests.matrix import BROKERS, LEDGERS, POOLS
-from tests.support.mailserver import DEFAULTS, ScriptedSMTP
+from tests.support.mailserver import ScriptedSMTP
 from tests.support.matrix.console import Console
 from tests.support.matrix.containers import LocalContainer
 from tests.support.matrix.nodes import LocalBackend, LocalBroker, LocalNode, LocalWorker
@@ -124,13 +122,10 @@ class Bed:
             if not node.running():
                 node.container.reload()
                 node.container.start()
-        for step in list(self.server._held):
-            self.server.release(step)
-        self.server.script = dict(DEFAULTS)
-        self.server.payload_limit = None
-        self.server.forget_calls()
+        self.server.reset()
         self.shop.forget("fast")
         self.shop.greet()
         assert self.setup.ready()
+        # Until then, a mail of a test that failed may have come in.
         self.server.accepted.clear()
         self.server.partial.clear()

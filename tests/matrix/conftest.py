@@ -9,20 +9,13 @@ combination's name, and a shared database is emptied.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import psycopg
-import pymysql
 import pytest
-from celery import _state
-from kombu import Connection
 from pytest_celery import (
-    CeleryBackendCluster,
-    CeleryBrokerCluster,
     CeleryTestSetup,
     CeleryWorkerCluster,
     # Fixtures by name: as a plugin, pytest-celery would bring its Docker images along and hide the fixture
@@ -37,29 +30,42 @@ from pytest_celery import (
 )
 
 from tests.matrix.bed import MATRIX, TRANSPORT, Bed, Combination, Ledger
+from tests.matrix.servers import (
+    celery_backend,
+    celery_backend_cluster,
+    celery_broker,
+    celery_broker_cluster,
+    ledger,
+    mail_server,
+    mariadb_database,
+    postgres_database,
+    template,
+)
+from tests.support.apps import current
 from tests.support.mailserver import ScriptedSMTP
 from tests.support.matrix.console import Console, left_running
-from tests.support.matrix.containers import LocalContainer, WorkerContainer
+from tests.support.matrix.containers import WorkerContainer
 from tests.support.matrix.nodes import LocalBackend, LocalBroker, LocalWorker
-from tests.support.matrix.parts import DurableRedis, FilePart, ServerPart
-from tests.support.shop import Shop, sqlite
 from tests.support.worker import environment, wait_for
 
 __all__ = [
+    "celery_backend",
+    "celery_backend_cluster",
     "celery_backend_cluster_config",
+    "celery_broker",
+    "celery_broker_cluster",
     "celery_broker_cluster_config",
     "celery_setup",
     "celery_setup_app",
     "celery_setup_cls",
     "celery_setup_name",
     "celery_worker_cluster_config",
+    "ledger",
+    "mail_server",
+    "mariadb_database",
+    "postgres_database",
+    "template",
 ]
-
-SQLITE_TIMEOUT = 3
-"""Seconds after which a write that another one blocks is given up."""
-
-
-# -- how the matrix is collected -----------------------------------------------------------------------------
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -82,49 +88,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("combination", chosen, indirect=True, ids=str, scope="session")
 
 
-# -- servers -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated SQLite file, to be copied."""
-    directory = tmp_path_factory.mktemp("template")
-    migrate(directory, sqlite(directory))
-    return directory / "shop.sqlite3"
-
-
-@pytest.fixture(scope="session")
-def postgres_database(postgres: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The matrix's own database, migrated."""
-    place = postgres.database
-    address = f"host={place['HOST']} port={place['PORT']} user={place['USER']} dbname={place['NAME']}"
-    with psycopg.connect(address, autocommit=True) as connection:
-        connection.execute("CREATE DATABASE matrix")
-    migrate(tmp_path_factory.mktemp("postgres"), database := {**place, "NAME": "matrix"})
-    return database
-
-
-@pytest.fixture(scope="session")
-def mariadb_database(mariadb: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The matrix's own database, migrated."""
-    place = mariadb.database
-    connection = pymysql.connect(host=place["HOST"], port=place["PORT"], user=place["USER"])
-    with connection, connection.cursor() as cursor:
-        cursor.execute("CREATE DATABASE matrix")
-    migrate(tmp_path_factory.mktemp("mariadb"), database := {**place, "NAME": "matrix"})
-    return database
-
-
-def migrate(directory: Path, database: dict[str, Any]) -> None:
-    """Migrate ``database`` in a process of the project."""
-    shop = Shop(directory, None, environment(directory, "memory://", database, 1))  # type: ignore[arg-type]
-    (directory / "worker.log").touch()
-    shop.ask("from django.core.management import call_command; call_command('migrate', verbosity=0)")
-
-
-# -- one combination, from the servers up to the workers ------------------------------------------------------
-
-
 @pytest.fixture(scope="session")
 def combination(request: pytest.FixtureRequest) -> Combination:
     """Where in the matrix we are."""
@@ -137,85 +100,6 @@ def place(combination: Combination, tmp_path_factory: pytest.TempPathFactory) ->
     directory = tmp_path_factory.mktemp(str(combination))
     yield directory
     wait_for(lambda: not left_running(directory), 5, lambda: str(left_running(directory)))
-
-
-@pytest.fixture(scope="session")
-def celery_broker(combination: Combination, request: pytest.FixtureRequest) -> Iterator[LocalBroker]:
-    """Redis to itself, or the shared RabbitMQ."""
-    if combination.broker == "redis":
-        with DurableRedis() as server:
-            broker = LocalBroker(container("broker", server, server.url))
-            yield broker
-            broker.teardown()
-        return
-    server = request.getfixturevalue("rabbitmq")
-    broker = LocalBroker(container("broker", server, server.url, shared=True))
-    yield broker
-    broker.teardown()
-    with Connection(server.url) as connection:
-        connection.default_channel.queue_delete(str(combination))
-
-
-@pytest.fixture(scope="session")
-def celery_broker_cluster(celery_broker: LocalBroker) -> CeleryBrokerCluster:
-    """One broker."""
-    return CeleryBrokerCluster(celery_broker)
-
-
-@pytest.fixture(scope="session")
-def celery_backend(combination: Combination) -> Iterator[LocalBackend]:
-    """A Redis for Celery's own results, beside the ledger: an outage of the ledger is then that alone."""
-    with DurableRedis() as server:
-        backend = LocalBackend(container("results", server, server.url))
-        yield backend
-        backend.teardown()
-
-
-@pytest.fixture(scope="session")
-def celery_backend_cluster(celery_backend: LocalBackend) -> CeleryBackendCluster:
-    """One result backend."""
-    return CeleryBackendCluster(celery_backend)
-
-
-@pytest.fixture(scope="session")
-def ledger(
-    combination: Combination, place: Path, template: Path, request: pytest.FixtureRequest
-) -> Iterator[Ledger]:
-    """The ledger's node. With the Redis ledger, Django's own database is an SQLite file."""
-    if combination.ledger in ("postgres", "mariadb"):
-        server = request.getfixturevalue(combination.ledger)
-        database = request.getfixturevalue(f"{combination.ledger}_database")
-        node = Ledger(LocalContainer(ServerPart("ledger", server, shared=True)), database)
-        yield node
-        node.teardown()
-        return
-    directory = place / "ledger"
-    directory.mkdir()
-    file = Path(shutil.copy(template, directory))
-    database = sqlite(directory)
-    database["OPTIONS"]["timeout"] = SQLITE_TIMEOUT
-    if combination.ledger == "sqlite":
-        node = Ledger(LocalContainer(FilePart("ledger", file)), database)
-        yield node
-        node.teardown()
-        return
-    with DurableRedis() as server:
-        node = Ledger(container("ledger", server, server.url), database, server.url)
-        yield node
-        node.teardown()
-
-
-def container(name: str, server: Any, url: str, shared: bool = False) -> LocalContainer:
-    """Return the container of a server, with the configuration that pytest-celery asks of one."""
-    facts = {"url": url, "host_url": url, "hostname": "127.0.0.1", "port": server.port, "vhost": "/"}
-    return LocalContainer(ServerPart(name, server, shared), **facts)
-
-
-@pytest.fixture(scope="session")
-def mail_server() -> Iterator[ScriptedSMTP]:
-    """Takes the mail of every combination, one after the other."""
-    with ScriptedSMTP() as server:
-        yield server
 
 
 @pytest.fixture(scope="session")
@@ -321,9 +205,8 @@ def numbers(combination: Combination) -> Iterator[int]:
 @pytest.fixture(autouse=True)
 def current_app() -> Iterator[None]:
     """pytest-celery makes its app Celery's current one; the tests of other folders have another."""
-    before = _state._tls.current_app
-    yield
-    _state._set_current_app(before)
+    with current():
+        yield
 
 
 @pytest.fixture

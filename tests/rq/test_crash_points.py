@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from tests.acceptance.test_crash_points import DOUBTFUL, REPLAYED, RESUMED
+from tests.acceptance.points import DOUBTFUL, REPLAYED, RESUMED
 from tests.support.rq import RQShop
 
 orders = itertools.count(1)

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from tests.support.rq import FORKING, SIMPLE, SPAWNING, RQShop, clean, opened
-from tests.support.worker import wait_for
 
 orders = itertools.count(3000)
 
@@ -40,9 +39,9 @@ def stopped_at_the_mail_server(shop: RQShop, enqueue: str) -> Iterator[None]:
     shop.ask(enqueue)
     shop.server.reached("mail", before + 1)
     pid = int(shop.bodies()[-1].split()[-1])
-    os.kill(pid, signal.SIGSTOP)
-    shop.server.release("mail")
     try:
+        os.kill(pid, signal.SIGSTOP)
+        shop.server.release("mail")
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
@@ -159,8 +158,8 @@ def test_a_paused_job_that_was_given_up_and_runs_a_second_time(bare: RQShop) -> 
             how, value = bare.ask("abandoned(); answer(outcome(keep['job']))")
             assert (how, bare.copies()) == ("finished", 1)
         both = f"Successfully completed tests.rq.app.confirm(order={order})"
-        wait_for(lambda: bare.logs().count(both) == 2, 30, bare.logs)
-        assert f"claim lost (order={order})" in bare.logs()
+        bare.said(both, times=2)
+        assert f"claim lost (order={order})" in bare.log()
         assert bare.ask("answer(outcome(keep['job']))") == ["finished", value]
         assert bare.ask("answer([emails.count, len(emails.started_job_registry)])") == [0, 0]
     assert bare.copies() == 1

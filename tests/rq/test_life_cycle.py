@@ -108,7 +108,8 @@ def test_a_duplicate_does_not_defeat_the_backoff(shop: RQShop, order: int) -> No
     """While the first job has a retry scheduled, another one waits for it, and replays."""
     values = shop.ask(f"""
 first = emails.enqueue(stubborn, {order}, 1, retry=Retry(1, interval=2))
-while not first.is_scheduled: pass
+import time
+while not (first.is_scheduled or first.is_finished): time.sleep(0.01)
 second = emails.enqueue(stubborn, {order}, 1)
 answer([outcome(first), outcome(second), second.meta["celery_idempotent"]["outcome"]])
 """)
@@ -253,7 +254,7 @@ def test_jobs_in_json(shop: RQShop, order: int) -> None:
 json_queue = Queue("json", connection=connection, job_class=IdempotentJob, serializer=JSONSerializer)
 running = emails.enqueue(dawdling, {order}, 1)
 import time
-while not running.is_started: time.sleep(0.01)
+while not (running.is_started or running.is_finished): time.sleep(0.01)
 waiting = json_queue.enqueue(dawdling, {order}, 1)
 job = json_queue.enqueue(confirm, {order})
 answer([outcome(running), outcome(waiting), waiting.number_of_retries > 0, outcome(job)[0], job.meta == {{}}])

@@ -15,7 +15,7 @@ def test_a_job_timeout_before_the_hand_over(shop: RQShop, order: int) -> None:
     values = shop.ask(f"""
 job = emails.enqueue(dawdling, {order}, 30, job_timeout=1)
 first = [outcome(job), status_of(dawdling, {order})]
-again = emails.enqueue(dawdling, {order} + 1_000_000, 30, job_timeout=1, retry=Retry(1))
+again = emails.enqueue(dawdling, {order} + 1_000_000, 30, job_timeout=3, retry=Retry(1))
 answer([first, outcome(again), status_of(dawdling, {order} + 1_000_000)])
 """)
     assert values == [[["failed", "JobTimeoutException"], "failed"], ["finished", "sent"], "sent"]

@@ -23,18 +23,13 @@ from celery_idempotent.core.store import Store
 from celery_idempotent.models import LogicalEmail, SendAttempt
 from celery_idempotent.stores.database import DatabaseStore
 from celery_idempotent.testing import KEY, StoreConformance, make_attempt, make_entry
-from tests.support.databases import added, wipe
+from tests.support.databases import added, place_of, wipe
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres", "mariadb"])
-def alias(request: Any, tmp_path_factory: Any, django_db_setup: None, django_db_blocker: Any) -> Iterator[str]:
+def alias(request: Any, django_db_setup: None, django_db_blocker: Any) -> Iterator[str]:
     """A database of each kind, with the ledger's tables."""
-    if request.param == "sqlite":
-        path = tmp_path_factory.mktemp("sqlite") / "ledger.sqlite3"
-        options = {"timeout": 30, "transaction_mode": "IMMEDIATE"}
-        database = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(path), "OPTIONS": options}
-    else:
-        database = request.getfixturevalue(request.param).database
+    database = place_of(request, transaction_mode="IMMEDIATE")
     with django_db_blocker.unblock(), added(request.param, database) as name:
         yield name
 

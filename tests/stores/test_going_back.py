@@ -22,7 +22,7 @@ from celery_idempotent.stores.database import DatabaseStore
 from celery_idempotent.stores.memory import MemoryStore
 from celery_idempotent.stores.redis import RedisStore
 from celery_idempotent.testing import KEY
-from tests.support.databases import added, wipe
+from tests.support.databases import added, place_of, wipe
 
 ASKER = Asker(KEY, "order-confirmation", "task-1")
 OTHER = replace(ASKER, task_id="task-2")
@@ -60,7 +60,7 @@ class Backup:
 
 
 @pytest.fixture(params=["memory", "redis", "sqlite", "postgres", "mariadb"])
-def store(request: Any, tmp_path: Any, django_db_setup: None, django_db_blocker: Any) -> Iterator[Store]:
+def store(request: Any, django_db_setup: None, django_db_blocker: Any) -> Iterator[Store]:
     """Each kind of store, empty."""
     if request.param == "memory":
         yield MemoryStore()
@@ -70,12 +70,8 @@ def store(request: Any, tmp_path: Any, django_db_setup: None, django_db_blocker:
             connected.flushall()
             yield RedisStore(lambda: connected, lambda: timedelta(days=1))
         return
-    if request.param == "sqlite":
-        database = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "ledger.sqlite3")}
-    else:
-        database = request.getfixturevalue(request.param).database
     alias = f"back-{request.param}"
-    with django_db_blocker.unblock(), added(alias, database):
+    with django_db_blocker.unblock(), added(alias, place_of(request)):
         wipe(alias)
         yield DatabaseStore(lambda: alias)
         wipe(alias)

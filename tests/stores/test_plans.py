@@ -14,7 +14,7 @@ from celery_idempotent import browse
 from celery_idempotent.core.status import Status
 from celery_idempotent.models import LogicalEmail
 from celery_idempotent.stores.database import DatabaseStore
-from tests.support.databases import added, wipe
+from tests.support.databases import added, place_of, wipe
 
 ROWS = 20_000
 RARE = {Status.IN_DOUBT: 1, Status.RELEASED: 2, Status.CLAIMED: 3}
@@ -46,14 +46,9 @@ def rows() -> Iterator[LogicalEmail]:
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres", "mariadb"])
-def alias(request: Any, tmp_path_factory: Any, django_db_setup: None, django_db_blocker: Any) -> Iterator[str]:
+def alias(request: Any, django_db_setup: None, django_db_blocker: Any) -> Iterator[str]:
     """A database of each kind with twenty thousand emails, nearly all of them done."""
-    if request.param == "sqlite":
-        path = tmp_path_factory.mktemp("plans") / "ledger.sqlite3"
-        database = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(path)}
-    else:
-        database = request.getfixturevalue(request.param).database
-    with django_db_blocker.unblock(), added(f"plans-{request.param}", database) as name:
+    with django_db_blocker.unblock(), added(f"plans-{request.param}", place_of(request)) as name:
         wipe(name)  # the servers are shared
         LogicalEmail.objects.using(name).bulk_create(rows(), batch_size=500)
         # A server analyses its tables by itself in time; SQLite never does.

@@ -10,6 +10,18 @@ from django.core.management import call_command
 from django.db import connections
 
 
+def place_of(request: Any, **options: Any) -> dict[str, Any]:
+    """Return the place of the database that a fixture's ``request`` is parametrized with: a kind, by its name.
+
+    A server is the one that the whole session shares; SQLite's file is new, and has ``options``.
+    """
+    if request.param != "sqlite":
+        return request.getfixturevalue(request.param).database
+    name = str(request.getfixturevalue("tmp_path_factory").mktemp("sqlite") / "ledger.sqlite3")
+    options = {"timeout": 30, **options}
+    return {"ENGINE": "django.db.backends.sqlite3", "NAME": name, "OPTIONS": options}
+
+
 @contextmanager
 def added(alias: str, database: dict[str, Any]) -> Iterator[str]:
     """Add ``database`` to Django's connections under ``alias``, with the ledger's tables."""

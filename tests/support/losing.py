@@ -15,7 +15,7 @@ class LosingProxy:
         self.port = self._listener.getsockname()[1]
 
     def __enter__(self) -> LosingProxy:
-        self._thread = threading.Thread(target=self._forward)
+        self._thread = threading.Thread(target=self._forward, daemon=True)
         self._thread.start()
         return self
 

@@ -72,6 +72,7 @@ class ScriptedSMTP:
         self, *, payload_limit: int | None = None, port: int = 0, on_accept: Any = None, **script: Answer
     ):
         self.script: dict[str, Answer] = {**DEFAULTS, **script}
+        self._at_first = dict(self.script), payload_limit
         self.payload_limit = payload_limit
         self.accepted: list[Received] = []
         self.commands: list[str] = []
@@ -122,6 +123,16 @@ class ScriptedSMTP:
     def count(self, step: str) -> int:
         """Return how often ``step`` was reached so far."""
         return self._reached[step]
+
+    def reset(self) -> None:
+        """Be as at first, whatever a test has left: nothing held or accepted, the script as given."""
+        for step in list(self._held):
+            self.release(step)
+        script, self.payload_limit = self._at_first
+        self.script = dict(script)
+        self.forget_calls()
+        self.accepted.clear()
+        self.partial.clear()
 
     def forget_calls(self) -> None:
         """Start the answers that are given one per call from their first again."""

@@ -27,7 +27,7 @@ class Notes(ABC):
 
     def crash_at(self, point: str) -> None:
         """Kill the process that reaches ``point`` next."""
-        (self.directory / "crash").write_text(point)
+        self._leave("crash", point)
 
     def crashed(self) -> None:
         """Wait until it has happened."""
@@ -35,7 +35,13 @@ class Notes(ABC):
 
     def pause_at(self, point: str) -> None:
         """Stop the process that reaches ``point`` next."""
-        (self.directory / "pause").write_text(point)
+        self._leave("pause", point)
+
+    def _leave(self, name: str, point: str) -> None:
+        """Write the file ``name``, which is there only once it is whole: processes look at it all the time."""
+        part = self.directory / f"{name}.part"
+        part.write_text(point)
+        part.replace(self.directory / name)
 
     def paused(self) -> list[int]:
         """Return the ids of the processes that stopped so far, without one whose line is not whole yet."""
@@ -45,5 +51,5 @@ class Notes(ABC):
 
     def forget(self, *more: str) -> None:
         """Remove the notes, and the files ``more``."""
-        for name in ("bodies", "crash", *more):
+        for name in ("bodies", "crash", "pause", "paused", *more):
             (self.directory / name).unlink(missing_ok=True)

@@ -96,7 +96,7 @@ class Outage:
         began = time.monotonic()
         with ScriptedSMTP(dot=_slowly) as mail, ExitStack() as stack:
             self.environment = self._environment(mail.port)
-            self._python("-c", MIGRATE).wait(60)
+            assert self._python("-c", MIGRATE).wait(60) == 0, self._log()
             stack.callback(self._end)
             for number in range(2):
                 self.workers.append(self._worker(number).__enter__())
@@ -158,7 +158,7 @@ class Outage:
 
     def _end(self) -> None:
         for worker in self.workers:
-            worker.__exit__()
+            worker.kill()
         for relay in self.relays:
             relay.kill()
             relay.wait(10)
@@ -186,7 +186,7 @@ class Outage:
     def _kill_worker(self) -> None:
         """SIGKILL for a whole worker, pool and all, and another one in its place."""
         number = self.dice.randrange(len(self.workers))
-        self.workers[number].__exit__()
+        self.workers[number].kill()
         self.workers[number] = self._worker(number)  # nobody waits until it is ready
         self.killed["worker"] += 1
 

@@ -6,8 +6,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from tests.support.console import Console
 from tests.support.mailserver import ScriptedSMTP
 from tests.support.servers import Redis
 from tests.support.shop import Shop, sqlite
-from tests.support.worker import environment, wait_for
+from tests.support.worker import Process, environment
 
 APP = "tests.rq.app"
 FORKING = "rq.Worker"
@@ -30,39 +28,16 @@ orders = itertools.count(1000)
 """Numbers of orders that no other test has."""
 
 
-class RQWorker:
-    """Runs a worker ``command`` until the end of the with block, and ends it with all that it has started."""
+class RQWorker(Process):
+    """An RQ worker or scheduler. It ends with its work-horses, which have process groups of their own."""
+
+    ready = "Listening on"
 
     def __init__(self, command: list[str], environment: dict[str, str], log: Path) -> None:
-        self.log = log
-        self._start = log.stat().st_size if log.exists() else 0
-        with log.open("ab") as stream:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", *command],
-                env={**os.environ, **environment, "PYTHONPATH": os.getcwd()},
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def __enter__(self) -> RQWorker:
-        try:
-            wait_for(lambda: "Listening on" in self.said() or self.process.poll() is not None, 40, self.said)
-            assert self.process.poll() is None, self.said()
-        except BaseException:
-            self.kill()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-
-    def said(self) -> str:
-        """Return what is in the log since this worker began."""
-        return self.log.read_bytes()[self._start :].decode(errors="replace")
+        super().__init__(command, {**environment, "PYTHONPATH": os.getcwd()}, log)
 
     def kill(self) -> None:
-        """End worker, scheduler and work-horses at once; the latter have process groups of their own."""
+        """End worker, scheduler and work-horses at once."""
         try:
             whole = psutil.Process(self.process.pid)
             family = [whole, *whole.children(recursive=True)]
@@ -104,9 +79,8 @@ class RQShop(Shop):
 
 
 def clean(shop: RQShop) -> RQShop:
-    """Return ``shop`` with its mail server, its notes and its answers as at first."""
-    shop.server.accepted.clear()
-    shop.server.script["dot"] = shop.server.script["rcpt"] = "250 ok"
+    """Return ``shop`` with its mail server as at first, its notes forgotten."""
+    shop.server.reset()
     shop.forget()
     return shop
 

@@ -15,7 +15,7 @@ from typing import Any
 from tests.support.mailserver import ScriptedSMTP
 from tests.support.notes import Notes
 from tests.support.servers import Redis
-from tests.support.worker import Worker, environment
+from tests.support.worker import Worker, environment, wait_for
 
 
 @dataclass
@@ -41,9 +41,16 @@ class Shop(Notes):
         assert done.returncode == 0, done.stderr + self.logs()
         return json.loads(done.stdout.splitlines()[-1]) if done.stdout.strip() else None
 
+    def log(self) -> str:
+        """Return the worker's log."""
+        return (self.directory / "worker.log").read_text()
+
     def logs(self) -> str:
-        """Return the end of the worker's log."""
-        return (self.directory / "worker.log").read_text()[-4000:]
+        return self.log()[-4000:]
+
+    def said(self, text: str, times: int = 1, since: int = 0) -> None:
+        """Wait until the worker's log, from the length ``since`` on, holds ``text`` so many times."""
+        wait_for(lambda: self.log()[since:].count(text) >= times, 30, lambda: f"{text}\n{self.logs()}")
 
     def copies(self) -> int:
         """Return how many mails the server took."""

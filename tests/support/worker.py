@@ -1,44 +1,72 @@
-"""A real ``celery worker`` in a process group of its own."""
+"""Real workers: processes that say when they are ready, and end with all that they have started."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from tests.support.processes import kill_group
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
-class Worker:
-    """Runs ``celery -A <app> worker`` until the end of the with block, and ends its whole group."""
+class Process:
+    """Runs ``python -m <command>`` in a process group of its own until the end of the with block.
 
-    def __init__(self, app: str, environment: dict[str, str], log: Path, *arguments: str) -> None:
-        command = [sys.executable, "-m", "celery", "-A", app, "worker", "-l", "INFO"]
-        command += ["--without-mingle", "--without-gossip", "--without-heartbeat", *arguments]
+    That begins once the process has logged that it is ``ready``.
+    """
+
+    ready: str
+
+    def __init__(self, command: list[str], environment: dict[str, str], log: Path) -> None:
         self.log = log
+        self._start = log.stat().st_size if log.exists() else 0
         with log.open("ab") as stream:
             self.process = subprocess.Popen(
-                command,
+                [sys.executable, "-m", *command],
                 env={**os.environ, **environment},
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
 
-    def __enter__(self) -> Worker:
-        wait_for(lambda: " ready." in self.log.read_text(), 40, lambda: self.log.read_text()[-3000:])
+    def __enter__(self) -> Self:
+        try:
+            wait_for(lambda: self.ready in self.said() or self.process.poll() is not None, 40, self.said)
+            assert self.process.poll() is None, self.said()
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        self.process.wait(10)
+        self.kill()
+
+    def said(self) -> str:
+        """Return what is in the log since this process began."""
+        return self.log.read_bytes()[self._start :].decode(errors="replace")
+
+    def kill(self) -> None:
+        """End the whole group at once."""
+        kill_group(self.process)
+
+
+class Worker(Process):
+    """``celery -A <app> worker``."""
+
+    ready = " ready."
+
+    def __init__(self, app: str, environment: dict[str, str], log: Path, *arguments: str) -> None:
+        command = ["celery", "-A", app, "worker", "-l", "INFO"]
+        command += ["--without-mingle", "--without-gossip", "--without-heartbeat", *arguments]
+        super().__init__(command, environment, log)
 
     def children(self) -> list[int]:
         """Return the process ids of the pool."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -13,6 +12,7 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
+from tests.support.processes import kill_group
 from tests.support.shop import Shop
 
 CONSOLE = """
@@ -74,11 +74,7 @@ class Console(Shop):
         process, self._process = self._process, None
         if process is None:
             return
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        process.wait(10)
+        kill_group(process)
         try:
             process.stdin.close()  # type: ignore[union-attr]
         except OSError:  # something was still to be written

@@ -122,7 +122,7 @@ class WorkerPart:
 
     def stop(self) -> None:
         if self._worker is not None:
-            self._worker.__exit__()
+            self._worker.kill()
             self._worker = None
 
     def end(self, timeout: float) -> None:

@@ -1,0 +1,33 @@
+"""The points of the protocol at which `crash` can kill a process, and a task that is killed there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.support.shop import Shop
+
+RESUMED = ["before-claim", "after-claim", "after-354", "after-record", "after-send", "before-complete"]
+"""Outside the hand-over, and before the end: a redelivery goes on from there."""
+REPLAYED = ["after-complete", "before-ack"]
+"""After the end: a redelivery finds it done."""
+DOUBTFUL = {"after-write-ahead": 0, "after-payload": 0, "after-dot": 1, "after-250": 1}
+"""Inside the hand-over, with the copies that the mail server has by then."""
+
+OUTCOME = """
+result = {task}.delay({order})
+try:
+    value = result.get(timeout=60)
+except Exception as error:
+    value = type(error).__name__
+entry = {task}.entry_for({order})
+"""
+"""Code that runs ``task`` and has its ``value`` in the end, or the name of its error, and its ``entry``."""
+RUN = OUTCOME + "answer([value, entry.status, result.id])"
+
+
+def killed_at(point: str, shop: Shop, order: int, task: str = "confirm") -> Any:
+    """Run ``task``, whose process is killed at ``point``; return its value, the entry's status, and its id."""
+    shop.crash_at(point)
+    told = shop.ask(RUN.format(task=task, order=order))
+    shop.crashed()
+    return told

@@ -1,0 +1,109 @@
+"""The admin shows everything and changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from django.urls import reverse
+
+from celery_idempotent import wiring
+from celery_idempotent.admin_decisions import ADVICE, UNFINISHED
+from celery_idempotent.core.entry import Recipient
+from celery_idempotent.core.interventions import Operator
+from celery_idempotent.core.ledger import Ledger
+from celery_idempotent.core.outcomes import Policy, Reply, Verdict
+from celery_idempotent.core.status import DeliveryStatus, Status
+from celery_idempotent.models import Delivery, LogicalEmail, OutboxMessage, SendAttempt
+from tests.admin.pages import ASKER, LIST, decision_on, form, page_of, told
+
+MODELS = [LogicalEmail, Delivery, SendAttempt, OutboxMessage]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_lists_can_be_searched_and_filtered(admin_client: Any, email: LogicalEmail, model: Any) -> None:
+    """Every model has a list, and what operators know (key, task id, Message-ID, mask) finds the email."""
+    url = reverse(f"admin:celery_idempotent_{model._meta.model_name}_changelist")
+    assert admin_client.get(url).status_code == 200
+    found = admin_client.get(url, {"q": email.key})
+    assert found.context["cl"].result_count >= 1
+    assert admin_client.get(url, {"q": "nonsense"}).context["cl"].result_count == 0
+
+
+def test_the_page_of_an_email_has_its_attempts_and_recipients(admin_client: Any, email: LogicalEmail) -> None:
+    """One page answers the customer's question."""
+    url = reverse("admin:celery_idempotent_logicalemail_change", args=[email.pk])
+    page = admin_client.get(url).content.decode()
+    people = ("a***@example.com", "b***@example.com")
+    for text in ("order_id=7", *people, "greylisted", "task-1", "worker@host", email.key):
+        assert text in page
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_nothing_can_be_changed(admin_client: Any, email: LogicalEmail, model: Any) -> None:
+    """Not added, not changed, not deleted, not even by a superuser."""
+    name = f"admin:celery_idempotent_{model._meta.model_name}"
+    row = model.objects.first()
+    assert admin_client.get(reverse(f"{name}_add")).status_code == 403
+    assert admin_client.post(reverse(f"{name}_delete", args=[row.pk]), {"post": "yes"}).status_code == 403
+    assert admin_client.post(reverse(f"{name}_change", args=[row.pk]), {"status": "sent"}).status_code == 403
+    assert "_save" not in admin_client.get(reverse(f"{name}_change", args=[row.pk])).content.decode()
+    assert model.objects.count() >= 1
+
+
+@pytest.mark.parametrize("unfinished", [True, False])
+def test_what_is_sent_and_not_finished_says_so(
+    admin_client: Any, email: LogicalEmail, unfinished: bool
+) -> None:
+    """Nobody takes it for done by mistake."""
+    store = wiring.get_ledger().store
+    entry = store.get(email.key).entry  # type: ignore[union-attr]
+    store.swap(replace(entry, status=Status.SENT, deadline=None, unfinished=unfinished), entry.version)
+    page = admin_client.get(page_of(email)).content.decode()
+    assert (UNFINISHED in page) is unfinished
+    assert (ADVICE[Status.SENT] in page) is not unfinished
+
+
+def test_what_was_cut_off_can_be_filtered(admin_client: Any, email: LogicalEmail) -> None:
+    """And nothing else is in that list: neither what is at work, nor what is sent to its end."""
+    store = wiring.get_ledger().store
+    ledger = Ledger(store)
+    for name in ("done", "cut-off"):
+        asker = replace(ASKER, key=name, task_id=name)
+        target = ("0", Recipient("c" * 64, "c***@example.com"))
+        entry = ledger.begin(ledger.claim(asker, Policy()).entry, [target], "<c@shop>", asker, Policy())
+        how = DeliveryStatus.ACCEPTED if name == "done" else DeliveryStatus.IN_DOUBT
+        entry = ledger.settle(entry, {target: Reply(how)}, "<c@shop>", asker, Policy())
+        if name == "done":
+            ledger.complete(entry, None)
+        else:
+            Operator(store, "ann", "it is there").resolve(entry, Verdict.SENT)
+    page = admin_client.get(LIST, {"body": "unfinished"})
+    assert [row.key for row in page.context["cl"].result_list] == ["cut-off"]
+    assert len(admin_client.get(LIST).context["cl"].result_list) == 3
+
+
+def test_what_is_running_is_offered_nothing(admin_client: Any, email: LogicalEmail) -> None:
+    """A claim within its lease."""
+    page = admin_client.get(page_of(email)).content.decode()
+    assert "may be at it right now" in page
+    assert 'name="decision"' not in page
+
+
+def test_a_ledger_that_does_not_answer(admin_client: Any, email: LogicalEmail, settings: Any) -> None:
+    """The page is there all the same, from the tables."""
+    settings.CELERY_IDEMPOTENT |= {"LEDGER": "redis://127.0.0.1:1/0"}
+    page = admin_client.get(page_of(email)).content.decode()
+    assert "does not answer" in page
+    assert "order_id=7" in page
+    assert "does not answer" in told(admin_client.post(decision_on(email), form(email), follow=True))
+
+
+def test_arguments_are_shown_to_nobody(admin_client: Any, email: LogicalEmail) -> None:
+    """They can hold reset tokens."""
+    row = OutboxMessage.objects.get()
+    url = reverse("admin:celery_idempotent_outboxmessage_change", args=[row.pk])
+    page = admin_client.get(url).content.decode()
+    assert row.label in page
+    assert "a secret" not in page

@@ -1,0 +1,115 @@
+"""What one message's trouble is to the relay: that message waits and says why, the others go out."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+
+from celery_idempotent import IdempotentTask, LedgerUnavailable
+from celery_idempotent.core.errors import EntryUnreadable
+from celery_idempotent.models import OutboxMessage
+from celery_idempotent.relay import Relay
+from tests.celery.owed import DAY, Broker, app, daily, lost, make_due, owed, relayed
+from tests.support.seed import Seed
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quiet")]
+
+
+def test_a_ledger_that_is_down_stops_nothing_but_repetitions(
+    memory_ledger: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """What was never published goes out, the rest waits, and one line says why."""
+
+    def down(keys: Any) -> Any:
+        raise LedgerUnavailable("down")
+
+    lost(relayed, 1)
+    lost(relayed, 2)
+    relayed.enqueue(3)
+    make_due()
+    monkeypatch.setattr(memory_ledger.store, "get_many", down)
+    outcome = Relay(app).once()
+    assert (outcome.published, outcome.waiting) == (1, 2)
+    assert caplog.text.count("does not answer") == 1
+
+
+def test_an_entry_that_nobody_can_read_keeps_nobody_else_waiting(
+    memory_ledger: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its message is published, and its worker says what is wrong; the others are judged as ever."""
+    get = memory_ledger.store.get
+    broken = relayed.key_for(2)
+
+    def read(key: str) -> Any:
+        if key == broken:
+            raise EntryUnreadable(f"{key}: a newer format")
+        return get(key)
+
+    Seed(relayed, 1, by=lost(relayed, 1)).sent(None)
+    lost(relayed, 2)
+    monkeypatch.setattr(memory_ledger.store, "get", read)
+    outcome = Relay(app).once()
+    assert (outcome.removed, outcome.published) == (1, 1)
+
+
+def test_options_that_cannot_be_used_stop_only_their_own_messages(
+    monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """A task was deployed with a window that is none: its messages wait, and those of others are dealt with."""
+    for task, n in ((relayed, 1), (daily, 2)):
+        Seed(task, n).sent(None)
+        lost(task, n)
+    monkeypatch.setattr(type(app.tasks["daily-relayed"]), "window", 3600)
+    outcome = Relay(app).once()
+    assert (outcome.published, outcome.removed, outcome.waiting) == (0, 1, 1)
+    assert "messages of daily-relayed wait: its options cannot be used" in caplog.text
+
+
+def test_a_poisoned_message_keeps_nobody_waiting(broker: Broker) -> None:
+    """One that cannot be read stays behind with the reason; the others go out in order of their age."""
+    for n in range(5):
+        relayed.enqueue(n)
+        due_at = datetime(2020, 1, 1, tzinfo=timezone.utc) - n * DAY
+        OutboxMessage.objects.filter(label=f"n={n}").update(due_at=due_at)
+    OutboxMessage.objects.filter(label="n=1").update(payload="nonsense")
+    outcome = Relay(app, batch=2).once()
+    assert (outcome.published, sum(outcome.faults.values())) == (4, 1)
+    assert broker.labels() == ["n=4", "n=3", "n=2", "n=0"]
+    row = OutboxMessage.objects.get(tries=0)
+    assert row.label == "n=1"
+    assert "cannot be read" in row.error
+
+
+def test_a_task_that_is_gone_keeps_its_messages(broker: Broker, caplog: Any) -> None:
+    """Renamed or removed: nothing is published, nothing lost, and one line says what to do."""
+    for n in (1, 2):
+        lost(owed, n)
+    OutboxMessage.objects.update(task="old.name")
+    outcome = Relay(app).once()
+    assert (outcome.published, sum(outcome.faults.values())) == (0, 2)
+    assert caplog.text.count("knows no task 'old.name'") == 1
+    assert {row.error[:12] for row in OutboxMessage.objects.all()} == {"this process"}
+    assert Relay(app).once().faults == {}, "not again right away"
+
+    @app.task(base=IdempotentTask, key_fields=("n",), name="old.name", email_type="owed")
+    def again(n: int, text: str = "") -> str:
+        return "found"
+
+    make_due()
+    assert Relay(app).once().published == 2
+    assert [run.get() for run in broker.work()] == ["found", "found"]
+    assert not OutboxMessage.objects.exists()
+
+
+def test_a_task_that_is_not_idempotent_any_more() -> None:
+    """It would be published for ever: nobody would tell that it is done."""
+
+    @app.task(name="plain-now")
+    def plain(n: int) -> None: ...
+
+    lost(owed)
+    OutboxMessage.objects.update(task="plain-now")
+    assert Relay(app).once().published == 0
+    assert "not idempotent any more" in OutboxMessage.objects.get().error

@@ -1,0 +1,82 @@
+"""A window's options: what is usable is in the key, what means nothing is refused when the task is called."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from celery_idempotent import IdempotentTask, KeyFieldError
+
+app = Celery("window-options", broker="memory://", backend="cache+memory://", set_as_current=False)
+
+
+def test_fixed_windows_take_the_events_own_time() -> None:
+    """The bucket is in the key; without a usable time the call is refused."""
+
+    @app.task(
+        base=IdempotentTask,
+        key_fields=("user",),
+        name="digest",
+        window=timedelta(days=1),
+        window_mode="fixed",
+        event_time_field="at",
+    )
+    def digest(user: int, at: Any) -> None: ...
+
+    assert digest.key_for(1, "2026-01-01T00:00:00+00:00") == digest.key_for(1, "2026-01-01T23:59:59+00:00")
+    assert digest.key_for(1, "2026-01-01T00:00:00+00:00") != digest.key_for(1, "2026-01-02T00:00:00+00:00")
+    for wrong in (None, "soon", 5, "2026-01-01T00:00:00"):
+        with pytest.raises(KeyFieldError):
+            digest.key_for(1, wrong)
+
+
+@pytest.mark.parametrize("window", [timedelta(0), timedelta(days=-1), 3600])
+@pytest.mark.parametrize("mode", ["sliding", "fixed"])
+def test_a_window_that_is_none_is_refused_when_the_task_is_called(window: Any, mode: str) -> None:
+    """Zero, negative or no duration at all, in a project that silences its checks: before anything is sent."""
+    options = {"window": window, "window_mode": mode, "event_time_field": "at"}
+
+    @app.task(base=IdempotentTask, key_fields=("user",), name=f"no-window-{mode}-{window}", **options)
+    def windowed(user: int, at: Any) -> None: ...
+
+    for call in (windowed.delay, windowed.enqueue, windowed.key_for):
+        with pytest.raises(KeyFieldError, match=r"window is .* positive timedelta"):
+            call(1, "2026-01-01T00:00:00+00:00")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"window_mode": "fixd"}, r"window_mode is 'fixd'; it has to be 'sliding' or 'fixed'"),
+        ({"window_mode": "fixd", "window": timedelta(1)}, r"window_mode is 'fixd'"),
+        ({"window_mode": "fixed", "event_time_field": "at"}, r"window is not set.* length of its buckets"),
+    ],
+    ids=["mistyped", "mistyped, with a window", "fixed without a window"],
+)
+def test_a_window_mode_that_means_nothing_is_refused_when_the_task_is_called(
+    request: Any, options: dict[str, Any], told: str
+) -> None:
+    """Not taken for a sliding window, nor for once and for all: the calls of the next day would be lost."""
+    name = f"moded-{request.node.callspec.id}"
+
+    @app.task(base=IdempotentTask, key_fields=("user",), name=name, **options)
+    def moded(user: int, at: Any) -> None: ...
+
+    for call in (moded.delay, moded.enqueue, moded.key_for):
+        with pytest.raises(KeyFieldError, match=rf"{name}: {told}"):
+            call(1, "2026-01-01T00:00:00+00:00")
+
+
+def test_a_fixed_window_without_event_time_is_refused_when_the_task_is_called() -> None:
+    """It names the option that is missing."""
+
+    @app.task(
+        base=IdempotentTask, key_fields=("user",), name="timeless", window=timedelta(1), window_mode="fixed"
+    )
+    def timeless(user: int) -> None: ...
+
+    with pytest.raises(KeyFieldError, match=r"timeless.*event_time_field"):
+        timeless.enqueue(1)

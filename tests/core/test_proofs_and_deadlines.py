@@ -1,0 +1,67 @@
+"""A proof before or after a hand-over's deadline: no doubt is left, and nothing is lost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from celery_idempotent.core.entry import Entry
+from celery_idempotent.core.errors import ClaimLost
+from celery_idempotent.core.expiry import expire
+from celery_idempotent.core.ledger import Ledger
+from celery_idempotent.core.outcomes import Acquired, Policy
+from celery_idempotent.core.status import DeliveryStatus, Status
+from tests.core.told import ANN, ONE, POLICY, TWO, YES, begun, event, statuses, told
+from tests.support.clock import Clock
+
+
+def finishing(ledger: Ledger, policy: Policy = POLICY) -> Entry:
+    outcome = ledger.claim(ONE, policy)
+    assert isinstance(outcome, Acquired), outcome
+    return outcome.entry
+
+
+def test_a_late_reply_after_the_proof(ledger: Ledger, clock: Clock) -> None:
+    """A slow run has lost its claim to nobody; it comes back as itself and goes on from there."""
+    entry = begun(ledger)
+    clock.forward(31)
+    assert told(ledger, event()).status is Status.SENT
+    with pytest.raises(ClaimLost) as lost:
+        ledger.settle(entry, {ANN: YES}, "<m>", ONE, POLICY)
+    assert lost.value.owner is None
+    assert statuses(finishing(ledger)) == [DeliveryStatus.ACCEPTED]
+
+
+def test_a_refusal_that_is_proven_after_the_deadline(ledger: Ledger, clock: Clock) -> None:
+    """Nobody has got anything, so no window counts from it."""
+    begun(ledger)
+    told(ledger, event("rejected"))
+    clock.forward(31)
+    entry = expire(ledger.store, "k")
+    assert entry is not None
+    assert (entry.status, entry.sent_at, statuses(entry)) == (Status.RELEASED, None, [DeliveryStatus.REFUSED])
+
+
+def test_a_window_counts_from_a_proof_that_nobody_had_called_a_doubt(ledger: Ledger, clock: Clock) -> None:
+    """P2: an acceptance without a time would answer every later email as a duplicate, for ever."""
+    begun(ledger)
+    clock.forward(31)
+    entry = told(ledger, event())
+    assert (entry.status, entry.sent_at) == (Status.SENT, clock.now)
+    clock.forward(101)
+    assert isinstance(ledger.claim(TWO, replace(POLICY, window=100.0)), Acquired)
+
+
+def test_a_deadline_that_passes_after_the_proof(ledger: Ledger, clock: Clock) -> None:
+    """P2: found by the sweep, it is no doubt for anybody to wait with: the next one finishes it."""
+    begun(ledger)
+    told(ledger, event())
+    clock.forward(31)
+    entry = expire(ledger.store, "k")
+    assert entry is not None
+    assert (entry.status, entry.deadline, statuses(entry)) == (Status.RELEASED, None, [DeliveryStatus.ACCEPTED])
+    assert entry.sent_at == clock.now
+    outcome = ledger.claim(TWO, POLICY)
+    assert isinstance(outcome, Acquired)
+    assert statuses(outcome.entry) == [DeliveryStatus.ACCEPTED]

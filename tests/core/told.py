@@ -1,0 +1,58 @@
+"""Hand-overs to Ann and Bob, and what their provider tells of them later."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Any
+
+from celery_idempotent.core.entry import Entry, Recipient
+from celery_idempotent.core.events import Event, mark
+from celery_idempotent.core.ledger import Ledger
+from celery_idempotent.core.offers import Offer
+from celery_idempotent.core.outcomes import Acquired, Asker, Policy, Reply
+from celery_idempotent.core.status import DeliveryStatus
+from tests.support.clock import Clock
+
+ONE = Asker("k", "mail", "task-1")
+TWO = replace(ONE, task_id="task-2")
+POLICY = Policy(lease=60, send_timeout=30)
+ANN, BOB = ("0", Recipient("a", "a***")), ("0", Recipient("b", "b***"))
+AT = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
+YES, LOST = Reply(DeliveryStatus.ACCEPTED, 202), Reply(DeliveryStatus.IN_DOUBT, None, "no reply")
+LATER = Reply(DeliveryStatus.DEFERRED, None, "failed")
+
+
+def event(kind: str = "delivered", who: Any = ANN, **more: Any) -> Event:
+    given = {
+        "at": AT,
+        "generation": 1,
+        "message": mark("<m>", Clock().now),
+        "attempt": 1,
+        "recipient": who[1].digest if who else "",
+    }
+    given["source"] = "Mailgun"
+    return Event(kind, **{**given, **more})
+
+
+def begun(ledger: Ledger, *targets: Any, offer: Offer | None = None) -> Entry:
+    outcome = ledger.claim(ONE, POLICY)
+    assert isinstance(outcome, Acquired)
+    return ledger.begin(outcome.entry, targets or [ANN], "<m>", ONE, POLICY, offer)
+
+
+def in_doubt(ledger: Ledger, *targets: Any, offer: Offer | None = None) -> Entry:
+    entry = begun(ledger, *targets, offer=offer)
+    return ledger.settle(entry, dict.fromkeys(targets or [ANN], LOST), "<m>", ONE, POLICY)
+
+
+def told(ledger: Ledger, *told: Event) -> Entry:
+    entry = None
+    for one in told:
+        entry = ledger.hear("k", one)
+    assert entry is not None
+    return entry
+
+
+def statuses(entry: Entry) -> list[DeliveryStatus]:
+    return [delivery.status for delivery in entry.deliveries]

@@ -1,0 +1,143 @@
+"""Workers, a broker, one email and a clock, simulated: any schedule is worked off in a moment."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
+from itertools import count
+from typing import Any
+
+from celery_idempotent.core.entry import Recipient
+from celery_idempotent.core.errors import ClaimLost
+from celery_idempotent.core.ledger import Ledger
+from celery_idempotent.core.outcomes import Acquired, Asker, Busy, Duplicate, Policy, Reply
+from celery_idempotent.core.status import DeliveryStatus
+from celery_idempotent.stores.memory import MemoryStore
+
+START = datetime(2026, 3, 28, 22, tzinfo=timezone.utc)  # a night in which clocks change
+LEASE, SEND_TIMEOUT = 60.0, 30.0
+TARGET = ("0", Recipient("a", "a***"))
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One delivery of a task's message, and what becomes of its run."""
+
+    task: int
+    at: float
+    """Seconds after the start."""
+    fate: str = "ok"
+    renders: float = 0.0
+    """Seconds between the claim and the hand-over."""
+    sends: float = 0.0
+    """Seconds that the hand-over takes."""
+    ends: float = 0.0
+    """Seconds between the mail server's answer and the end of the body."""
+    again: float = 30.0
+    """Seconds until the retry of a run that failed, or the redelivery of one that was killed."""
+    waits: int = 0
+    """How often it has come back already."""
+
+
+FATES = (
+    *("ok", "ok", "ok", "fails before", "fails after", "killed before", "killed after"),
+    *("lost after", "failed and lost", "gives up"),
+)
+
+
+class World:
+    """Workers, a broker and one email of one customer, worked off step by step."""
+
+    def __init__(self, window: float) -> None:
+        self.now = 0.0
+        self.window = window
+        self.ledger = Ledger(MemoryStore(lambda: START + timedelta(seconds=self.now)))
+        self.policy = Policy(lease=LEASE, send_timeout=SEND_TIMEOUT, window=window)
+        self.accepted: list[tuple[float, int]] = []
+        self.first_seen: dict[int, float] = {}
+        self.ended: dict[int, float] = {}
+        self._steps: list[tuple[float, int, Callable[[], Any]]] = []
+        self._order = count()
+        self._dice = random.Random(1)
+
+    def at(self, when: float, step: Callable[[], Any]) -> None:
+        heapq.heappush(self._steps, (when, next(self._order), step))
+
+    def run(self, deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            self.at(delivery.at, lambda delivery=delivery: self._go(self._deliver(delivery)))
+        for _ in range(20_000):
+            if not self._steps:
+                return
+            self.now, _, step = heapq.heappop(self._steps)
+            step()
+        raise AssertionError("it goes on for ever")
+
+    def _go(self, body: Iterator[float]) -> None:
+        """Go on with a run until it waits."""
+        for wait in body:
+            if wait:
+                self.at(self.now + wait, lambda: self._go(body))
+                return
+
+    def _dithered(self, wait: float) -> float:
+        """Return how long who has to come back waits, as in `conduct`."""
+        return wait * self._dice.uniform(1.0, 1.1) + 0.05
+
+    def _again(self, delivery: Delivery, wait: float) -> None:
+        later = replace(delivery, at=self.now + wait)
+        self.at(later.at, lambda: self._go(self._deliver(later)))
+
+    def _deliver(self, delivery: Delivery) -> Iterator[float]:
+        asker = Asker("k", "reminder", f"task-{delivery.task}")
+        outcome = self.ledger.claim(asker, self.policy)
+        if isinstance(outcome, Busy):
+            return self._again(replace(delivery, waits=delivery.waits + 1), self._dithered(outcome.retry_after))
+        self.first_seen.setdefault(delivery.task, self.now)
+        if isinstance(outcome, Duplicate):
+            self.ended.setdefault(delivery.task, self.now)
+            return None
+        assert isinstance(outcome, Acquired), outcome
+        try:
+            yield from self._body(delivery, asker, outcome.entry)
+        except ClaimLost as lost:
+            if lost.owner != asker.task_id:
+                # Longer each time, or bodies that outlast a lease could take the key from each other for ever.
+                wait = self._dithered(max(LEASE, min(2.0**delivery.waits, 300.0)))
+                self._again(replace(delivery, fate="ok", waits=delivery.waits + 1), wait)
+        return None
+
+    def _body(self, delivery: Delivery, asker: Asker, entry: Any) -> Iterator[float]:
+        """What `Run` and the mail backend do, with the worker's fate in between."""
+        calm = replace(delivery, fate="ok")
+        yield delivery.renders
+        if delivery.fate == "killed before":
+            return self._again(calm, delivery.again)
+        if delivery.fate == "fails before":
+            self.ledger.release(entry, self.policy, delivery.again)
+            return self._again(calm, delivery.again)
+        if not any(d.status is DeliveryStatus.ACCEPTED for d in entry.deliveries):
+            entry = self.ledger.begin(entry, [TARGET], "<m@x>", asker, self.policy)
+            yield delivery.sends
+            self.accepted.append((self.now, delivery.task))
+            reply = {TARGET: Reply(DeliveryStatus.ACCEPTED, 250)}
+            entry = self.ledger.settle(entry, reply, "<m@x>", asker, self.policy)
+        yield delivery.ends
+        if delivery.fate == "failed and lost":
+            self.ledger.release(entry, self.policy, 1.0)
+        if delivery.fate == "gives up":
+            self.ledger.fail(entry, "ValueError")
+        if delivery.fate in ("lost after", "failed and lost", "gives up"):
+            self.ended.setdefault(delivery.task, self.now)  # and the broker forgets the message
+        elif delivery.fate == "killed after":
+            self._again(calm, delivery.again)
+        elif delivery.fate == "fails after":
+            self.ledger.release(entry, self.policy, delivery.again)
+            self._again(calm, delivery.again)
+        else:
+            self.ledger.complete(entry, None)
+            self.ended.setdefault(delivery.task, self.now)
+        return None

@@ -1,0 +1,88 @@
+"""Deliveries that repeat and race, in every place of the matrix: one copy each, and an answer."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.matrix.bed import VISIBILITY_TIMEOUT, Bed
+from tests.matrix.steps import idle, result, subjects
+
+ROUNDS = 100
+
+
+@pytest.fixture
+def barrier(bed: Bed) -> Iterator[Path]:
+    """Tasks wait here until two of them claim the same key."""
+    folder = bed.directory / "barrier"
+    folder.mkdir(exist_ok=True)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)  # of a test that failed, tasks may be coming still
+
+
+def test_the_same_message_twice(bed: Bed, barrier: Path) -> None:
+    """P1, P4: two deliveries of one task id claim at the same moment; one mail, one result."""
+    orders = [bed.order() for _ in range(5)]
+    values = bed.shop.ask(f"""
+for order in {orders}:
+    for _ in range(2): confirm.apply_async((order,), task_id=f"twice-{{order}}")
+answer([app.AsyncResult(f"twice-{{order}}").get(timeout=60) for order in {orders}])
+""")
+    assert values == [{"order": order, "by": f"twice-{order}"} for order in orders]
+    idle(bed)
+    assert subjects(bed) == {str(order): 1 for order in orders}, bed.shop.logs()
+
+
+def test_two_tasks_race_for_one_key_a_hundred_times(bed: Bed, barrier: Path) -> None:
+    """P1, P3: exactly one send each, and the loser gets the winner's result."""
+    orders = [bed.order() for _ in range(ROUNDS)]
+    values = bed.shop.ask(
+        f"""
+pairs = [[confirm.apply_async((order,), task_id=f"{{side}}-{{order}}") for side in "ab"] for order in {orders}]
+answer([[one.get(timeout=100), other.get(timeout=100)] for one, other in pairs])
+""",
+        timeout=150,
+    )
+    assert [one["order"] for one, _ in values] == orders
+    assert all(one == other for one, other in values)
+    assert subjects(bed) == {str(order): 1 for order in orders}
+    assert sum(len(list(place.iterdir())) == 2 for place in barrier.iterdir()) == ROUNDS
+
+
+@pytest.mark.only(brokers=["redis"])
+def test_longer_than_the_visibility_timeout(bed: Bed) -> None:
+    """A body that takes longer, and a message that waits longer, are delivered again while they are at it.
+
+    Of a body's runs the first that is ready sends; of a message's copies, all due at once, one does.
+    """
+    slow, late = bed.order(), bed.order()
+    bed.shop.ask(f"""
+dawdling.apply_async(({slow}, {VISIBILITY_TIMEOUT + 4}), task_id='slow-{slow}')
+confirm.apply_async(({late},), task_id='late-{late}', countdown={VISIBILITY_TIMEOUT + 3})
+""")
+    assert result(bed, f"slow-{slow}") == "sent"
+    assert result(bed, f"late-{late}") == {"order": late, "by": f"late-{late}"}
+    idle(bed)
+    assert subjects(bed) == {str(slow): 1, str(late): 1}
+    assert sum(f"dawdling {slow}" in line for line in bed.shop.bodies()) >= 2, "it was delivered again"
+
+
+@pytest.mark.only(brokers=["redis"])
+def test_waiting_duplicates_do_not_multiply(bed: Bed) -> None:
+    """Another task holds the claim for longer than the broker waits: each duplicate stays one message."""
+    order, lease = bed.order(), VISIBILITY_TIMEOUT + 3
+    bed.shop.ask(f"""
+from tests.support.seed import Seed
+Seed(confirm, {order}, lease={lease}).claimed()
+for n in range(3): confirm.apply_async(({order},), task_id=f"duplicate-{{n}}-{order}")
+""")
+    values = [result(bed, f"duplicate-{n}-{order}") for n in range(3)]
+    assert values == [values[0]] * 3
+    assert subjects(bed) == {str(order): 1}
+    log = "".join(worker.logs() for worker in bed.workers)
+    for n in range(3):
+        # 1 + 2 + 2.5 + 2.5 + …: half the visibility timeout at the most, and one message at a time.
+        assert 3 <= log.count(f"duplicate-{n}-{order}] comes back") <= lease / (VISIBILITY_TIMEOUT / 2) + 5

@@ -1,0 +1,53 @@
+"""Statements that Django sends, the database's own plan for each, and whether that probes an index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.db import connections
+
+
+def analyse(alias: str) -> None:
+    tables = ("celery_idempotent_outboxmessage", "celery_idempotent_logicalemail")
+    with connections[alias].cursor() as cursor:
+        for table in tables:
+            cursor.execute(
+                {"mysql": f"ANALYZE TABLE {table}"}.get(connections[alias].vendor, f"ANALYZE {table}")
+            )
+            if cursor.description:
+                cursor.fetchall()
+
+
+def told(alias: str, work: Callable[[], Any]) -> list[tuple[str, Any]]:
+    """Do ``work`` and return its statements with the plan of each."""
+    statements: list[tuple[str, Any]] = []
+
+    def listen(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
+        if sql.split()[0] in ("SELECT", "UPDATE", "DELETE"):
+            statements.append((sql, params))
+        return execute(sql, params, many, context)
+
+    with connections[alias].execute_wrapper(listen):
+        work()
+    assert statements
+    explain = "EXPLAIN QUERY PLAN " if connections[alias].vendor == "sqlite" else "EXPLAIN "
+    plans = []
+    with connections[alias].cursor() as cursor:
+        for sql, params in statements:
+            cursor.execute(explain + sql, params)
+            names = [column[0] for column in cursor.description]
+            plans.append((sql, [dict(zip(names, line, strict=True)) for line in cursor.fetchall()]))
+    return plans
+
+
+def probes(vendor: str, plan: list[dict[str, Any]]) -> bool:
+    """Tell whether ``plan`` finds its rows by an index, in order."""
+    if vendor == "mysql":
+        return all(
+            line["type"] in ("range", "ref", "const", "eq_ref", "system") and line["key"] for line in plan
+        ) and not any("filesort" in (line["Extra"] or "") for line in plan)
+    lines = " | ".join(str(value) for line in plan for value in line.values())
+    if vendor == "postgresql":
+        return "Seq Scan" not in lines and "Sort" not in lines and "Index" in lines
+    return "SCAN" not in lines and "TEMP B-TREE" not in lines and "SEARCH" in lines
