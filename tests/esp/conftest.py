@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
+from anymail.backends.base_requests import AnymailRequestsBackend
+from anymail.backends.mailgun import EmailBackend as Mailgun
+from anymail.exceptions import AnymailNotSupportedWarning
 from cryptography.fernet import Fernet
+from django.core import mail
 from django.test import Client
+from requests.adapters import HTTPAdapter
 
 from celery_idempotent import DeliveryInDoubt, Status
 from celery_idempotent.mail import handover
-from tests.esp import webhooks
-from tests.esp.receipts import ANN, entry, metadata, receipt
-from tests.esp.webhooks import Post
+from tests.esp import signing
+from tests.esp.receipts import entry, metadata, send
+from tests.esp.signing import Post
 from tests.support.providers import API
 
+Use = Callable[..., None]
+"""What the fixture `use` gives."""
 KEY = Fernet.generate_key().decode()
 SES = {
     "region_name": "us-east-1",
@@ -36,19 +46,22 @@ PROVIDERS: dict[str, Callable[[str], dict[str, Any]]] = {
     },
     "postmark": lambda url: {"POSTMARK_API_URL": url, "POSTMARK_SERVER_TOKEN": "token"},
     "sendgrid": lambda url: {"SENDGRID_API_URL": f"{url}v3/", "SENDGRID_API_KEY": "key"},
-    "amazon_ses": lambda url: {"AMAZON_SES_CLIENT_PARAMS": {**SES, "endpoint_url": url}},
+    "amazon_ses": lambda url: {"AMAZON_SES_CLIENT_PARAMS": {**deepcopy(SES), "endpoint_url": url}},
 }
 
 
 @pytest.fixture(autouse=True)
-def _quick(memory_ledger: Any, tracked: None, monkeypatch: Any) -> None:
+def _quick(memory_ledger: Any, tracked: None, monkeypatch: Any) -> Iterator[None]:
     """An empty ledger, no proxy, and tries that follow each other at once."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(handover, "PAUSES", (0.0, 0.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AnymailNotSupportedWarning)  # it warns of SendGrid altogether
+        yield
 
 
 @pytest.fixture
-def use(settings: Any) -> Callable[..., None]:
+def use(settings: Any) -> Use:
     """Have mail sent through one provider, at ``api``; more goes into ``CELERY_IDEMPOTENT``."""
 
     def use(name: str, api: API | str, **more: Any) -> None:
@@ -69,6 +82,41 @@ def use(settings: Any) -> Callable[..., None]:
 
 
 @pytest.fixture
+def outbox(use: Use) -> None:
+    """Mail goes to Anymail's own test backend, which is wrapped by ours and has nothing in its outbox."""
+    use("test", "")
+    mail.outbox = []
+
+
+@pytest.fixture
+def session(monkeypatch: Any) -> Callable[[Any], None]:
+    """Give Anymail's backend for Mailgun a session with retries."""
+
+    def session(retries: Any) -> None:
+        def create(self: Any) -> Any:
+            made = AnymailRequestsBackend.create_session(self)
+            for scheme in ("http://", "https://"):
+                made.mount(scheme, HTTPAdapter(max_retries=retries))
+            return made
+
+        monkeypatch.setattr(Mailgun, "create_session", create)
+
+    return session
+
+
+@pytest.fixture
+def clock(memory_ledger: Any, monkeypatch: Any) -> Callable[[float], None]:
+    """Set the ledger's clock to so many seconds after the test began, and let it stand there."""
+    began: datetime = memory_ledger.store._clock()
+
+    def at(seconds: float) -> None:
+        monkeypatch.setattr(memory_ledger.store, "_clock", lambda: began + timedelta(seconds=seconds))
+
+    at(0)
+    return at
+
+
+@pytest.fixture
 def tls(tmp_path: Path, monkeypatch: Any) -> ssl.SSLContext:
     """A context for a server whose certificate the clients of this process accept."""
     authority = trustme.CA()
@@ -84,7 +132,7 @@ def told(settings: Any) -> Callable[[Post], int]:
     """Post to Anymail's view as a provider does, and return the status of the answer."""
 
     def told(post: Post) -> int:
-        settings.ANYMAIL = {**settings.ANYMAIL, **webhooks.SETTINGS}
+        settings.ANYMAIL = {**settings.ANYMAIL, **signing.SETTINGS}
         name, body, headers = post
         client = Client(raise_request_exception=False)
         path = f"/anymail/{name}/tracking/"
@@ -95,13 +143,13 @@ def told(settings: Any) -> Callable[[Post], int]:
 
 
 @pytest.fixture
-def doubtful(use: Callable[..., None], settings: Any) -> Callable[..., dict[str, str]]:
+def doubtful(use: Use, settings: Any) -> Callable[..., dict[str, str]]:
     """Send a receipt whose reply is lost; return the metadata that the provider has got."""
 
     def doubtful(name: str, *to: str, **more: Any) -> dict[str, str]:
         with API("drop_after_accept") as api:
             use(name, api, ENCRYPTION_KEYS=[])  # or Resend would settle it by itself
-            assert isinstance(receipt.apply((1, list(to or [ANN])), more).result, DeliveryInDoubt)
+            assert isinstance(send(*to, **more).result, DeliveryInDoubt)
             assert entry().status is Status.IN_DOUBT
             return metadata(api, name)
 

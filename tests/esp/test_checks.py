@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from anymail.backends.amazon_ses import EmailBackend as SESBackend
-from anymail.backends.base_requests import AnymailRequestsBackend
 from anymail.backends.mailgun import EmailBackend as Mailgun
 from anymail.exceptions import AnymailAPIError
 from cryptography.fernet import Fernet
 from django.core.checks import run_checks
 from django.core.mail import EmailMessage
-from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
 from celery_idempotent.contrib.anymail.retries import tries
-from tests.esp.conftest import SES
+from tests.esp.conftest import SES, Use
+from tests.esp.receipts import ANN
 from tests.support.providers import API
 
-Use = Callable[..., None]
 IDS = ("celery_idempotent.W024", "celery_idempotent.W025", "celery_idempotent.E002")
 
 
@@ -105,7 +102,7 @@ def test_boto3_does_what_the_check_says(
         backend = SESBackend()
         backend.open()
         with pytest.raises(AnymailAPIError):
-            backend.send_messages([EmailMessage("Hi", "text", to=["ann@example.com"])])
+            backend.send_messages([EmailMessage("Hi", "text", to=[ANN])])
         assert len(api.accepted) == tries(backend) == count
         backend.close()
 
@@ -123,21 +120,6 @@ SESSIONS = [
     (Retry(total=5, other=0, status=0, read=1, allowed_methods=None), 2),
     (Retry(total=None, connect=3, other=0, read=1, status=0, allowed_methods=["POST"]), 2),
 ]
-
-
-@pytest.fixture
-def session(monkeypatch: Any) -> Callable[[Any], None]:
-    """Give Anymail's backend for Mailgun a session with retries."""
-
-    def session(retries: Any) -> None:
-        def create(self: Any) -> Any:
-            made = AnymailRequestsBackend.create_session(self)
-            made.mount("https://", HTTPAdapter(max_retries=retries))
-            return made
-
-        monkeypatch.setattr(Mailgun, "create_session", create)
-
-    return session
 
 
 @pytest.mark.parametrize(("retries", "count"), SESSIONS)
@@ -172,7 +154,7 @@ def test_a_session_does_what_the_check_says(
             backend = Mailgun()
             backend.open()
             with pytest.raises(AnymailAPIError):
-                backend.send_messages([EmailMessage("Hi", "text", to=["ann@example.com"])])
+                backend.send_messages([EmailMessage("Hi", "text", to=[ANN])])
             assert tries(backend) == count
             backend.close()
         most = max(most, len(api.requests))

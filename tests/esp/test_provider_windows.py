@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from celery_idempotent import DeliveryInDoubt, Status
+from celery_idempotent import Status
 from celery_idempotent.core.errors import DeliveryUnconfirmed
 from celery_idempotent.mail.providers import BREVO, RESEND, Deduplication
-from tests.esp.receipts import ANN, BOB, entry, receipt
+from tests.esp.conftest import Use
+from tests.esp.receipts import ANN, BOB, entry, receipt, send
+from tests.support.doubts import is_held
 from tests.support.providers import API
 
-Use = Callable[..., None]
 MINUTE, HOUR = 60.0, 3600.0
 DOCUMENTED = {"resend": (RESEND, 24 * HOUR), "brevo": (BREVO, 30 * MINUTE)}
 """How long a key is known by what the provider writes: resend.com/docs/dashboard/emails/idempotency-keys,
@@ -23,21 +22,10 @@ developers.brevo.com/docs/heterogenous-versions-batch-emails (an announcement of
 TIMEOUT = 30.0
 
 
-def run(*to: str) -> Any:
-    return receipt.apply((1, list(to or [ANN])))
-
-
-@pytest.fixture
-def clock(memory_ledger: Any, monkeypatch: Any) -> Callable[[float], None]:
-    """Set the ledger's clock to so many seconds after the test began, and let it stand there."""
-    began: datetime = memory_ledger.store._clock()
+@pytest.fixture(autouse=True)
+def _send_timeout(monkeypatch: Any) -> None:
+    """The last offer has so many seconds."""
     monkeypatch.setattr(receipt, "send_timeout", TIMEOUT)
-
-    def at(seconds: float) -> None:
-        monkeypatch.setattr(memory_ledger.store, "_clock", lambda: began + timedelta(seconds=seconds))
-
-    at(0)
-    return at
 
 
 def key(name: str, sent: Any) -> str:
@@ -55,7 +43,7 @@ def test_the_key_stands_where_the_provider_looks_for_it(name: str, use: Use) -> 
     """Resend: an HTTP header of 1 to 256 characters. Brevo: a UUID in the message's headers."""
     with API() as api:
         use(name, api)
-        run()
+        send()
     found = key(name, api.requests[0])
     assert found.isascii()
     assert found.isprintable()
@@ -69,10 +57,10 @@ def test_each_hand_over_has_a_key_of_its_own(name: str, use: Use) -> None:
     """P2: a key that came twice would get the second mail a yes and nothing else."""
     with API((429, {"code": "too_many", "message": "later"}), "ok") as api:
         use(name, api)
-        run()
-        run()
-        receipt.apply((2, [ANN]))
-        receipt.apply((3, [ANN, BOB]))
+        send()
+        send()
+        send(order=2)
+        send(ANN, BOB, order=3)
     assert len({key(name, sent) for sent in api.requests}) == len(api.requests) == 4
 
 
@@ -89,11 +77,11 @@ def test_until_the_last_moment_and_never_after(name: str, early: float, use: Use
     """An offer has to be over before the provider may forget: the last begins ``send_timeout`` before that."""
     with API("drop_after_accept") as api:
         use(name, api)
-        assert isinstance(run().result, DeliveryUnconfirmed)
+        assert isinstance(send().result, DeliveryUnconfirmed)
         offered = len(api.requests)
         clock(DOCUMENTED[name][0].seconds - TIMEOUT - early)
         api.script = ["ok"]
-        result = run()
+        result = send()
     assert len(api.accepted) == 1
     if early > 0:
         assert result.get() == "sent"
@@ -101,8 +89,7 @@ def test_until_the_last_moment_and_never_after(name: str, early: float, use: Use
         assert len(api.requests) == offered + 1
         assert len({key(name, sent) for sent in api.requests}) == 1
     else:
-        assert isinstance(result.result, DeliveryInDoubt)
-        assert not isinstance(result.result, DeliveryUnconfirmed)
+        assert is_held(result.result)
         assert len(api.requests) == offered
         assert entry().status is Status.IN_DOUBT
 
@@ -113,14 +100,13 @@ def test_the_time_counts_from_the_first_use(name: str, use: Use, clock: Any) -> 
     seconds = DOCUMENTED[name][0].seconds
     with API("drop_after_accept") as api:
         use(name, api)
-        run()
+        send()
         clock(seconds / 2)
-        assert isinstance(run().result, DeliveryUnconfirmed)
+        assert isinstance(send().result, DeliveryUnconfirmed)
         offered = len(api.requests)
         clock(seconds + 1)
-        result = run().result
-    assert isinstance(result, DeliveryInDoubt)
-    assert not isinstance(result, DeliveryUnconfirmed)
+        result = send().result
+    assert is_held(result)
     assert len(api.requests) == offered
 
 
@@ -136,7 +122,7 @@ def test_another_error_is_no_word_about_the_key(name: str, answer: Any, use: Use
     """P2: only the provider's own words for "accepted before" are an acceptance."""
     with API(answer) as api:
         use(name, api)
-        assert run().state == "FAILURE"
+        assert send().state == "FAILURE"
     assert api.accepted == []
     assert entry().sent_at is None
     assert entry().status is not Status.SENT

@@ -13,7 +13,7 @@ from django.core.mail import EmailMessage
 from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask, RecipientsDeferred, RecipientsRefused
 from celery_idempotent.core.replies import Kind
 from celery_idempotent.mail.routes import may_pass
-from tests.support.mailserver import NotTaking, ScriptedSMTP, Taking
+from tests.support.mailserver import NotTaking, ScriptedSMTP, Taking, by_name
 
 app = Celery("classify", broker="memory://", backend="cache+memory://", set_as_current=False)
 asked: list[tuple[int, str]] = []
@@ -32,8 +32,8 @@ def read(code: int, text: str) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def _ledger(memory_ledger: Any, tracked: None, settings: Any) -> Iterator[None]:
-    """Every test here starts with an empty ledger and a hook that has nothing to say."""
+def _hook(settings: Any) -> Iterator[None]:
+    """Every test here starts with a hook that has nothing to say."""
     settings.CELERY_IDEMPOTENT |= {"CLASSIFY_REPLY": f"{__name__}.read"}
     yield
     asked.clear()
@@ -87,7 +87,7 @@ def test_it_can_name_a_limit(settings: Any) -> None:
 def test_it_cannot_accept_a_recipient_that_the_server_has_refused(settings: Any, said: str) -> None:
     """Whether the server counts it among the recipients is unclear, so that transaction goes no further."""
     says[550] = said
-    with ScriptedSMTP(rcpt=lambda line: "550 no" if "bob" in line else "250 ok") as server:
+    with ScriptedSMTP(rcpt=by_name(bob="550 no")) as server:
         assert isinstance(run(server, settings).result, RecipientsDeferred)
     assert server.accepted == []
     assert statuses() == ["deferred", "deferred"]

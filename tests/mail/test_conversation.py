@@ -10,7 +10,7 @@ from django.core.mail import EmailMessage, EmailMultiAlternatives, send_mail, se
 
 from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask, Status
 from celery_idempotent.core.status import DeliveryStatus
-from tests.support.mailserver import DROP, DROP_AFTER_ACCEPT, ScriptedSMTP
+from tests.support.mailserver import DROP, DROP_AFTER_ACCEPT, ScriptedSMTP, by_name
 
 app = Celery("mail-tests", broker="memory://", backend="cache+memory://", set_as_current=False)
 
@@ -30,11 +30,6 @@ def send(
 
 def entry(order: int = 1) -> Any:
     return confirm.entry_for(order, [])
-
-
-@pytest.fixture(autouse=True)
-def _ledger(memory_ledger: Any, tracked: None) -> None:
-    """Every test here starts with an empty ledger."""
 
 
 def test_one_message_is_accepted_and_replayed(settings: Any) -> None:
@@ -120,25 +115,18 @@ def test_a_payload_that_is_cut_before_its_dot_is_definite(settings: Any) -> None
     assert bulky.entry_for(1).deliveries[0].status is DeliveryStatus.DEFERRED
 
 
-def test_a_slow_reply_is_doubt_once_the_deadline_has_passed(settings: Any) -> None:
+def test_a_slow_reply_is_doubt_once_the_deadline_has_passed(settings: Any, monkeypatch: Any) -> None:
     """The hand-over has a deadline of its own; the reply that comes later proves nothing any more."""
-    confirm.send_timeout = 0.5
-    try:
-        with ScriptedSMTP() as server:
-            server.hold("dot")
-            assert isinstance(send(server, settings).result, DeliveryInDoubt)
-    finally:
-        confirm.send_timeout = 60.0
+    monkeypatch.setattr(confirm, "send_timeout", 1.0)
+    with ScriptedSMTP() as server:
+        server.hold("dot")
+        assert isinstance(send(server, settings).result, DeliveryInDoubt)
 
 
 def test_a_deferred_recipient_is_served_alone_by_the_retry(settings: Any) -> None:
     """Accepted recipients are not offered the mail again; Message-ID and Date stay."""
-
-    def greylist(line: str) -> str:
-        return "450 4.7.1 <bob@example.com> come back" if "bob" in line else "250 ok"
-
     people = ("ann@example.com", "bob@example.com")
-    with ScriptedSMTP(rcpt=greylist) as first:
+    with ScriptedSMTP(rcpt=by_name(bob="450 4.7.1 <bob@example.com> come back")) as first:
         assert send(first, settings, to=people).state == "FAILURE"
     with ScriptedSMTP() as second:
         assert send(second, settings, to=people).get() == "sent 1"
@@ -150,16 +138,13 @@ def test_a_deferred_recipient_is_served_alone_by_the_retry(settings: Any) -> Non
     assert "bob@" not in entry().deliveries[1].detail
 
 
-def test_resend_offers_a_doubtful_mail_again(settings: Any) -> None:
+def test_resend_offers_a_doubtful_mail_again(settings: Any, monkeypatch: Any) -> None:
     """``in_doubt="resend"`` is the explicit choice of a possible second copy, under one Message-ID."""
-    confirm.in_doubt = "resend"
-    try:
-        with ScriptedSMTP(dot=DROP_AFTER_ACCEPT) as first:
-            assert send(first, settings).state == "FAILURE"
-        with ScriptedSMTP() as second:
-            assert send(second, settings).get() == "sent 1"
-    finally:
-        confirm.in_doubt = "hold"
+    monkeypatch.setattr(confirm, "in_doubt", "resend")
+    with ScriptedSMTP(dot=DROP_AFTER_ACCEPT) as first:
+        assert send(first, settings).state == "FAILURE"
+    with ScriptedSMTP() as second:
+        assert send(second, settings).get() == "sent 1"
     assert first.accepted[0].message_id == second.accepted[0].message_id
 
 

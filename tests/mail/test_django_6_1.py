@@ -21,8 +21,13 @@ def send(n: int) -> int:
     return send_mass_mail([("Three", "text", None, ["ann@example.com"])], using="bulk")
 
 
+@pytest.fixture(autouse=True)
+def _ledger(memory_ledger: Any) -> None:
+    """Every test here starts with an empty ledger, and with no EMAIL_ setting beside ``MAILERS``."""
+
+
 @pytest.fixture
-def server(memory_ledger: Any, settings: Any) -> Any:
+def server(settings: Any) -> Any:
     """A mail server behind two mailers."""
     with ScriptedSMTP() as server:
         place = {"host": "127.0.0.1", "port": server.port, "timeout": 5}

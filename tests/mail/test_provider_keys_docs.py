@@ -56,9 +56,7 @@ def settings_of(place: int, monkeypatch: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("place", "header"), [(0, "Resend-Idempotency-Key"), (1, "X-Once-Only")])
-def test_the_pages_settings_end_a_doubt(
-    place: int, header: str, settings: Any, memory_ledger: Any, tracked: None, monkeypatch: Any
-) -> None:
+def test_the_pages_settings_end_a_doubt(place: int, header: str, settings: Any, monkeypatch: Any) -> None:
     """Resend, and the provider that is added in ten lines: a lost reply, one copy, SENT."""
     monkeypatch.setattr(handover, "PAUSES", (0.0, 0.0))
     settings.CELERY_IDEMPOTENT = {**settings.CELERY_IDEMPOTENT, **settings_of(place, monkeypatch)}

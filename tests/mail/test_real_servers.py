@@ -41,11 +41,6 @@ def tried(n: int, to: list[str], body: str = "text") -> str:
     return "sent"
 
 
-@pytest.fixture(autouse=True)
-def _ledger(memory_ledger: Any, tracked: None) -> None:
-    """Every test here starts with an empty ledger."""
-
-
 def people(many: int) -> list[str]:
     return [f"r{n}@example.com" for n in range(many)]
 

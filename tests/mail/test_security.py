@@ -1,9 +1,9 @@
-"""TLS and AUTH are Django's own settings, against a server that insists on both."""
+"""TLS and AUTH are Django's own settings: nothing goes out in the clear, or to somebody else's server."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+import ssl
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,7 +13,9 @@ from aiosmtpd.smtp import AuthResult, LoginPassword
 
 from celery_idempotent import Status
 from celery_idempotent.mail.connections import kept
-from tests.mail.test_conversation import confirm
+from tests.mail.conftest import certified
+from tests.mail.test_conversation import confirm, entry, send
+from tests.support.mailserver import DROP, STALL, ScriptedSMTP
 from tests.support.servers import free_port
 
 
@@ -33,20 +35,11 @@ def check(server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -
 
 
 @pytest.fixture
-def taker(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Any, memory_ledger: Any, tracked: None
-) -> Iterator[Taker]:
-    """A server with a certificate of a private authority, which this process trusts."""
-    import ssl
-
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost").configure_cert(context)
+def taker(authority: trustme.CA, settings: Any) -> Iterator[Taker]:
+    """A server that insists on TLS and on AUTH, with a certificate that this process trusts."""
     taker, port = Taker(), free_port()
-    options = {"tls_context": context, "require_starttls": True, "auth_required": True, "authenticator": check}
-    controller = Controller(taker, hostname="127.0.0.1", port=port, **options)
+    insists = {"require_starttls": True, "auth_required": True, "authenticator": check}
+    controller = Controller(taker, hostname="127.0.0.1", port=port, tls_context=certified(authority), **insists)
     controller.start()
     settings.EMAIL_HOST, settings.EMAIL_PORT = "localhost", port
     yield taker
@@ -74,5 +67,43 @@ def test_a_refused_introduction_is_definite(
     settings.EMAIL_HOST, settings.EMAIL_USE_TLS = host, tls
     settings.EMAIL_HOST_USER, settings.EMAIL_HOST_PASSWORD = "shop", password
     assert confirm.apply((1, ["ann@example.com"])).state == "FAILURE"
-    entry = confirm.entry_for(1, [])
-    assert (entry.status, entry.attempts, taker.taken) == (Status.FAILED, 0, [])
+    assert (entry().status, entry().attempts, taker.taken) == (Status.FAILED, 0, [])
+
+
+STARTTLS = "250-test\r\n250 STARTTLS"
+
+
+@pytest.mark.parametrize(
+    "reply", ["454 not now", "501 no", "garbage", "220 go", "220 go\r\n250 injected", DROP, STALL]
+)
+def test_starttls_that_fails(settings: Any, monkeypatch: Any, reply: str) -> None:
+    """Nothing goes out in the clear, and the key stays free."""
+    settings.EMAIL_USE_TLS = True
+    monkeypatch.setattr(confirm, "send_timeout", 0.4 if reply is STALL else 20.0)
+    with ScriptedSMTP(ehlo=STARTTLS, starttls=reply) as server:
+        assert send(server, settings).state == "FAILURE"
+    assert not any(command.lower().startswith("mail") for command in server.commands)
+    assert entry().status is Status.FAILED
+    settings.EMAIL_USE_TLS = False
+    monkeypatch.setattr(confirm, "send_timeout", 20.0)
+    with ScriptedSMTP() as server:
+        assert send(server, settings).get() == "sent 1"
+
+
+@pytest.mark.parametrize("wrong", ["name", "authority"])
+def test_a_certificate_that_does_not_match(
+    settings: Any, behind_tls: Callable[..., ScriptedSMTP], wrong: str
+) -> None:
+    """With implicit TLS as with STARTTLS: not one command."""
+    other = {"name": "mail.example.org"} if wrong == "name" else {"issuer": trustme.CA()}
+    with behind_tls(ScriptedSMTP(), **other) as server:
+        assert isinstance(send(server, settings).result, ssl.SSLCertVerificationError)
+    assert (server.commands, server.accepted) == ([], [])
+    assert entry().status is Status.FAILED
+
+
+def test_a_certificate_that_matches(settings: Any, behind_tls: Callable[..., ScriptedSMTP]) -> None:
+    """The same way, with what it should be."""
+    with behind_tls(ScriptedSMTP()) as server:
+        assert send(server, settings).get() == "sent 1"
+    assert len(server.accepted) == 1

@@ -88,11 +88,6 @@ def case_for(step: str, reply: str, many: int) -> Case:
     return case
 
 
-@pytest.fixture(autouse=True)
-def _ledger(memory_ledger: Any, tracked: None) -> None:
-    """Every test here starts with an empty ledger."""
-
-
 @pytest.mark.parametrize(("step", "reply", "many"), cases())
 def test_every_reply_at_every_step(settings: Any, step: str, reply: str, many: int) -> None:
     """The set of recipients who got the mail is the ledger's ACCEPTED, each once, after retries."""

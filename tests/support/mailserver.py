@@ -47,6 +47,11 @@ Answer = str | list[str] | Callable[[str], str]
 """What to say; several are one per call, the last one for ever. One that ends in ``\\0`` gets no line end."""
 
 
+def by_name(**answers: str) -> Callable[[str], str]:
+    """Return what answers RCPT by a word in the address; whoever is not named is taken."""
+    return lambda line: next((answer for name, answer in answers.items() if name in line), "250 ok")
+
+
 @dataclass
 class Received:
     """A message that the server took responsibility for."""
@@ -199,24 +204,28 @@ class ScriptedSMTP:
                 return
 
     def _take(self, connection: socket.socket, stream: Any, sender: str, recipients: list[str]) -> bool:
-        lines: list[bytes] = []
-        for raw in stream:
-            if raw == b".\r\n":
-                break
-            lines.append(raw[1:] if raw.startswith(b".") else raw)
-            if self.payload_limit is not None and sum(map(len, lines)) > self.payload_limit:
-                self.partial.append(b"".join(lines))
-                return False
-        else:
-            self.partial.append(b"".join(lines))
+        data = self._read_payload(stream)
+        if data is None:
             return False
         answer = self._answer("dot")
         taken = answer.startswith("25") or isinstance(answer, Taking) or answer == DROP_AFTER_ACCEPT
         if taken and not isinstance(answer, NotTaking):
-            received = Received(sender, list(recipients), b"".join(lines))
+            received = Received(sender, list(recipients), data)
             self.accepted.append(received)
             if self._on_accept:
                 self._on_accept(received)
         if answer == DROP_AFTER_ACCEPT:
             return False
         return self._say(connection, answer)
+
+    def _read_payload(self, stream: Any) -> bytes | None:
+        """Return what came before the final dot; None, and a part on record, if the dot did not come."""
+        data = bytearray()
+        for raw in stream:
+            if raw == b".\r\n":
+                return bytes(data)
+            data += raw[1:] if raw.startswith(b".") else raw
+            if self.payload_limit is not None and len(data) > self.payload_limit:
+                break
+        self.partial.append(bytes(data))
+        return None

@@ -29,8 +29,9 @@ class KeyedSMTP(ScriptedSMTP):
         self.mismatches = 0
 
     def _take(self, connection: socket.socket, stream: Any, sender: str, recipients: list[str]) -> bool:
-        lines = list(iter(stream.readline, b".\r\n"))
-        data = b"".join(line[1:] if line.startswith(b".") else line for line in lines)
+        data = self._read_payload(stream)
+        if data is None:
+            return False
         key = email.message_from_bytes(data)[self.header]
         self.keys.append(key)
         answer = self._answer("dot")

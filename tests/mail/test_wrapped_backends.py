@@ -1,0 +1,63 @@
+"""What is the project's own stays its own: the backend that it sends with, and a Message-ID that it gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core import mail
+from django.core.mail import EmailMessage
+from django.core.mail.backends.smtp import EmailBackend as DjangoSMTP
+
+from tests.mail.bodies import message, run, task
+from tests.support.mailserver import ScriptedSMTP
+
+
+def test_a_backend_of_another_kind_gets_only_who_is_owed(settings: Any) -> None:
+    """Such a backend reads recipients from the message, so it gets a reduced one."""
+    settings.CELERY_IDEMPOTENT |= {"EMAIL_BACKEND": "django.core.mail.backends.locmem.EmailBackend"}
+    people = ["ann@example.com"]
+
+    @task("growing")
+    def growing(n: int, fail: bool) -> None:
+        EmailMessage("Hi", "text", to=people[:1], cc=people[1:]).send()
+        if fail:
+            raise ValueError
+
+    growing.apply((1, True))
+    people.append("bob@example.com")
+    growing.apply((1, False))
+    assert [sent.recipients() for sent in mail.outbox] == [["ann@example.com"], ["bob@example.com"]]
+
+
+class Redirecting(DjangoSMTP):
+    """Sends everything to one address, as on a staging system."""
+
+    def send_messages(self, email_messages: Any) -> int:
+        for each in email_messages:
+            each.to = ["staging@example.com"]
+        return super().send_messages(email_messages)
+
+
+def test_a_wrapped_backends_own_way_of_sending_is_respected(settings: Any) -> None:
+    """A subclass of Django's that overrides `send_messages` is one opaque step, not a conversation of ours."""
+    settings.CELERY_IDEMPOTENT |= {"EMAIL_BACKEND": f"{__name__}.Redirecting"}
+
+    @task("redirected")
+    def redirected(n: int) -> None:
+        message("customer@example.com").send()
+
+    with ScriptedSMTP() as server:
+        run(server, settings, redirected)
+    assert [received.recipients for received in server.accepted] == [["staging@example.com"]]
+
+
+def test_a_message_id_of_the_projects_own_is_the_one_on_record(settings: Any) -> None:
+    """What went out is what the ledger can be searched for."""
+
+    @task("own-id")
+    def own(n: int) -> None:
+        message(headers={"message-id": "<mine@shop>"}).send()
+
+    with ScriptedSMTP() as server:
+        run(server, settings, own)
+    assert server.accepted[0].message_id == own.entry_for(1).deliveries[0].message_id == "<mine@shop>"
