@@ -112,8 +112,8 @@ def _client(url: str, app: Celery) -> Any:
         return _connected(url, app)
     except (ValueError, TypeError, AttributeError, CeleryImproperlyConfigured) as error:
         raise ImproperlyConfigured(
-            f"the ledger's Redis URL {_without_password(url)!r} cannot be used: {error}"
-        ) from error
+            f"the ledger's Redis URL {_without_password(url)!r} cannot be used: {_said(error, url)}"
+        ) from None
 
 
 def _connected(url: str, app: Celery) -> Any:
@@ -136,7 +136,13 @@ def _timeouts(app: Celery) -> dict[str, float]:
 
 
 def _without_password(url: str) -> str:
-    return re.sub(r"//[^@/]*@", "//***@", url)
+    """Return ``url`` to be shown: without its login, whatever characters that has, and without its query."""
+    return re.sub(r"\?.*", "?***", re.sub(r"//.*@", "//***@", url))
+
+
+def _said(error: Exception, url: str) -> str:
+    """Return what ``error`` says, but for what it quotes of ``url``: with a / in a password, that is a port."""
+    return re.sub(r"'([^']*)'", lambda quoted: "'***'" if quoted[1] in url else quoted[0], str(error))
 
 
 def add_own_connection() -> None:
