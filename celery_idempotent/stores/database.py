@@ -16,7 +16,7 @@ from django.db.models import F, QuerySet
 from ..core.entry import After, Attempt, Delivery, Entry
 from ..core.errors import UnsafeTransaction
 from ..core.forgetting import nobody, scrubbed
-from ..core.status import IN_FLIGHT, Status
+from ..core.status import IN_FLIGHT, UNFINISHED
 from ..core.store import Store, Stored
 from ..models import Delivery as DeliveryRow
 from ..models import LogicalEmail, SendAttempt
@@ -26,7 +26,6 @@ from .rows import CLOCKS, StoreNow, entry_of, read, written
 
 CHUNK = 1000
 """Rows in a statement that removes: SQLite limits its variables, and a batch may be of any size."""
-_UNFINISHED = sorted(status.value for status in (*IN_FLIGHT, Status.RELEASED, Status.IN_DOUBT))
 
 
 class DatabaseStore(Store):
@@ -117,7 +116,7 @@ class DatabaseStore(Store):
             rows = LogicalEmail.objects.using(alias)
             # Not "status in (what is finished)": SQLite would go through the index of all that is finished.
             old = rows.filter(updated_at__lte=written(alias, After(-older_than))).order_by("updated_at")
-            old = old.exclude(status__in=_UNFINISHED)
+            old = old.exclude(status__in=sorted(status.value for status in UNFINISHED))
             if dry_run:
                 return old[:limit].count()
             skipping = connections[alias].features.has_select_for_update_skip_locked
