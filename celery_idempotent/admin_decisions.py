@@ -56,6 +56,11 @@ def _hint(entry: Entry) -> str:
     return UNFINISHED if entry.unfinished else ADVICE[entry.status]
 
 
+def _logged(decision: str, entry: Entry) -> str:
+    """Return what Django's log keeps of a decision: the reason as the audit has it, addresses masked."""
+    return f"{LABELS[decision]}: {entry.audit[-1].reason}"
+
+
 def _bulk(decision: str) -> Any:
     @admin.action(description=LABELS[decision], permissions=["decide"])
     def action(self: Any, request: HttpRequest, rows: Any) -> None:
@@ -63,8 +68,8 @@ def _bulk(decision: str) -> Any:
         done, refused = 0, []
         for row in rows:
             try:
-                desk.decide(decision, row.key, request.user.get_username(), reason, row.version)
-                self.log_change(request, row, f"{LABELS[decision]}: {reason}")
+                entry = desk.decide(decision, row.key, request.user.get_username(), reason, row.version)
+                self.log_change(request, row, _logged(decision, entry))
                 done += 1
             except IdempotencyError as error:
                 refused.append(str(error))
@@ -115,7 +120,7 @@ class Decides:
             messages.success(
                 request, f"{entry.audit[-1].action}: it is {entry.status.value.replace('_', ' ')} now"
             )
-            self.log_change(request, row, f"{LABELS[decision]}: {reason}")  # type: ignore[attr-defined]
+            self.log_change(request, row, _logged(decision, entry))  # type: ignore[attr-defined]
         return HttpResponseRedirect(reverse("admin:celery_idempotent_logicalemail_change", args=[pk]))
 
     def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> Any:

@@ -11,14 +11,13 @@ from contextlib import contextmanager
 from django.db.models import Count, Max, Min, Q, QuerySet
 
 from .core.entry import After, Attempt
-from .core.status import IN_FLIGHT, DeliveryStatus, Status
+from .core.status import UNFINISHED, DeliveryStatus, Status
 from .models import LogicalEmail, SendAttempt
 from .stores.connection import translated
 from .stores.rows import StoreNow, read, written
 from .wiring import is_redis, ledger_alias, ledger_name
 
 Rows = QuerySet[LogicalEmail]
-_UNFINISHED = [status.value for status in (*sorted(IN_FLIGHT), Status.RELEASED, Status.IN_DOUBT)]
 
 
 def has_tables() -> bool:
@@ -55,7 +54,9 @@ def stuck(found: Rows, seconds: float) -> Rows:
     alias = found.db
     old = Q(updated_at__lte=written(alias, After(-seconds)))
     passed = Q(deadline__isnull=True) | Q(deadline__lte=StoreNow())
-    return found.filter(old, passed, status__in=_UNFINISHED).order_by("updated_at")
+    return found.filter(old, passed, status__in=sorted(status.value for status in UNFINISHED)).order_by(
+        "updated_at"
+    )
 
 
 def unfinished(found: Rows, seconds: float = 0.0) -> Rows:

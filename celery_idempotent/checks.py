@@ -16,7 +16,7 @@ from django.db import connections
 from .conf import DEFAULTS, conf
 from .core.errors import LedgerUnavailable
 from .mail import checks as mail_checks  # noqa: F401
-from .mailers import SMTP, Mailer, mailers
+from .mailers import SMTP, Mailer, examine, usable_mailers
 from .options import misspelt, problems
 from .registry import functions, tasks
 from .retention import longest_redelivery
@@ -65,7 +65,7 @@ def _unusable() -> list[CheckMessage]:
         "redeliver_after",
     )
     reads: list[Callable[[], object]] = [partial(getattr, conf, name) for name in names]
-    for read in (*reads, check_keys, _store):
+    for read in (*reads, check_keys, examine, _store):
         try:
             read()
         except ImproperlyConfigured as error:
@@ -109,7 +109,7 @@ def check_tasks(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Check
 @register("celery_idempotent")
 def check_windows(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
     """W011 a window longer than the retention, of a task or a function."""
-    if not _retention():
+    if not _usable("retention"):
         return []
     return [
         Warning(
@@ -126,7 +126,7 @@ def check_windows(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Che
 @register("celery_idempotent")
 def check_retention(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
     """W014 a retention shorter than a message may still come, or than the relay takes to publish it again."""
-    if not _retention() or not any(True for _ in (*tasks(), *functions())):
+    if not _usable("retention", "redeliver_after") or not (*tasks(), *functions()):
         return []
     found: list[CheckMessage] = []
     longest, why = longest_redelivery()
@@ -155,7 +155,7 @@ def check_retention(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[C
 def check_queues(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
     """W013 a ledger that not every queue's workers will find."""
     names = [declared.name for declared in functions()]
-    if not names or conf.ledger != "auto":
+    if not names or not _usable("ledger") or conf.ledger != "auto":
         return []
     return [
         Warning(
@@ -167,8 +167,12 @@ def check_queues(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Chec
     ]
 
 
-def _retention() -> bool:
-    return not any(message.id == "celery_idempotent.E002" for message in _unusable())
+def _usable(*names: str) -> bool:
+    """Tell whether these settings can be used. Where they cannot, E002 says so."""
+    try:
+        return all(getattr(conf, name) is not None for name in names)
+    except ImproperlyConfigured:
+        return False
 
 
 @register("celery_idempotent")
@@ -179,7 +183,7 @@ def check_mail(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckM
     names = [task.name for task in tasks() if isinstance(task, IdempotentEmailTask)]
     names += [declared.name for declared in functions() if declared.sends_mail]
     found: list[CheckMessage] = []
-    for mailer in mailers():
+    for mailer in usable_mailers():
         if mailer.wrapped is None:
             found += _around_the_ledger(mailer, names)
         elif mailer.wrapped.startswith("celery_idempotent."):

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from .conf import conf
@@ -56,5 +57,29 @@ def backend_in_place() -> bool:
 
 @lru_cache(maxsize=32)
 def is_ours(path: str) -> bool:
-    """Tell whether the backend at ``path`` is ours or derives from it."""
-    return bool(getattr(import_string(path), "records_in_ledger", False))
+    """Tell whether the backend at ``path`` is ours or derives from it. Raises `ImproperlyConfigured`."""
+    return bool(getattr(backend_at(path), "records_in_ledger", False))
+
+
+def backend_at(path: str) -> Any:
+    """Return the email backend at ``path``. Raises `ImproperlyConfigured` where there is none."""
+    try:
+        return import_string(path)
+    except ImportError as error:
+        raise ImproperlyConfigured(f"the email backend {path!r} cannot be imported: {error}") from error
+
+
+def examine() -> None:
+    """Raise `ImproperlyConfigured` if a mailer, or the backend that sends for it, cannot be used."""
+    for mailer in mailers():
+        if mailer.wrapped:
+            backend_at(mailer.wrapped)
+
+
+def usable_mailers() -> list[Mailer]:
+    """Return the mailers, for the checks; none where one cannot be used, which E002 says."""
+    try:
+        examine()
+    except ImproperlyConfigured:
+        return []
+    return list(mailers())

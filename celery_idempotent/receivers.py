@@ -11,7 +11,7 @@ from django.db import connections
 
 from .core.entry import Entry
 from .core.errors import LedgerUnavailable
-from .core.status import Status
+from .core.status import FINISHED
 from .dispatch import OUTBOX
 from .identity import own_note
 from .outbox import forget
@@ -49,7 +49,7 @@ def forget_message(sender: Any, entry: Entry, task_id: str, **_: Any) -> None:
     Where this fails, or the worker dies before it, the relay finds the row.
     """
     request = getattr(sender, "request", None)
-    if entry.status in (Status.SENT, Status.FAILED, Status.CANCELLED):
+    if entry.status in FINISHED:
         _forget(getattr(request, "headers", None), task_id)
 
 

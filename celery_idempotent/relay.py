@@ -24,7 +24,7 @@ from .core.errors import EntryUnreadable, LedgerUnavailable
 from .core.generations import took_part, window_has_passed
 from .core.offers import is_recognised
 from .core.outcomes import Asker, Policy
-from .core.status import Status
+from .core.status import FINISHED, Status
 from .core.store import Stored
 from .dispatch import BrokerDown, send, task_of
 from .models import OutboxMessage
@@ -36,7 +36,6 @@ from .wiring import get_ledger
 logger = logging.getLogger("celery_idempotent")
 
 BATCH = 100
-ENDED = (Status.SENT, Status.FAILED, Status.CANCELLED)
 TOO_OLD = (
     "it is so old that the ledger may have forgotten whether this email was sent (RETENTION). "
     "If it was, delete this message; if not, set its eta to now"
@@ -198,7 +197,7 @@ class Relay:
         try:
             task = task_of(self.app, row)
         except Unsendable:
-            own = stored.entry.owner == row.task_id and stored.entry.status in ENDED
+            own = stored.entry.owner == row.task_id and stored.entry.status in FINISHED
             done = own and not is_to_finish(stored.entry, row.task_id)
             return Next.REMOVE if done else Next.PUBLISH  # which says what is wrong
         asker = Asker(row.key, email_type(task), row.task_id)

@@ -87,7 +87,7 @@ def purge(
     `InterventionRefused` for an age at which duplicates may still come, `LedgerUnavailable`.
     """
     age = conf.retention if older_than is None else older_than
-    if not any(True for _ in (*tasks(app), *functions())):
+    if not (*tasks(app), *functions()):
         raise InterventionRefused(
             "this process knows no idempotent task, and so not how long their windows are. Import your Celery "
             "app in the project's __init__.py, and let it find your tasks"

@@ -32,15 +32,19 @@ def get_ledger(app: Celery | None = None, eager: bool = False) -> Ledger:
     `ImproperlyConfigured` for a ``LEDGER`` that cannot be one.
     """
     name = ledger_name(app)
+    which: tuple[Any, ...] = (name, None, eager and name == "database", "")
     if is_redis(name):
-        return _ledger(name, app or current_app._get_current_object(), False, conf.namespace)
-    return _ledger(name, None, eager and name == "database", "")
+        which = (name, app or current_app._get_current_object(), False, conf.namespace)
+    _ledger(*which)  # threads that come first together each get the one that they have made; from here on
+    return _ledger(*which)  # it is the one that was kept, for all of them
 
 
 def get_mirror(app: Celery | None = None) -> Mirror | None:
     """Return the mirror in the database, where the ledger is in Redis."""
-    store = get_ledger(app).store
-    return _mirror(store) if is_redis(ledger_name(app)) else None
+    if not is_redis(ledger_name(app)):
+        return None
+    store: Any = get_ledger(app).store
+    return _mirror(store)
 
 
 def ledger_name(app: Celery | None = None) -> str:
@@ -62,7 +66,7 @@ def is_redis(name: str) -> bool:
 
 @lru_cache(maxsize=8)
 def _ledger(name: str, app: Celery | None, joining: bool, namespace: str) -> Ledger:
-    return Ledger(_store(name, app, joining))
+    return Ledger(_store(name, app, joining, namespace))
 
 
 @lru_cache(maxsize=8)
@@ -72,12 +76,12 @@ def _mirror(store: RedisStore) -> Mirror:
     return Mirror(store, ledger_alias)
 
 
-def _store(name: str, app: Celery | None, joining: bool) -> Store:
+def _store(name: str, app: Celery | None, joining: bool, namespace: str) -> Store:
     if app is not None:
         from .stores.redis import RedisStore
 
         options = app.conf.get("result_backend_transport_options") or {}
-        prefix = f"{options.get('global_keyprefix', '')}idem{conf.namespace and '-' + conf.namespace}"
+        prefix = f"{options.get('global_keyprefix', '')}idem{namespace and '-' + namespace}"
         return RedisStore(lambda: _client(name, app), lambda: conf.retention, lambda: conf.redis_wait, prefix)
     if name == "database":
         from .stores.database import DatabaseStore
@@ -112,8 +116,8 @@ def _client(url: str, app: Celery) -> Any:
         return _connected(url, app)
     except (ValueError, TypeError, AttributeError, CeleryImproperlyConfigured) as error:
         raise ImproperlyConfigured(
-            f"the ledger's Redis URL {_without_password(url)!r} cannot be used: {error}"
-        ) from error
+            f"the ledger's Redis URL {_without_password(url)!r} cannot be used: {_said(error, url)}"
+        ) from None
 
 
 def _connected(url: str, app: Celery) -> Any:
@@ -136,7 +140,13 @@ def _timeouts(app: Celery) -> dict[str, float]:
 
 
 def _without_password(url: str) -> str:
-    return re.sub(r"//[^@/]*@", "//***@", url)
+    """Return ``url`` to be shown: without its login, whatever characters that has, and without its query."""
+    return re.sub(r"\?.*", "?***", re.sub(r"//.*@", "//***@", url))
+
+
+def _said(error: Exception, url: str) -> str:
+    """Return what ``error`` says, but for what it quotes of ``url``: with a / in a password, that is a port."""
+    return re.sub(r"'([^']*)'", lambda quoted: "'***'" if quoted[1] in url else quoted[0], str(error))
 
 
 def add_own_connection() -> None:

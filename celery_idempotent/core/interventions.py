@@ -10,7 +10,7 @@ not that another run of itself has it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -23,7 +23,7 @@ from .errors import EntryChanged, InterventionRefused
 from .forgetting import forgotten
 from .generations import reopened
 from .outcomes import Verdict
-from .status import IN_FLIGHT, DeliveryStatus, Status
+from .status import FINISHED, IN_FLIGHT, DeliveryStatus, Status
 from .store import Store, Stored
 from .writing import swap
 
@@ -108,10 +108,9 @@ class Operator:
         return self._write("resend taken back", replace(found, audit=opened.audit), stored)
 
     def _finished(self, entry: Entry) -> Stored:
-        allowed = (Status.SENT, Status.FAILED, Status.CANCELLED)
-        return self._look(entry, allowed, "is not finished")
+        return self._look(entry, FINISHED, "is not finished")
 
-    def _look(self, entry: Entry, allowed: tuple[Status, ...], complaint: str) -> Stored:
+    def _look(self, entry: Entry, allowed: Collection[Status], complaint: str) -> Stored:
         """Return the entry with the store's clock, if it is as the operator saw it and nobody is at work."""
         stored = self.store.get(entry.key)
         if stored is None or stored.entry.version != entry.version:

@@ -89,3 +89,7 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
 
 IN_FLIGHT = frozenset({Status.CLAIMED, Status.SENDING})
 """Statuses that carry a running deadline and a holder."""
+
+FINISHED = frozenset({Status.SENT, Status.FAILED, Status.CANCELLED})
+"""Statuses that wait for nobody: they may be forgotten after a while, by `purge` or on request."""
+UNFINISHED = frozenset(Status) - FINISHED

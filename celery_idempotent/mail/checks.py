@@ -9,7 +9,7 @@ from django.apps import AppConfig
 from django.core.checks import CheckMessage, Error, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 
-from ..mailers import mailers
+from ..mailers import usable_mailers
 from ..sealing import HINT, can_seal
 from .providers import Deduplication, provider
 
@@ -18,7 +18,7 @@ from .providers import Deduplication, provider
 def check_providers(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
     """E002 an unknown provider, W025 one whose keys cannot be used for want of encryption keys."""
     found: list[CheckMessage] = []
-    for mailer in mailers():
+    for mailer in usable_mailers():
         try:
             found += unsealed(mailer.alias, provider(mailer.provider))
         except ImproperlyConfigured as error:

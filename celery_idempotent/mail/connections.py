@@ -21,6 +21,8 @@ LONGEST_LIFE = 300.0
 HEALTH_PATIENCE = 5.0
 """Seconds that a kept connection has to answer RSET in, before another one is opened."""
 
+Idle = deque[tuple[smtplib.SMTP, float, float]]
+"""Connections to one server by one account: each with when it was opened, and since when nobody uses it."""
 _STATE = frozenset({"connection", "_partial_connection", "_lock", "ssl_context", "timeout"})
 
 
@@ -33,13 +35,13 @@ class Kept:
 
     def __init__(self) -> None:
         self._pid = os.getpid()
-        self._idle: dict[Any, deque[tuple[smtplib.SMTP, float, float]]] = {}
+        self._idle: dict[Any, Idle] = {}
 
-    def _of_this_process(self) -> dict[Any, deque[tuple[smtplib.SMTP, float, float]]]:
+    def _of_this_process(self) -> dict[Any, Idle]:
         if self._pid != os.getpid():
             inherited, self._idle, self._pid = self._idle, {}, os.getpid()
-            for smtp in (smtp for kept in inherited.values() for smtp, _, _ in kept):
-                smtp.close()
+            for idle in inherited.values():
+                _close(idle)
         return self._idle
 
     def take(self, identity: Any, longest_idle: float) -> tuple[smtplib.SMTP, float] | None:
@@ -47,12 +49,8 @@ class Kept:
 
         A server that is silent on one is not asked on the others: a dead peer costs one wait.
         """
-        kept = self._of_this_process().get(identity)
-        while kept:
-            try:
-                smtp, born, since = kept.pop()
-            except IndexError:  # another thread was faster
-                break
+        kept = self._of_this_process().get(identity, deque())
+        for smtp, born, since in _taken_out(kept):
             now = time.monotonic()
             if now - since <= longest_idle and now - born <= LONGEST_LIFE:
                 if _is_healthy(smtp):
@@ -63,25 +61,20 @@ class Kept:
         return None
 
     def put(self, identity: Any, smtp: smtplib.SMTP, born: float, longest_idle: float) -> None:
-        """Keep ``smtp``, whose last transaction is over, until it is taken; close those that nobody takes."""
-        kept = self._of_this_process().setdefault(identity, deque())
-        kept.append((smtp, born, time.monotonic()))
-        while kept:
-            try:
-                oldest = kept.popleft()
-            except IndexError:
-                return
-            if time.monotonic() - oldest[2] <= longest_idle:
-                kept.appendleft(oldest)
-                return
-            oldest[0].close()
+        """Keep ``smtp``, whose last transaction is over, until it is taken; close those that nobody takes.
+
+        Those of other accounts as well: by some of them nothing may ever be sent again.
+        """
+        idle = self._of_this_process()
+        idle.setdefault(identity, deque()).append((smtp, born, time.monotonic()))
+        for kept in list(idle.values()):
+            _close_old(kept, longest_idle)
 
     def close(self) -> None:
         """Say goodbye on all kept connections."""
         idle = self._of_this_process()
         for kept in list(idle.values()):
-            while kept:
-                smtp, _, _ = kept.pop()
+            for smtp, _, _ in _taken_out(kept):
                 try:
                     lines_of(smtp, HEALTH_PATIENCE)
                     smtp.quit()
@@ -90,13 +83,32 @@ class Kept:
         idle.clear()
 
 
-def _close(idle: deque[tuple[smtplib.SMTP, float, float]]) -> None:
+def _taken_out(idle: Idle) -> Iterator[tuple[smtplib.SMTP, float, float]]:
+    """Take one after the other out of ``idle``, the newest first, beside other threads that do so."""
+    while True:
+        try:
+            one = idle.pop()
+        except IndexError:
+            return
+        yield one
+
+
+def _close(idle: Idle) -> None:
+    for smtp, _, _ in _taken_out(idle):
+        smtp.close()
+
+
+def _close_old(idle: Idle, longest_idle: float) -> None:
+    """Close those that nobody has taken for ``longest_idle`` seconds: they stand first."""
     while idle:
         try:
-            smtp, _, _ = idle.popleft()
+            oldest = idle.popleft()
         except IndexError:  # another thread was faster
             return
-        smtp.close()
+        if time.monotonic() - oldest[2] <= longest_idle:
+            idle.appendleft(oldest)
+            return
+        oldest[0].close()
 
 
 kept = Kept()

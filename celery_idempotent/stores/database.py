@@ -16,7 +16,7 @@ from django.db.models import F, QuerySet
 from ..core.entry import After, Attempt, Delivery, Entry
 from ..core.errors import UnsafeTransaction
 from ..core.forgetting import nobody, scrubbed
-from ..core.status import IN_FLIGHT, Status
+from ..core.status import IN_FLIGHT, UNFINISHED
 from ..core.store import Store, Stored
 from ..models import Delivery as DeliveryRow
 from ..models import LogicalEmail, SendAttempt
@@ -26,7 +26,6 @@ from .rows import CLOCKS, StoreNow, entry_of, read, written
 
 CHUNK = 1000
 """Rows in a statement that removes: SQLite limits its variables, and a batch may be of any size."""
-_UNFINISHED = sorted(status.value for status in (*IN_FLIGHT, Status.RELEASED, Status.IN_DOUBT))
 
 
 class DatabaseStore(Store):
@@ -58,6 +57,13 @@ class DatabaseStore(Store):
                 with transaction.atomic(using=alias):
                     yield alias
 
+    @contextmanager
+    def _reading(self) -> Iterator[str]:
+        """Yield the alias to read from, in whatever transaction there is: that is harmless."""
+        alias = self._alias()
+        with translated(alias):
+            yield alias
+
     def insert(self, entry: Entry, attempt: Attempt | None = None) -> Stored:
         """One statement on PostgreSQL; elsewhere an INSERT, or an UPDATE that counts the arrival."""
         with self._connection() as alias:
@@ -82,21 +88,19 @@ class DatabaseStore(Store):
             return swap(alias, entry, version, attempt, deliveries)
 
     def get(self, key: str) -> Stored | None:
-        """One SELECT, and one more where there are deliveries. Reading is harmless in any transaction."""
-        alias = self._alias()
-        with translated(alias):
+        """One SELECT, and one more where there are deliveries."""
+        with self._reading() as alias:
             return orm.get(alias, key)
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Stored]:
         """One SELECT, without deliveries."""
-        alias = self._alias()
-        with translated(alias):
+        with self._reading() as alias:
             rows = LogicalEmail.objects.using(alias).filter(key__in=keys).annotate(store_now=StoreNow())
             return {row.key: orm.stored_of(alias, row, ()) for row in rows}
 
     def due(self, limit: int = 100) -> Sequence[Entry]:
         """One SELECT on the (status, deadline) index; deliveries are not loaded."""
-        with self._connection() as alias:
+        with self._reading() as alias:
             rows = LogicalEmail.objects.using(alias).filter(
                 status__in=[s.value for s in IN_FLIGHT], deadline__lte=StoreNow()
             )
@@ -108,11 +112,11 @@ class DatabaseStore(Store):
         The rows are locked first, where there are such locks: a claim that comes meanwhile finds them gone, and
         what a claim has locked stays.
         """
-        with self._connection() as alias, transaction.atomic(using=alias):
+        with self._connection() as alias, transaction.atomic(using=alias, savepoint=False):
             rows = LogicalEmail.objects.using(alias)
             # Not "status in (what is finished)": SQLite would go through the index of all that is finished.
             old = rows.filter(updated_at__lte=written(alias, After(-older_than))).order_by("updated_at")
-            old = old.exclude(status__in=_UNFINISHED)
+            old = old.exclude(status__in=sorted(status.value for status in UNFINISHED))
             if dry_run:
                 return old[:limit].count()
             skipping = connections[alias].features.has_select_for_update_skip_locked
@@ -121,13 +125,13 @@ class DatabaseStore(Store):
 
     def naming(self, digest: str) -> Sequence[str]:
         """One SELECT on the deliveries' index of digests."""
-        with self._connection() as alias:
+        with self._reading() as alias:
             rows = DeliveryRow.objects.using(alias).filter(digest=digest)
             return list(rows.values_list("email__key", flat=True).distinct())
 
     def erase(self, key: str, digest: str, words: Sequence[str]) -> None:
         """Erase the rows: of the generation that is, the entry has written new ones."""
-        with self._connection() as alias, transaction.atomic(using=alias):
+        with self._connection() as alias, transaction.atomic(using=alias, savepoint=False):
             rows = DeliveryRow.objects.using(alias).filter(email__key=key)
             rows.filter(digest=digest, generation=F("email__generation")).delete()
             for row in rows.filter(digest=digest):
@@ -145,7 +149,7 @@ class DatabaseStore(Store):
 
     def now(self) -> datetime:
         """One SELECT of the database's clock."""
-        with self._connection() as alias, connections[alias].cursor() as cursor:
+        with self._reading() as alias, connections[alias].cursor() as cursor:
             cursor.execute(CLOCKS[connections[alias].vendor])
             now = read(alias, cursor.fetchone()[0])
             assert now is not None
@@ -153,5 +157,5 @@ class DatabaseStore(Store):
 
 
 def _delete(rows: QuerySet[LogicalEmail], keys: Sequence[int]) -> int:
-    _, counts = rows.filter(pk__in=keys).delete()
+    _, counts = rows.filter(pk__in=keys).only("pk").delete()  # Django reads what it deletes
     return counts.get(LogicalEmail._meta.label, 0)

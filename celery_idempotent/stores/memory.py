@@ -8,10 +8,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 from ..core.entry import Attempt, Delivery, Entry, with_times
-from ..core.status import IN_FLIGHT, Status
+from ..core.status import FINISHED, IN_FLIGHT
 from ..core.store import Store, Stored
-
-_PURGEABLE = frozenset({Status.SENT, Status.FAILED, Status.CANCELLED})
 
 
 def _utc_now() -> datetime:
@@ -84,7 +82,7 @@ class MemoryStore(Store):
             keys = [
                 key
                 for key, entry in self._entries.items()
-                if entry.status in _PURGEABLE and self._changed[key] <= before
+                if entry.status in FINISHED and self._changed[key] <= before
             ][:limit]
             for key in keys if not dry_run else ():
                 del self._entries[key], self._changed[key]

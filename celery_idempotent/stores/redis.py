@@ -23,11 +23,10 @@ from redis import exceptions
 from ..core.codec import decode, encode, packed
 from ..core.entry import After, Attempt, Delivery, Entry
 from ..core.errors import EntryUnreadable, LedgerUnavailable
-from ..core.status import IN_FLIGHT, Status
+from ..core.status import FINISHED, IN_FLIGHT, Status
 from ..core.store import Store, Stored
 
 SHARDS = 256
-_FINISHED = frozenset({Status.SENT, Status.FAILED, Status.CANCELLED})
 _MICROSECOND = 1e-6
 
 
@@ -219,7 +218,7 @@ class RedisStore(Store):
         return self._run_replicated(script, entry.key, keys, arguments, wait)
 
     def _lifetime(self, entry: Entry) -> int | str:
-        return int(self._retention().total_seconds() * 1000) if entry.status in _FINISHED else ""
+        return int(self._retention().total_seconds() * 1000) if entry.status in FINISHED else ""
 
     def _run(self, name: str, key: str, places: Sequence[Any], *arguments: Any) -> Any:
         """Run a script by its digest, and by its text where the server's script cache has lost it."""

@@ -11,10 +11,9 @@ from anymail.backends.base import AnymailBaseBackend
 from django.apps import AppConfig
 from django.core.checks import CheckMessage, Warning, register
 from django.core.exceptions import ImproperlyConfigured
-from django.utils.module_loading import import_string
 
 from ...mail.checks import unsealed
-from ...mailers import Mailer, mailers
+from ...mailers import Mailer, backend_at, usable_mailers
 from .retries import tries
 from .transport import PROVIDERS
 
@@ -53,8 +52,8 @@ def _times(count: float) -> str:
 
 
 def _backends() -> Iterator[tuple[Mailer, Any]]:
-    for mailer in mailers():
-        kind = import_string(mailer.wrapped) if mailer.wrapped else object
+    for mailer in usable_mailers():
+        kind = backend_at(mailer.wrapped) if mailer.wrapped else object
         if issubclass(kind, AnymailBaseBackend):
             yield mailer, kind
 
