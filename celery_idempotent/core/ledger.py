@@ -201,16 +201,20 @@ class Ledger:
         return Acquired(taken, mismatch) if taken else None
 
     def verdict(self, entry: Entry, policy: Policy) -> Verdict:
-        """Ask the rules about an entry in doubt; a verifier that raises does not know."""
+        """Ask the rules about an entry in doubt; a verifier that raises, or gives no verdict, does not know."""
         if policy.in_doubt == "resend":
             return Verdict.NOT_SENT
         if isinstance(policy.in_doubt, str):
             return Verdict.UNKNOWN
         try:
-            return policy.in_doubt(entry)
+            said: Any = policy.in_doubt(entry)
         except Exception:
             logger.exception("the verifier of %s raised; the entry stays in doubt", entry.email_type)
             return Verdict.UNKNOWN
+        if isinstance(said, Verdict):
+            return said
+        logger.error("the verifier of %s returned a %s, which is no Verdict", entry.email_type, type(said))
+        return Verdict.UNKNOWN
 
     def overtake(self, entry: Entry, asker: Asker, policy: Policy) -> Acquired | None:
         """Claim again what ``asker`` held as ``entry``, from another task that has no more than claimed it.
