@@ -161,7 +161,7 @@ class Relay:
         outcome.waiting += len(waiting)
         wanted = [row for row in rows if verdicts.get(row.pk, Next.PUBLISH) is Next.PUBLISH]
         if wanted:
-            sent = send(self.app, alias, wanted, self.stop.is_set)
+            sent = send(self.app, alias, wanted, self.stop.is_set, confirmed=True)
             outcome.published += sent.published
             outcome.faults.update(sent.faults)
 
