@@ -10,6 +10,7 @@ from typing import Any
 
 from . import browse
 from .conf import conf
+from .core.addresses import printable
 from .core.entry import Entry
 from .core.errors import DeliveryInDoubt, InterventionRefused
 from .core.interventions import Operator, changed_meanwhile
@@ -80,7 +81,7 @@ def find(text: str, limit: int = 50) -> list[Entry]:
 
     Raises `LedgerUnavailable`.
     """
-    store = get_ledger().store
+    store, text = get_ledger().store, printable(text)  # a shell passes on bytes that are no text
     if (exact := store.get(text)) is not None:
         return [exact.entry]
     found = (store.get(key) for key in browse.matching(text, limit))

@@ -20,6 +20,10 @@ OUTBOX = "outbox"
 """What the note in a message's headers calls the database that has its row."""
 _QUICKLY = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
 """A stale connection is replaced; a broker that is away is the relay's to wait for, not a request's."""
+_TIMEOUTS = ("socket_timeout", "socket_connect_timeout", "read_timeout", "write_timeout")
+"""Transport options that end the wait for a broker that hangs: of Redis, and of RabbitMQ."""
+_PATIENCE = 4.0
+"""Seconds; what Celery has for ``broker_connection_timeout``."""
 _LONGEST = 86_400.0
 
 
@@ -45,11 +49,21 @@ def redeliver_in(tries: int) -> float:
     return float(min(first * 2.0 ** min(tries - 1, 30), max(first, _LONGEST)))
 
 
-def send(app: Any, alias: str, rows: Sequence[OutboxMessage], stop: Callable[[], bool] = lambda: False) -> Sent:
-    """Publish ``rows`` in their order until ``stop()``, and note what became of each. Raises `BrokerDown`."""
+def send(
+    app: Any,
+    alias: str,
+    rows: Sequence[OutboxMessage],
+    stop: Callable[[], bool] = lambda: False,
+    confirmed: bool = False,
+) -> Sent:
+    """Publish ``rows`` in their order until ``stop()``, and note what became of each. Raises `BrokerDown`.
+
+    With ``confirmed``, RabbitMQ has to say that it has each of them. Otherwise it closes the channel for one
+    that it refuses when others are under way already, and those are lost with it.
+    """
     outcome, left, done = Sent(), list(rows), []
     try:
-        with _producer(app) as producer:
+        with _producer(app, confirmed) as producer:
             while left and not stop():
                 row = left[0]
                 try:
@@ -67,9 +81,14 @@ def send(app: Any, alias: str, rows: Sequence[OutboxMessage], stop: Callable[[],
 
 
 @contextmanager
-def _producer(app: Any) -> Iterator[Any]:
-    """Yield a pooled producer that does not wait for a broker. Errors of the broker become `BrokerDown`."""
-    options = {**(app.conf.broker_transport_options or {}), **_QUICKLY}
+def _producer(app: Any, confirmed: bool) -> Iterator[Any]:
+    """Yield a pooled producer that does not wait for a broker. Errors of the broker become `BrokerDown`.
+
+    ``broker_connection_timeout`` is how long one has for an answer, unless the project says otherwise.
+    """
+    timeouts = dict.fromkeys(_TIMEOUTS, float(app.conf.broker_connection_timeout or _PATIENCE))
+    sure = {"confirm_publish": True} if confirmed else {}
+    options = {**timeouts, **sure, **(app.conf.broker_transport_options or {}), **_QUICKLY}
     try:
         with pools.producers[app.connection_for_write(transport_options=options)].acquire(
             block=True

@@ -161,6 +161,8 @@ def _unusable_window(task: Any) -> Iterator[tuple[str, str]]:
 
 
 def _unusable_rule(task: Any) -> Iterator[tuple[str, str]]:
+    if inspect.iscoroutinefunction(verifier := plain(task, "in_doubt")):
+        yield "in_doubt", f"is {verifier!r}; it has to be a plain function verifier(entry) -> Verdict"
     rule = plain(task, "allow_send")
     if rule is None:
         return

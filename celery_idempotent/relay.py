@@ -106,15 +106,21 @@ class Relay:
     def once(self, limit: int | None = None) -> Pass:
         """Work off what is due, up to ``limit`` messages of each database.
 
-        Raises `BrokerDown`, and Django's database errors. What was in hand then is due again.
+        Raises `BrokerDown`, and Django's database errors once the other databases are done. What was in hand
+        then is due again.
         """
-        outcome = Pass()
+        outcome, away = Pass(), []
         try:
             for alias in conf.outbox_databases:
-                self._work_off(alias, limit, outcome)
+                try:
+                    self._work_off(alias, limit, outcome)
+                except DatabaseError as error:
+                    away.append(error)
         finally:
             for (task_name, reason), count in outcome.faults.items():
                 logger.error("outbox: %d message(s) of %s wait: %s", count, task_name, reason)
+        if away:
+            raise away[0]
         return outcome
 
     def run(self, interval: float) -> None:
@@ -162,7 +168,7 @@ class Relay:
         outcome.waiting += len(waiting)
         wanted = [row for row in rows if verdicts.get(row.pk, Next.PUBLISH) is Next.PUBLISH]
         if wanted:
-            sent = send(self.app, alias, wanted, self.stop.is_set)
+            sent = send(self.app, alias, wanted, self.stop.is_set, confirmed=True)
             outcome.published += sent.published
             outcome.faults.update(sent.faults)
 

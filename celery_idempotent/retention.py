@@ -42,8 +42,12 @@ def longest_redelivery(app: Any = None) -> tuple[timedelta, str]:
 
 def _visibility(app: Any) -> float:
     options = app.conf.broker_transport_options or {}
-    scheme = str(app.conf.broker_url or "").partition("://")[0].split("+")[0]
-    return float(options.get("visibility_timeout") or _VISIBILITY.get(scheme, _CONSUMER_TIMEOUT))
+    if given := options.get("visibility_timeout"):
+        return float(given)
+    urls = app.conf.broker_read_url or ""
+    several = urls if isinstance(urls, list | tuple) else str(urls).split(";")
+    schemes = (str(url).partition("://")[0].split("+")[0].lower() for url in several)
+    return float(max(_VISIBILITY.get(scheme, _CONSUMER_TIMEOUT) for scheme in schemes))
 
 
 def _retries(app: Any) -> Iterator[tuple[str, float]]:

@@ -37,7 +37,7 @@ def unseal(text: str) -> bytes:
 
     try:
         return bytes(box.decrypt(text.encode("ascii")))
-    except InvalidToken:
+    except (InvalidToken, ValueError):  # the latter for text that is no token at all
         raise CannotUnseal("no key in CELERY_IDEMPOTENT['ENCRYPTION_KEYS'] opens it") from None
 
 

@@ -89,6 +89,23 @@ def test_how_long_a_broker_keeps_a_message(app: Celery, broker: str, options: An
     assert retention.longest_redelivery(app)[0] == timedelta(seconds=seconds + 900)
 
 
+@pytest.mark.parametrize(
+    ("urls", "seconds"),
+    [
+        ({"broker_url": ["amqp://x", "redis://y"]}, 3600),
+        ({"broker_url": "sqs://x;redis://y"}, 3600),
+        ({"broker_read_url": "redis://x", "broker_write_url": "amqp://y"}, 3600),
+        ({"broker_url": "redis://x", "broker_read_url": ["amqp://x"]}, 1800),
+        ({"broker_url": "REDIS://x"}, 3600),
+    ],
+)
+def test_the_broker_that_workers_read_from_counts(app: Celery, urls: Any, seconds: int) -> None:
+    """Of several that stand in for each other, the one that keeps a message longest."""
+    app.conf.update(broker_transport_options={}, **{"broker_url": None, **urls})
+    task(app, max_retries=0)
+    assert retention.longest_redelivery(app)[0] == timedelta(seconds=seconds + 900)
+
+
 def test_a_countdown_of_beat_counts(app: Celery) -> None:
     """It is in the configuration, unlike that of a single call."""
     task(app, max_retries=0)

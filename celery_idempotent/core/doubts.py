@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from .audit import MAX_AUDIT, Intervention
 from .deliveries import proven
@@ -36,16 +37,20 @@ def found_out(entry: Entry, rows: tuple[Delivery, ...]) -> Entry:
 
 
 def verdict(entry: Entry, policy: Policy) -> Verdict:
-    """Ask the task's rules about an entry in doubt; a verifier that raises does not know."""
+    """Ask the task's rules about an entry in doubt; a verifier that raises, or gives no verdict, does not know."""
     if policy.in_doubt == "resend":
         return Verdict.NOT_SENT
     if isinstance(policy.in_doubt, str):
         return Verdict.UNKNOWN
     try:
-        return policy.in_doubt(entry)
+        said: Any = policy.in_doubt(entry)
     except Exception:
         logger.exception("the verifier of %s raised; the entry stays in doubt", entry.email_type)
         return Verdict.UNKNOWN
+    if isinstance(said, Verdict):
+        return said
+    logger.error("the verifier of %s returned a %s, which is no Verdict", entry.email_type, type(said))
+    return Verdict.UNKNOWN
 
 
 def resolved_by_rules(entry: Entry, said: Verdict, policy: Policy, now: datetime) -> Entry:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import getpass
+import os
 import re
 from datetime import timedelta
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+LONGEST = timedelta(days=36_500)
+"""Longer ago than that, some databases have no dates."""
+LARGEST = 1_000_000
 
 
 def duration(text: str) -> timedelta:
@@ -17,16 +22,18 @@ def duration(text: str) -> timedelta:
     try:
         value = timedelta(**{_UNITS[found[2]]: float(found[1])})
     except OverflowError:
-        raise argparse.ArgumentTypeError(f"{text!r} is longer than any email is kept") from None
+        value = timedelta.max
+    if value > LONGEST:
+        raise argparse.ArgumentTypeError(f"{text!r} is longer than any email is kept")
     if value < timedelta(0):
         raise argparse.ArgumentTypeError(f"{text!r} is negative; write how old it has to be, such as 90d")
     return value
 
 
 def positive(text: str) -> int:
-    """Return a number of at least 1."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} has to be a whole number of at least 1")
+    """Return a number from 1 to `LARGEST`."""
+    if not text.isdecimal() or not 1 <= int(text) <= LARGEST:
+        raise argparse.ArgumentTypeError(f"{text!r} has to be a whole number from 1 to {LARGEST}")
     return int(text)
 
 
@@ -36,3 +43,11 @@ def pair(text: str) -> tuple[str, str]:
     if not equals or not name:
         raise argparse.ArgumentTypeError(f"{text!r} has to be name=value, such as order_id=7")
     return name, value
+
+
+def login() -> str:
+    """Return who runs this process: an account's number where it has no name, as in many a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import re
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from ...retention import BATCH, purge
 from ...sweep import LIMIT, STUCK_AFTER, sweep
 from ...wiring import get_ledger
 from .. import relay
-from ..arguments import duration, pair, positive
+from ..arguments import duration, login, pair, positive
 
 REFUSED, LEFT = 1, 3
 """Exit codes: it could not be done; it was done and something waits for somebody. 2 is argparse's own."""
@@ -99,7 +98,7 @@ class Command(BaseCommand):
 
     def _who_and_why(self, command: CommandParser) -> None:
         command.add_argument("--reason", required=True, help="kept with the email")
-        command.add_argument("--actor", default=getpass.getuser(), help="who decides (%(default)s)")
+        command.add_argument("--actor", default=login(), help="who decides (%(default)s)")
 
     def _stuck_after(self, command: CommandParser) -> None:
         default = timedelta(seconds=STUCK_AFTER)

@@ -1,0 +1,138 @@
+"""Real brokers in trouble: one that hangs holds nobody up, and what it refuses takes no other message along."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from threading import Thread
+from typing import Any
+
+import pytest
+from celery import Celery
+from django.db import transaction
+from kombu import Exchange, Queue
+
+from celery_idempotent import IdempotentTask, outbox
+from celery_idempotent.dispatch import BrokerDown
+from celery_idempotent.models import OutboxMessage
+from celery_idempotent.relay import Relay
+from tests.support.servers import RabbitMQ, Redis, Server
+
+pytestmark = pytest.mark.django_db(transaction=True)
+PATIENCE = 1.0
+"""Seconds that a broker has to answer in these tests."""
+
+
+@pytest.fixture(autouse=True)
+def _ledger(memory_ledger: Any) -> None:
+    """An empty ledger, and a broker that was never down."""
+    outbox._not_before = 0.0
+
+
+def task_on(url: str, name: str, **conf: Any) -> Any:
+    app = Celery(name, broker=url, backend="cache+memory://", set_as_current=False)
+    app.conf.update(broker_connection_timeout=PATIENCE, **conf)
+
+    @app.task(base=IdempotentTask, key_fields=("n",), name=name)
+    def task(n: int) -> None: ...
+
+    return task
+
+
+@contextmanager
+def frozen(server: Server) -> Iterator[None]:
+    """Have it hang: it takes connections, and says nothing."""
+    assert server.process is not None
+    group = server.process.pid
+    os.killpg(group, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.killpg(group, signal.SIGCONT)
+
+
+def make_due() -> None:
+    OutboxMessage.objects.update(due_at=datetime(2020, 1, 1, tzinfo=timezone.utc))
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["over an open connection", "over a new one"])
+def test_a_broker_that_hangs_holds_no_request_up(known: bool, caplog: Any) -> None:
+    """The commit stands and the request goes on after the broker's timeout; the next ones do not even try."""
+    with Redis() as server:
+        task = task_on(server.url, f"held-up-{known}")
+        if known:
+            task.enqueue(0)
+        with frozen(server):
+            before = time.monotonic()
+            for n in range(1, 4):
+                with transaction.atomic():
+                    task.enqueue(n)
+            assert time.monotonic() - before < 8 * PATIENCE
+    assert caplog.text.count("waits for the relay") == 1
+    assert OutboxMessage.objects.filter(tries=0).count() == 3
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+def test_a_relay_whose_broker_hangs_can_be_told_to_stop(request: Any, broker: str) -> None:
+    """It waits for the broker no longer than the timeout; nothing of what it had in hand is lost."""
+    server = request.getfixturevalue(broker)
+    task = task_on(server.url, f"stopped-{broker}")
+    task.enqueue(0)
+    make_due()
+    relay = Relay(task.app)
+    assert relay.once().published == 1, "it has a connection"
+    make_due()
+    thread = Thread(target=relay.run, args=(0.1,))
+    with frozen(server):
+        thread.start()
+        time.sleep(0.3)
+        relay.stop.set()
+        thread.join(10 * PATIENCE)
+        assert not thread.is_alive()
+    make_due()
+    assert Relay(task.app).once().published == 1
+
+
+def test_a_broker_that_hangs_is_down_for_the_relay(rabbitmq: RabbitMQ) -> None:
+    """What is only in the buffers of a socket has not been published: the broker has to say that it has it."""
+    task = task_on(rabbitmq.url, "unconfirmed")
+    task.enqueue(0)
+    make_due()
+    relay = Relay(task.app)
+    assert relay.once().published == 1
+    make_due()
+    with frozen(rabbitmq), pytest.raises(BrokerDown):
+        relay.once()
+    assert OutboxMessage.objects.get().tries == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"exchange": "nowhere", "routing_key": "x"}, {"delivery_mode": 7}],
+    ids=["no exchange", "no mode"],
+)
+def test_a_message_that_the_broker_refuses_takes_no_other_along(
+    rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    """RabbitMQ closes the channel for it, some time later; it is this message that has the reason then."""
+    monkeypatch.setattr(outbox, "_publish", lambda *_: None)
+    name = f"refused-{'-'.join(options)}"
+    task = task_on(rabbitmq.url, name, task_default_queue=name)
+    with task.app.connection_for_write() as connection:
+        channel = connection.default_channel
+        Queue(name, Exchange(name), routing_key=name, channel=channel).declare()
+        task.enqueue_with((0,), **options)
+        task.enqueue_many([(n,) for n in range(1, 6)])
+        make_due()
+        outcome = Relay(task.app).once()
+        assert (outcome.published, outcome.faults.total()) == (5, 1)
+        assert "Celery refused it" in OutboxMessage.objects.get(tries=0).error
+        assert OutboxMessage.objects.get(tries=0).label == "n=0"
+        arrived = 0
+        while channel.basic_get(name, no_ack=True):
+            arrived += 1
+    assert arrived == 5
