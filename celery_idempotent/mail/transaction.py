@@ -16,6 +16,7 @@ from .classify import kind, readable, refusal, unoffered, verdict
 from .connections import Connection
 from .lines import left
 from .rendering import Letter
+from .sockets import discard_unsent
 from .transports import Witness
 
 _LOST = (OSError, smtplib.SMTPException)
@@ -161,6 +162,7 @@ class Transaction:
         """
         lines, released = self.connection.lines, False
         lines.patience, lines.end = inf, end
+        discard_unsent(smtp.sock)
         try:
             smtp.sock.settimeout(left(end))
             smtp.sock.sendall(self.letter.payload)
@@ -170,7 +172,9 @@ class Transaction:
             smtp.sock.settimeout(left(end))
             self.witness.released = released = True
             smtp.sock.sendall(b".\r\n")
-            return verdict(*smtp.getreply())
+            said = verdict(*smtp.getreply())
+            discard_unsent(smtp.sock, False)
+            return said
         except (*_LOST, ValueError) as error:
             where = f"{'after' if released else 'before'} the final dot: {_named(error)}"
             if released:

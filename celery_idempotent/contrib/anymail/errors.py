@@ -18,6 +18,7 @@ from requests.structures import CaseInsensitiveDict
 from ...core.outcomes import Reply
 from ...core.status import DeliveryStatus
 from ...mail.providers import Deduplication
+from .deadline import NotBegun
 
 REFUSED = frozenset({400, 413, 414, 415, 422})
 """The message or its recipients are what the provider does not take; it would say the same tomorrow."""
@@ -25,6 +26,7 @@ NOT_PROCESSED = frozenset({501, 505})
 """5xx that say that the request was not worked on (RFC 9110 §15.6); the others may come after it was."""
 
 _NOT_SENT: tuple[type[BaseException], ...] = (
+    NotBegun,
     ConnectionRefusedError,
     socket.gaierror,
     ssl.SSLCertVerificationError,

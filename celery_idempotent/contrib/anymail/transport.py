@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +28,7 @@ from ...mail.providers import BREVO, RESEND, SMTP, Deduplication
 from ...mail.recognition import ProviderKey
 from ...mail.transports import Witness, addressed
 from . import marks
+from .deadline import Deadline, watch
 from .errors import reply_for
 from .patience import bound
 from .retries import tries
@@ -75,13 +77,16 @@ class AnymailTransport:
         backend = self.backend
         bound(backend, timeout)
         opened = backend.open()
+        watch(backend)
         try:
-            self._deliver(message, addresses, witness)
+            self._deliver(message, addresses, witness, timeout)
         finally:
             if opened:
                 self._close()
 
-    def _deliver(self, original: EmailMessage, addresses: Sequence[str], witness: Witness) -> None:
+    def _deliver(
+        self, original: EmailMessage, addresses: Sequence[str], witness: Witness, timeout: float
+    ) -> None:
         key = witness.key() if self.provider else None
         message = addressed(original, addresses)
         if message is not original and not message.to:  # no provider takes a message to nobody
@@ -95,9 +100,14 @@ class AnymailTransport:
                 return
         payload = self._payload(message, witness, key)
         content = self._prepared(payload, key)
+        end = time.monotonic() + timeout  # before the write-ahead: the store's deadline starts in it
         witness.write_ahead(addresses, content)
-        witness.released = True
-        replies, response = self._posted(payload, message, addresses, witness)
+        with Deadline(end) as deadline:
+            witness.released = True
+            replies, response = self._posted(payload, message, addresses, witness)
+        if deadline.cut:
+            late = Reply(DeliveryStatus.IN_DOUBT, None, "no answer by the send deadline")
+            replies, response = dict.fromkeys(addresses, late), None
         witness.record(replies)
         if response is not None:
             original.anymail_status = message.anymail_status  # type: ignore[attr-defined]
