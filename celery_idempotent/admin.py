@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from django.contrib import admin
 from django.http import HttpRequest
-from django.utils import timezone
+from django.utils.text import Truncator
 
 from . import browse
-from .admin_decisions import Decides
+from .admin_decisions import Decides, exact
 from .models import Delivery, LogicalEmail, OutboxMessage, SendAttempt
+
+_IN_A_LIST = 40
+"""Characters of a label in a list. A key field may be a digest, which no browser breaks."""
 
 
 def exactly(name: str) -> Any:
@@ -18,13 +22,15 @@ def exactly(name: str) -> Any:
 
     @admin.display(description=name.replace("_", " "), ordering=name)
     def shown(_: Any, obj: Any) -> str:
-        value = getattr(obj, name)
-        if value is None:
-            return "-"
-        local = timezone.localtime(value) if timezone.is_aware(value) else value
-        return str(local.isoformat(sep=" ", timespec="milliseconds"))
+        return exact(getattr(obj, name))
 
     return shown
+
+
+@admin.display(description="told later")
+def told_later(_: Any, delivery: Any) -> str:
+    """Return what the provider's webhooks told, a line each: the kind and the time."""
+    return "\n".join(f"{kind} {exact(datetime.fromisoformat(at))}" for kind, at in delivery.events) or "-"
 
 
 class ReadOnly:
@@ -63,9 +69,9 @@ class DeliveryInline(ReadOnly, admin.TabularInline):  # type: ignore[misc, type-
 
     model = Delivery
     fields = readonly_fields = (
-        "generation", "part", "recipient", "status", "code", "detail", "message_id", "updated",
+        "generation", "part", "status", "code", "detail", "told_later", "message_id", "updated",
     )  # fmt: skip
-    updated = exactly("updated_at")
+    told_later, updated = told_later, exactly("updated_at")
     extra = 0
 
 
@@ -74,8 +80,7 @@ class SendAttemptInline(ReadOnly, admin.TabularInline):  # type: ignore[misc, ty
 
     model = SendAttempt
     fields = readonly_fields = (
-        "generation", "number", "outcome", "code", "detail", "recipients", "task_id", "worker",
-        "started", "ended",
+        "code", "detail", "recipients", "task_id", "worker", "started", "ended",
     )  # fmt: skip
     started, ended = exactly("started_at"), exactly("ended_at")
     extra = 0
@@ -87,13 +92,18 @@ class LogicalEmailAdmin(Decides, ReadOnly, admin.ModelAdmin):  # type: ignore[mi
     """One page an email: what was intended, every attempt, every recipient."""
 
     list_display = (
-        "label", "email_type", "status", "attempts", "arrivals", "generation", "created", "sent",
+        "what", "email_type", "status", "attempts", "arrivals", "generation", "created", "sent",
     )  # fmt: skip
     fieldsets = (
-        (None, {"fields": ("email_type", "label", "status", "unfinished", "error", "owner", "result")}),
-        ("Times", {"fields": ("created", "begun", "sent", "updated", "deadline_at")}),
-        ("Counts", {"fields": ("arrivals", "attempts", "generation")}),
-        ("Identity", {"fields": ("key", "fingerprint", "version", "participants")}),
+        (None, {"fields": (("email_type", "status", "error"), "label", "key", "owner", "result")}),
+        ("Times", {"fields": (("created", "begun"), ("sent", "updated"), "deadline_at")}),
+        (
+            "Counts and tokens",
+            {
+                "classes": ["collapse"],
+                "fields": (("arrivals", "attempts", "generation", "version"), "fingerprint", "participants"),
+            },
+        ),
     )
     created, begun, sent = exactly("created_at"), exactly("begun_at"), exactly("sent_at")
     updated, deadline_at = exactly("updated_at"), exactly("deadline")
@@ -103,8 +113,13 @@ class LogicalEmailAdmin(Decides, ReadOnly, admin.ModelAdmin):  # type: ignore[mi
     search_help_text = "Key, key field, task id, masked recipient or Message-ID"
     date_hierarchy = "created_at"
     ordering = ("-created_at",)
-    inlines = (SendAttemptInline, DeliveryInline)
+    inlines = (DeliveryInline, SendAttemptInline)
     show_full_result_count = False
+
+    @admin.display(description="label", ordering="label")
+    def what(self, email: LogicalEmail) -> str:
+        """Return the label, so short that the status beside it stays in sight."""
+        return Truncator(email.label).chars(_IN_A_LIST) or "-"
 
 
 @admin.register(Delivery)
@@ -112,7 +127,9 @@ class DeliveryAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-arg]
     """Recipients across emails."""
 
     list_display = ("recipient", "status", "code", "detail", "email", "generation", "updated")
-    updated = exactly("updated_at")
+    told_later, updated = told_later, exactly("updated_at")
+    exclude = ("events",)
+    readonly_fields = ("told_later",)
     list_filter = ("status",)
     search_fields = ("recipient", "digest", "message_id", "email__key")
     list_select_related = ("email",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from django import forms
@@ -10,6 +11,7 @@ from django.contrib.admin.helpers import ActionForm
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import path, reverse
+from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.views.decorators.http import require_POST
 
@@ -18,7 +20,8 @@ from .conf import conf
 from .core.entry import Entry
 from .core.errors import IdempotencyError
 from .core.interventions import LONGEST_REASON, offered
-from .core.status import Status
+from .core.status import DeliveryStatus, Status
+from .models import LogicalEmail, SendAttempt
 
 PERMISSION = "celery_idempotent.decide_logicalemail"
 LABELS = {
@@ -31,17 +34,24 @@ LABELS = {
 ADVICE = {
     Status.CLAIMED: "Its worker shows no sign of life. The next call takes it over.",
     Status.SENDING: "The hand-over has passed its deadline: nobody knows how it ended.",
-    Status.SENT: "Done. Calls are answered with this result.",
+    Status.SENT: "Done. Calls are answered with this result. One more sending is done by the next call of the "
+    "task, if you allow it.",
     Status.RELEASED: "Nobody is at work on it. The next call sends it.",
-    Status.FAILED: "Given up. A call tries again for those who have not got it.",
+    Status.FAILED: "Given up. The next call tries again for those who have not got it and were not refused for "
+    "good. One more sending, if you allow it, goes to everybody anew.",
     Status.IN_DOUBT: "Nobody knows whether the mail server took it, so nothing is sent until you decide. "
     "Look for the Message-ID in the mail server's log.",
     Status.CANCELLED: "Withdrawn. Calls succeed without sending.",
 }
+OPAQUE = (
+    "Nobody knows what its body has done before it was cut off, so it is not run again until you decide. Look "
+    "where it leaves its traces: the ledger has seen no mail of it."
+)
 UNFINISHED = (
     "Sent, but its task was cut off before the end of its body. When that is delivered again, it finishes it; "
     "other calls are duplicates."
 )
+_UNKNOWN = (Status.IN_DOUBT, Status.SENDING)
 _TOLD = 5
 """How many refusals of a bulk action are shown one by one."""
 
@@ -49,11 +59,41 @@ _TOLD = 5
 class DecisionForm(ActionForm):
     """The list's action form, with a reason."""
 
-    reason = forms.CharField(max_length=LONGEST_REASON, required=False, label="Reason:")
+    reason = forms.CharField(
+        max_length=LONGEST_REASON,
+        required=False,
+        label="",
+        widget=forms.TextInput({"placeholder": "Reason", "aria-label": "Reason", "style": "margin-left: 8px"}),
+    )
+
+
+def exact(moment: datetime | None) -> str:
+    """Return a time to the millisecond, with its offset: it is compared with other machines' logs."""
+    if moment is None:
+        return "-"
+    local = timezone.localtime(moment) if timezone.is_aware(moment) else moment
+    return str(local.isoformat(sep=" ", timespec="milliseconds"))
+
+
+def _words(status: Status) -> str:
+    return status.value.replace("_", " ")
 
 
 def _hint(entry: Entry) -> str:
-    return UNFINISHED if entry.unfinished else ADVICE[entry.status]
+    if entry.unfinished:
+        return UNFINISHED
+    if entry.status in _UNKNOWN and not entry.deliveries:
+        return OPAQUE
+    return ADVICE[entry.status]
+
+
+def _traces(row: LogicalEmail, entry: Entry) -> list[SendAttempt]:
+    """Return the hand-overs whose end nobody knows: what to look for in the mail server's log."""
+    if entry.status not in _UNKNOWN:
+        return []
+    open_ended = [status.value for status in (DeliveryStatus.IN_DOUBT, DeliveryStatus.SENDING)]
+    found = row.send_attempts.filter(generation=entry.generation, outcome__in=open_ended).exclude(message_id="")
+    return list(found.order_by("number"))
 
 
 def _logged(decision: str, entry: Entry) -> str:
@@ -117,9 +157,7 @@ class Decides:
         except IdempotencyError as error:
             messages.error(request, str(error))
         else:
-            messages.success(
-                request, f"{entry.audit[-1].action}: it is {entry.status.value.replace('_', ' ')} now"
-            )
+            messages.success(request, f"{entry.audit[-1].action}: it is {_words(entry.status)} now")
             self.log_change(request, row, _logged(decision, entry))  # type: ignore[attr-defined]
         return HttpResponseRedirect(reverse("admin:celery_idempotent_logicalemail_change", args=[pk]))
 
@@ -137,13 +175,18 @@ class Decides:
         if stored is None:
             return {"status": "No longer in the ledger", "hint": "The next call of the task sends it anew."}
         entry = stored.entry
+        possible = offered(entry, stored.now)
         may = self.has_decide_permission(request)
+        until = exact(entry.deadline)  # type: ignore[arg-type]  # read from the store, so a time
+        busy = f"A worker may be at it right now, until {until}: nothing can be decided before that."
         return {
-            "status": entry.status.value.replace("_", " ").capitalize(),
-            "hint": _hint(entry) if offered(entry, stored.now) else "A worker may be at it right now.",
+            "status": _words(entry.status).capitalize(),
+            "hint": _hint(entry) if possible else busy,
+            "traces": [(one.message_id, exact(one.started_at), one.worker) for one in _traces(row, entry)],
             "behind": entry.version != row.version,
             "version": entry.version,
-            "audit": entry.audit,
-            "decisions": [(name, LABELS[name]) for name in offered(entry, stored.now)] if may else [],
+            "audit": [(exact(one.at), _words(one.found), one) for one in entry.audit],
+            "decisions": [(name, LABELS[name]) for name in possible] if may else [],
+            "forbidden": bool(possible) and not may,
             "url": reverse("admin:celery_idempotent_logicalemail_decide", args=[row.pk]),
         }

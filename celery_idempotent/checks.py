@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 from django.apps import AppConfig
@@ -18,10 +18,23 @@ from .core.errors import LedgerUnavailable
 from .mail import checks as mail_checks  # noqa: F401
 from .mailers import SMTP, Mailer, examine, usable_mailers
 from .options import misspelt, problems
-from .registry import functions, tasks
+from .registry import functions, import_tasks, tasks
 from .retention import longest_redelivery
 from .sealing import check_keys
 from .wiring import get_ledger
+
+Check = Callable[..., list[CheckMessage]]
+
+
+def _knowing_tasks(check: Check) -> Check:
+    """Import the tasks before ``check``: what a Celery app discovers, it imports in workers alone."""
+
+    @wraps(check)
+    def knowing(app_configs: Sequence[AppConfig] | None, **options: Any) -> list[CheckMessage]:
+        import_tasks()
+        return check(app_configs, **options)
+
+    return knowing
 
 
 @register("celery_idempotent")
@@ -84,11 +97,21 @@ def _store() -> None:
 
 
 @register("celery_idempotent")
+@_knowing_tasks
 def check_tasks(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
-    """E010 unusable task option, W012 a misspelt option."""
+    """E010 unusable task option, W012 a misspelt option, W015 tasks that cannot be imported."""
     from .tasks import IdempotentTask
 
     found: list[CheckMessage] = []
+    if (error := import_tasks()) is not None:
+        found.append(
+            Warning(
+                "the tasks cannot be imported, so their options were not checked: "
+                f"{type(error).__name__}: {error}",
+                hint="A worker would not start with that, either.",
+                id="celery_idempotent.W015",
+            )
+        )
     for task in tasks():
         found += [
             Warning(
@@ -107,6 +130,7 @@ def check_tasks(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Check
 
 
 @register("celery_idempotent")
+@_knowing_tasks
 def check_windows(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
     """W011 a window longer than the retention, of a task or a function."""
     if not _usable("retention"):
@@ -124,6 +148,7 @@ def check_windows(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Che
 
 
 @register("celery_idempotent")
+@_knowing_tasks
 def check_retention(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
     """W014 a retention shorter than a message may still come, or than the relay takes to publish it again."""
     if not _usable("retention", "redeliver_after") or not (*tasks(), *functions()):
@@ -152,6 +177,7 @@ def check_retention(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[C
 
 
 @register("celery_idempotent")
+@_knowing_tasks
 def check_queues(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
     """W013 a ledger that not every queue's workers will find."""
     names = [declared.name for declared in functions()]
@@ -176,6 +202,7 @@ def _usable(*names: str) -> bool:
 
 
 @register("celery_idempotent")
+@_knowing_tasks
 def check_mail(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
     """W020, W023 mail that goes around the ledger, W021 no timeout, E022 a backend that wraps itself."""
     from .tasks import IdempotentEmailTask

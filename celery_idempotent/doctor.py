@@ -17,6 +17,7 @@ from .core.errors import LedgerUnavailable
 from .core.status import Status
 from .registry import by_email_type
 from .stores import outbox
+from .stores.connection import translated
 from .sweep import STUCK_AFTER
 from .wiring import OWN_ALIAS, get_ledger, ledger_alias, ledger_name
 
@@ -110,11 +111,12 @@ def _connection() -> Iterator[Finding]:
 
 def _outbox() -> Iterator[Finding]:
     for alias in conf.outbox_databases:
-        faults = outbox.faults(alias, _FAULTS)
+        with translated(alias):
+            faults, late = outbox.faults(alias, _FAULTS), outbox.overdue(alias, _LATE)
         for task, error, number, one in faults:
             text = f"{number} messages of {task} in {alias!r}, such as {one}, cannot be published: {error}"
             yield Finding("outbox", WAITS, text)
-        if late := outbox.overdue(alias, _LATE):
+        if late:
             text = f"{late} messages overdue in {alias!r}: is there a relay, and a broker?"
             yield Finding("outbox", WAITS, text)
         elif not faults:

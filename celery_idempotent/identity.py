@@ -66,6 +66,9 @@ class CallKeys:
             if value is None or value == "":
                 raise KeyFieldError(f"{task.name}: key_function returned {value!r}; it has to name the event")
             return {"key_function": folded(value)}
+        if isinstance(task.key_fields, str):
+            text = task.key_fields
+            raise KeyFieldError(f"{task.name}: key_fields is the string {text!r}; make it a tuple: ({text!r},)")
         if not task.key_fields:
             raise KeyFieldError(
                 f"{task.name}: declare key_fields=(…) or key_function, so that two events can be told apart"
@@ -88,9 +91,11 @@ class CallKeys:
             try:
                 value = value[name] if isinstance(value, Mapping) else getattr(value, name)
             except (KeyError, AttributeError):
+                given = f"its arguments ({', '.join(bound) or 'none'})"
+                where = given if value is bound else type(value).__name__
                 raise KeyFieldError(
-                    f"{self.task.name}: key field {path!r} is missing from the call: no {name!r} in "
-                    f"{type(value).__name__}. Pass it, or correct key_fields"
+                    f"{self.task.name}: key field {path!r} is missing from the call: no {name!r} in {where}. "
+                    "Pass it, or correct key_fields"
                 ) from None
         return value
 

@@ -100,7 +100,7 @@ class Delivery(models.Model):
         indexes = [models.Index(fields=["digest"], name="celery_idempotent_digest")]
 
     def __str__(self) -> str:
-        return f"{self.recipient or self.digest[:12]}: {self.status}"
+        return f"{self.recipient or self.digest[:12]}: {self.get_status_display()}"
 
 
 class SendAttempt(models.Model):
@@ -135,7 +135,7 @@ class SendAttempt(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"attempt {self.generation}.{self.number}: {self.outcome}"
+        return f"attempt {self.generation}.{self.number}: {self.get_outcome_display()}"
 
 
 class OutboxMessage(models.Model):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from django.db import DatabaseError, DataError, IntegrityError, connections
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, DataError, IntegrityError, connections
 from django.db import Error as DjangoDatabaseError
 
 from ..core.entry import Entry
@@ -73,5 +73,7 @@ def _explain(alias: str, error: Exception) -> str:
     names = [model._meta.db_table for model in (LogicalEmail, Delivery, SendAttempt, OutboxMessage)]
     table = next((name for name in names if name in text), None)
     if table and any(words in text for words in missing):
-        return f"database {alias!r} has no table {table}: run `manage.py migrate --database=<its alias>`"
+        base = connections[alias].settings_dict["TEST"]["MIRROR"] or alias  # the ledger's own is another's copy
+        where = "" if base == DEFAULT_DB_ALIAS else f" --database={base}"
+        return f"database {base!r} has no table {table}: run `manage.py migrate{where}`"
     return f"the ledger in database {alias!r} does not answer: {text}"

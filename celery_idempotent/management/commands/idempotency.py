@@ -9,7 +9,6 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
-from celery import current_app
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
@@ -19,6 +18,7 @@ from ...core.errors import IdempotencyError
 from ...core.status import Status
 from ...doctor import OK, WAITS, WRONG, Finding, examine
 from ...forgetting import forget
+from ...registry import import_tasks
 from ...retention import BATCH, purge
 from ...sweep import LIMIT, STUCK_AFTER, sweep
 from ...wiring import get_ledger
@@ -33,6 +33,7 @@ _SHOWN = 50
 class Command(BaseCommand):
     """Dispatches to the subcommands, which are its methods."""
 
+    requires_system_checks = []  # the doctor tells what they find, and a decision need not wait for that
     help = "Look into the ledger of sent emails, decide what is in doubt, and keep the ledger in order."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -106,7 +107,11 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the subcommand; what it cannot do is said in one sentence, with exit code 1."""
-        current_app.loader.import_default_modules()  # verifiers and windows are the tasks' own
+        error = import_tasks()  # verifiers and windows are the tasks' own
+        if error is not None and options["subcommand"] != "doctor":
+            raise CommandError(
+                f"the tasks cannot be imported: {type(error).__name__}: {error}", returncode=REFUSED
+            ) from error
         try:
             if options["subcommand"] == "relay":
                 relay.handle(self, **options)
