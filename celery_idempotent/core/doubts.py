@@ -37,7 +37,7 @@ def found_out(entry: Entry, rows: tuple[Delivery, ...]) -> Entry:
 
 
 def verdict(entry: Entry, policy: Policy) -> Verdict:
-    """Ask the task's rules about an entry in doubt; a verifier that raises, or gives no answer, does not know."""
+    """Ask the task's rules about an entry in doubt; a verifier that raises, or gives no verdict, is unknown."""
     if policy.in_doubt == "resend":
         return Verdict.NOT_SENT
     if isinstance(policy.in_doubt, str):

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from typing import Any
 
@@ -43,18 +44,18 @@ def _path(name: str) -> str:
 
 def meet(claimed: Any) -> None:
     """Where the test has made a folder ``barrier``: wait there until two tasks claim the same key at once."""
-    folder = _path("barrier")
-    if not os.path.isdir(folder):
-        return
-    place = os.path.join(folder, claimed.key[2:18])
-    os.makedirs(place, exist_ok=True)
-    mine = os.path.join(place, claimed.task_id)
-    if os.path.exists(mine):
-        return  # it has been here before and comes back
-    open(mine, "w").close()
+    place = os.path.join(_path("barrier"), claimed.key[2:18])
     end = time.monotonic() + 1
-    while len(os.listdir(place)) < 2 and time.monotonic() < end:
-        time.sleep(0.001)
+    try:
+        with suppress(FileExistsError):
+            os.mkdir(place)
+        open(os.path.join(place, claimed.task_id), "x").close()
+        while len(os.listdir(place)) < 2 and time.monotonic() < end:
+            time.sleep(0.001)
+    except FileNotFoundError:
+        return  # there is no barrier, or no more
+    except FileExistsError:
+        return  # it has been here before and comes back
 
 
 def around(owner: Any, name: str, before: str, after: str) -> None:
