@@ -92,7 +92,7 @@ def lose_key(silent: KeyedSMTP, settings: Any, task: Any, *people: str, by: Any 
 
 
 @pytest.mark.parametrize("lose", LOSSES)
-@pytest.mark.parametrize("task", [resent, asked_about])
+@pytest.mark.parametrize("task", [resent, asked_about], ids=["resent", "asked_about"])
 def test_a_key_that_cannot_be_offered_any_more_leaves_the_choice_to_the_task(
     settings: Any, silent: KeyedSMTP, lose: Any, task: Any
 ) -> None:

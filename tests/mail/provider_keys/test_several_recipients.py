@@ -30,7 +30,7 @@ from tests.support.mailserver import DROP, DROP_AFTER_ACCEPT, by_name
 from tests.support.providers import KeyedSMTP
 
 
-@pytest.mark.parametrize("task", [confirm, resent])
+@pytest.mark.parametrize("task", [confirm, resent], ids=["confirm", "resent"])
 def test_one_who_is_refused_does_not_end_the_doubt_about_another(settings: Any, task: Any) -> None:
     """P1, P2: Bob is refused by name; Ann's doubt is not answered by that, and ends by offering it again."""
     script: dict[str, Any] = {"rcpt": by_name(bob="550 5.1.1 nobody"), "dot": [DROP_AFTER_ACCEPT, "250 ok"]}
