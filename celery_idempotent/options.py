@@ -27,7 +27,7 @@ IN_DOUBT = ("hold", "resend")
 WINDOW_MODES = ("sliding", "fixed")
 LONGEST_TYPE = 200
 AUTORETRY = ("autoretry_for", "retry_kwargs", "retry_backoff", "retry_backoff_max", "retry_jitter")
-"""Options that Celery reads from a task without declaring them."""
+"""Options that Celery reads from a task without declaring them; `Options.dont_autoretry_for` is another."""
 
 
 class Options:
@@ -132,7 +132,7 @@ def problems(task: Any) -> Iterator[tuple[str, str]]:
         value = getattr(task, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             yield name, f"is {value!r}; it has to be a positive number of seconds"
-    yield from _unusable_window(task)
+    yield from window_problems(task)
     yield from _unusable_rule(task)
     if len(email_type(task)) > LONGEST_TYPE:
         yield "email_type", f"is longer than {LONGEST_TYPE} characters"
@@ -149,7 +149,10 @@ def problems(task: Any) -> Iterator[tuple[str, str]]:
             yield name, f"is {value!r}; it has to be a tuple of exception classes"
 
 
-def _unusable_window(task: Any) -> Iterator[tuple[str, str]]:
+def window_problems(task: Any) -> Iterator[tuple[str, str]]:
+    """Yield (option, what is wrong and how to mend it) for what the window of ``task`` is declared by."""
+    if task.window_mode not in WINDOW_MODES:
+        yield "window_mode", f"is {task.window_mode!r}; it has to be {' or '.join(map(repr, WINDOW_MODES))}"
     if task.window is not None and (not isinstance(task.window, timedelta) or task.window <= timedelta(0)):
         yield "window", f"is {task.window!r}; it has to be a positive timedelta, or None for once"
     if task.window_mode != "fixed":
@@ -189,7 +192,6 @@ def _wrong_choices(task: Any) -> Iterator[tuple[str, str]]:
     choices: dict[str, tuple[str, ...]] = {
         "on_conflict": ON_CONFLICT,
         "on_mismatch": ON_MISMATCH,
-        "window_mode": WINDOW_MODES,
         "in_doubt": IN_DOUBT,
     }
     for name, allowed in choices.items():
