@@ -117,6 +117,21 @@ def policy(task: Any, opaque: bool) -> Policy:
 def problems(task: Any) -> Iterator[tuple[str, str]]:
     """Yield (option, what is wrong and how to mend it) for every option of ``task`` that cannot be used."""
     yield from _wrong_choices(task)
+    yield from _unusable_key(task)
+    yield from _unusable_numbers(task)
+    yield from window_problems(task)
+    yield from _unusable_rule(task)
+    if not isinstance(task.dedupe_on_publish, bool):
+        yield "dedupe_on_publish", f"is {task.dedupe_on_publish!r}; it has to be True or False"
+    for name in ("in_doubt_for", "dont_autoretry_for"):
+        value = getattr(task, name)
+        if not isinstance(value, tuple) or not all(
+            isinstance(t, type) and issubclass(t, Exception) for t in value
+        ):
+            yield name, f"is {value!r}; it has to be a tuple of exception classes"
+
+
+def _unusable_key(task: Any) -> Iterator[tuple[str, str]]:
     if task.key_function is not None and not callable(task.key_function):
         yield "key_function", f"is {task.key_function!r}; it has to be a function of the task's arguments"
     if not task.key_fields and task.key_function is None:
@@ -128,25 +143,18 @@ def problems(task: Any) -> Iterator[tuple[str, str]]:
         yield "key_fields", f"is the string {task.key_fields!r}; make it a tuple: ({task.key_fields!r},)"
     elif task.key_function is None:
         yield from _unknown_parameters(task)
+    if len(email_type(task)) > LONGEST_TYPE:
+        yield "email_type", f"is longer than {LONGEST_TYPE} characters"
+
+
+def _unusable_numbers(task: Any) -> Iterator[tuple[str, str]]:
     for name in ("lease", "send_timeout"):
         value = getattr(task, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             yield name, f"is {value!r}; it has to be a positive number of seconds"
-    yield from window_problems(task)
-    yield from _unusable_rule(task)
-    if len(email_type(task)) > LONGEST_TYPE:
-        yield "email_type", f"is longer than {LONGEST_TYPE} characters"
     tries = task.deferred_retries
     if isinstance(tries, bool) or not isinstance(tries, int) or tries < 0:
         yield "deferred_retries", f"is {tries!r}; it has to be a number of tries, 0 for none"
-    if not isinstance(task.dedupe_on_publish, bool):
-        yield "dedupe_on_publish", f"is {task.dedupe_on_publish!r}; it has to be True or False"
-    for name in ("in_doubt_for", "dont_autoretry_for"):
-        value = getattr(task, name)
-        if not isinstance(value, tuple) or not all(
-            isinstance(t, type) and issubclass(t, Exception) for t in value
-        ):
-            yield name, f"is {value!r}; it has to be a tuple of exception classes"
 
 
 def window_problems(task: Any) -> Iterator[tuple[str, str]]:
