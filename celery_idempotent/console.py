@@ -96,19 +96,7 @@ def page(entry: Entry, attempts: Sequence[Attempt], now: datetime) -> str:
     parts = [f"{entry.email_type}  {entry.label}"]
     parts.append("\n".join(f"  {name.ljust(width)}  {text(value)}" for name, value in facts))
     if attempts:
-        headings = ("attempt", "outcome", "began", "ended", "recipients", "code", "said", "task id", "worker")
-        parts.append(
-            table(
-                headings,
-                (
-                    (
-                        f"{a.generation}.{a.number}", a.outcome, a.started_at, a.ended_at, a.recipients, a.code,
-                        a.detail, a.task_id, a.worker,
-                    )
-                    for a in attempts
-                ),
-            )
-        )  # fmt: skip
+        parts.append(_attempts(attempts))
     if entry.deliveries:
         rows = ((d.recipient.shown, d.status, d.code, d.detail, d.message_id) for d in entry.deliveries)
         parts.append(table(("recipient", "status", "code", "said", "Message-ID"), rows))
@@ -117,6 +105,13 @@ def page(entry: Entry, attempts: Sequence[Attempt], now: datetime) -> str:
         parts.append(table(("decided", "what", "who", "generation", "why"), audit))
     parts.append(what_now(entry, now))
     return "\n\n".join(parts)
+
+
+def _attempts(attempts: Sequence[Attempt]) -> str:
+    headings = ("attempt", "outcome", "began", "ended", "recipients", "code", "said", "task id", "worker")
+    names = ("outcome", "started_at", "ended_at", "recipients", "code", "detail", "task_id", "worker")
+    rows = ((f"{a.generation}.{a.number}", *(getattr(a, name) for name in names)) for a in attempts)
+    return table(headings, rows)
 
 
 def what_now(entry: Entry, now: datetime) -> str:

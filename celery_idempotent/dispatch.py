@@ -67,7 +67,7 @@ def send(
             while left and not stop():
                 row = left[0]
                 try:
-                    hand_over(app, alias, row, producer=producer)
+                    hand_over(app, alias, row, producer)
                     done.append(row)
                 except Unsendable as error:
                     store.wait(alias, [row], conf.redeliver_after, str(error))
@@ -98,8 +98,8 @@ def _producer(app: Any, confirmed: bool) -> Iterator[Any]:
         raise BrokerDown(f"the broker does not take messages: {type(error).__name__}: {error}") from error
 
 
-def hand_over(app: Any, alias: str, row: OutboxMessage, **how: Any) -> None:
-    """Publish one message. Raises `Unsendable`, or what the broker raises."""
+def hand_over(app: Any, alias: str, row: OutboxMessage, producer: Any = None) -> None:
+    """Publish one message; eager mode needs no ``producer``. Raises `Unsendable`, or what the broker raises."""
     task = task_of(app, row)
     args, kwargs, options = unpack(unseal(row.payload, row.encrypted), app)
     note = as_note(Identity(row.key, row.fingerprint, row.label), row.task_id)
@@ -110,9 +110,9 @@ def hand_over(app: Any, alias: str, row: OutboxMessage, **how: Any) -> None:
             kwargs,
             task_id=row.task_id,
             headers=headers,
-            retry=bool(how),
+            producer=producer,
+            retry=producer is not None,
             retry_policy=_QUICKLY,
-            **how,
             **options,
         )
     except (OperationalError, OSError):

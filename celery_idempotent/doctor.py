@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from django.core.checks import ERROR, run_checks
@@ -53,21 +53,21 @@ def examine(stuck_after: float = STUCK_AFTER) -> Iterator[Finding]:
     yield Finding("email types", OK if types else WRONG, known)
 
 
-def _answer(about: str, look: object) -> Iterator[Finding]:
+def _answer(about: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
-        yield from look()  # type: ignore[operator]
+        yield from look()
     except (LedgerUnavailable, ImproperlyConfigured, DatabaseError) as error:
         yield Finding(about, WRONG, str(error).strip())
 
 
 def _checks() -> Iterator[Finding]:
     found = run_checks(tags=[APP], include_deployment_checks=True)
-    for message in found:
-        if not message.is_silenced():
-            hint = f" {message.hint}" if message.hint else ""
-            state = WRONG if message.level >= ERROR or message.id in _UNFIT else WAITS
-            yield Finding(f"check {str(message.id).removeprefix(APP + '.')}", state, f"{message.msg}.{hint}")
-    if not found:
+    told = [message for message in found if not message.is_silenced()]
+    for message in told:
+        hint = f" {message.hint}" if message.hint else ""
+        state = WRONG if message.level >= ERROR or message.id in _UNFIT else WAITS
+        yield Finding(f"check {str(message.id).removeprefix(APP + '.')}", state, f"{message.msg}.{hint}")
+    if not told:
         yield Finding("system checks", OK, "nothing to say")
 
 
@@ -85,7 +85,7 @@ def _migrations() -> Iterator[Finding]:
     alias = conf.database
     executor = MigrationExecutor(connections[alias])
     leaves = [leaf for leaf in executor.loader.graph.leaf_nodes() if leaf[0] == APP]
-    waiting = [f"{migration.name}" for migration, _ in executor.migration_plan(leaves)]
+    waiting = [migration.name for migration, _ in executor.migration_plan(leaves)]
     if waiting:
         text = f"{', '.join(waiting)} not applied: run `manage.py migrate {APP} --database={alias}`"
         yield Finding("migrations", WRONG, text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from .conf import conf
@@ -13,7 +13,7 @@ from .core.addresses import digest_all, is_address, mask_all, normalise, printab
 from .core.errors import KeyFieldError
 from .core.keys import bucket_for, digest, make_key
 from .core.outcomes import Asker
-from .options import LONGEST_TYPE, WINDOW_MODES, email_type, plain, signature_of
+from .options import LONGEST_TYPE, email_type, plain, signature_of, window_problems
 
 HEADER = "celery_idempotent"
 """Name under which the note travels: a header of Celery's messages, an item of other queues' ``meta``."""
@@ -101,22 +101,11 @@ class CallKeys:
 
     def _bucket(self, bound: Mapping[str, Any]) -> str | None:
         task = self.task
-        if task.window_mode not in WINDOW_MODES:
-            known = " or ".join(map(repr, WINDOW_MODES))
-            raise KeyFieldError(f"{task.name}: window_mode is {task.window_mode!r}; it has to be {known}")
-        if task.window is None and task.window_mode == "fixed":
-            raise KeyFieldError(
-                f'{task.name}: window is not set; window_mode="fixed" needs the length of its buckets'
-            )
-        if task.window is None:
-            return None
-        if not isinstance(task.window, timedelta) or task.window <= timedelta(0):
-            raise KeyFieldError(f"{task.name}: window is {task.window!r}; it has to be a positive timedelta")
+        for option, text in window_problems(task):
+            raise KeyFieldError(f"{task.name}: {option} {text}")
         if task.window_mode != "fixed":
             return None
         path = task.event_time_field
-        if not path:
-            raise KeyFieldError(f'{task.name}: window_mode="fixed" needs event_time_field')
         when = self._lookup(path, bound)
         if isinstance(when, str):
             try:

@@ -27,7 +27,7 @@ IN_DOUBT = ("hold", "resend")
 WINDOW_MODES = ("sliding", "fixed")
 LONGEST_TYPE = 200
 AUTORETRY = ("autoretry_for", "retry_kwargs", "retry_backoff", "retry_backoff_max", "retry_jitter")
-"""Options that Celery reads from a task without declaring them."""
+"""Options that Celery reads from a task without declaring them; `Options.dont_autoretry_for` is another."""
 
 
 class Options:
@@ -117,6 +117,21 @@ def policy(task: Any, opaque: bool) -> Policy:
 def problems(task: Any) -> Iterator[tuple[str, str]]:
     """Yield (option, what is wrong and how to mend it) for every option of ``task`` that cannot be used."""
     yield from _wrong_choices(task)
+    yield from _unusable_key(task)
+    yield from _unusable_numbers(task)
+    yield from window_problems(task)
+    yield from _unusable_rule(task)
+    if not isinstance(task.dedupe_on_publish, bool):
+        yield "dedupe_on_publish", f"is {task.dedupe_on_publish!r}; it has to be True or False"
+    for name in ("in_doubt_for", "dont_autoretry_for"):
+        value = getattr(task, name)
+        if not isinstance(value, tuple) or not all(
+            isinstance(t, type) and issubclass(t, Exception) for t in value
+        ):
+            yield name, f"is {value!r}; it has to be a tuple of exception classes"
+
+
+def _unusable_key(task: Any) -> Iterator[tuple[str, str]]:
     if task.key_function is not None and not callable(task.key_function):
         yield "key_function", f"is {task.key_function!r}; it has to be a function of the task's arguments"
     if not task.key_fields and task.key_function is None:
@@ -128,28 +143,24 @@ def problems(task: Any) -> Iterator[tuple[str, str]]:
         yield "key_fields", f"is the string {task.key_fields!r}; make it a tuple: ({task.key_fields!r},)"
     elif task.key_function is None:
         yield from _unknown_parameters(task)
+    if len(email_type(task)) > LONGEST_TYPE:
+        yield "email_type", f"is longer than {LONGEST_TYPE} characters"
+
+
+def _unusable_numbers(task: Any) -> Iterator[tuple[str, str]]:
     for name in ("lease", "send_timeout"):
         value = getattr(task, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             yield name, f"is {value!r}; it has to be a positive number of seconds"
-    yield from _unusable_window(task)
-    yield from _unusable_rule(task)
-    if len(email_type(task)) > LONGEST_TYPE:
-        yield "email_type", f"is longer than {LONGEST_TYPE} characters"
     tries = task.deferred_retries
     if isinstance(tries, bool) or not isinstance(tries, int) or tries < 0:
         yield "deferred_retries", f"is {tries!r}; it has to be a number of tries, 0 for none"
-    if not isinstance(task.dedupe_on_publish, bool):
-        yield "dedupe_on_publish", f"is {task.dedupe_on_publish!r}; it has to be True or False"
-    for name in ("in_doubt_for", "dont_autoretry_for"):
-        value = getattr(task, name)
-        if not isinstance(value, tuple) or not all(
-            isinstance(t, type) and issubclass(t, Exception) for t in value
-        ):
-            yield name, f"is {value!r}; it has to be a tuple of exception classes"
 
 
-def _unusable_window(task: Any) -> Iterator[tuple[str, str]]:
+def window_problems(task: Any) -> Iterator[tuple[str, str]]:
+    """Yield (option, what is wrong and how to mend it) for what the window of ``task`` is declared by."""
+    if task.window_mode not in WINDOW_MODES:
+        yield "window_mode", f"is {task.window_mode!r}; it has to be {' or '.join(map(repr, WINDOW_MODES))}"
     if task.window is not None and (not isinstance(task.window, timedelta) or task.window <= timedelta(0)):
         yield "window", f"is {task.window!r}; it has to be a positive timedelta, or None for once"
     if task.window_mode != "fixed":
@@ -191,7 +202,6 @@ def _wrong_choices(task: Any) -> Iterator[tuple[str, str]]:
     choices: dict[str, tuple[str, ...]] = {
         "on_conflict": ON_CONFLICT,
         "on_mismatch": ON_MISMATCH,
-        "window_mode": WINDOW_MODES,
         "in_doubt": IN_DOUBT,
     }
     for name, allowed in choices.items():

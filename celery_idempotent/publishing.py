@@ -74,8 +74,7 @@ class KeyedTask(Options, DjangoTask):
         note = own_note(headers, task_id)
         if note is None:
             note = as_note(self._identify(args, kwargs), task_id)
-            later = policy(self, False).sends_again and (options.get("eta") or options.get("countdown"))
-            if answerable and not later and not any(options.get(name) for name in _CONTINUED):
+            if answerable and self._is_for_now(options):
                 first = self._done_before(note, args, kwargs)
                 if first is not None:
                     return first
@@ -83,6 +82,12 @@ class KeyedTask(Options, DjangoTask):
         options["argsrepr"] = argsrepr(note)
         options["kwargsrepr"] = kwargsrepr(note)
         return super().apply_async(args, kwargs, task_id, *more, headers=headers, **options)
+
+    def _is_for_now(self, options: Mapping[str, Any]) -> bool:
+        """Tell whether what is known now answers the call: nothing hangs on it, and it does not come later."""
+        later = options.get("eta") or options.get("countdown")
+        continued = any(options.get(name) for name in _CONTINUED)
+        return not continued and not (later and policy(self, False).sends_again)
 
     def resend(self, *args: Any, reason: str, actor: str, **kwargs: Any) -> Any:
         """Send once more what is finished, as a new and audited generation with a Message-ID of its own.

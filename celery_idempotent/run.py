@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from .core.entry import Delivery, Entry, Recipient
-from .core.errors import ClaimLost, IdempotencyError, KeyFieldError, LedgerUnavailable
+from .core.errors import ClaimLost, IdempotencyError, LedgerUnavailable
 from .core.keys import digest
 from .core.ledger import Ledger
 from .core.offers import Offer
 from .core.outcomes import Acquired, Asker, Policy, Reply, Target
-from .core.status import DeliveryStatus
+from .insisting import insist
+from .parts import Parts, named_targets
 from .unserved import Unserved
 
 logger = logging.getLogger("celery_idempotent")
-T = TypeVar("T")
 
-OUTCOME_PATIENCE = 300.0
-"""Seconds for which an outcome that has happened is offered to a ledger that does not answer."""
 RELEASE_PATIENCE = 10.0
 """Seconds for which a release is tried; after that the lease frees the key."""
 
@@ -71,8 +68,7 @@ class Run:
         """Set when nothing more may be sent by this run, even if the body swallows the error."""
         self.unserved = Unserved()
         """What hand-overs raised that the body may have swallowed."""
-        self._seen: Counter[str] = Counter()
-        self._parts: dict[int, dict[str, str]] = {}
+        self._parts = Parts()
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -89,30 +85,12 @@ class Run:
     def targets(self, recipients: Sequence[Recipient], name: str | None, content: int) -> list[Target]:
         """Return what tells this message's deliveries apart within the body.
 
-        Without a ``name``, a recipient's n-th message is its part n: bodies that run again in another order
-        find their deliveries all the same. ``content`` is the message's own: sent again before everybody has
-        accepted it, it is the same message. Raises `KeyFieldError` for a name that no store can keep.
+        That is its ``name`` if it has one, else its place and ``content``, as `Parts` has it. Raises
+        `KeyFieldError` for a name that no store can keep.
         """
         if name is not None:
-            if not 0 < len(name) <= 100 or not name.isprintable():
-                raise KeyFieldError(
-                    f"{self.asker.email_type}: idempotency_part has to be 1 to 100 printable characters"
-                )
-            return [(name, who) for who in recipients]
-        parts = self._unfinished(content)
-        for who in recipients:
-            if who.digest not in parts:
-                parts[who.digest] = str(self._seen[who.digest])
-                self._seen[who.digest] += 1
-        self._parts[content] = parts
-        return [(parts[who.digest], who) for who in recipients]
-
-    def _unfinished(self, content: int) -> dict[str, str]:
-        """Return part by recipient of a message that this body has sent already and not everybody accepted."""
-        parts, known = self._parts.get(content, {}), self.known()
-        rows = [known.get((part, digest)) for digest, part in parts.items()]
-        finished = all(row is not None and row.status is DeliveryStatus.ACCEPTED for row in rows)
-        return {} if finished else dict(parts)
+            return named_targets(recipients, name, self.asker.email_type)
+        return self._parts.targets(recipients, content, self.known())
 
     def message_id(self, target: Target, domain: str) -> str:
         """Return the Message-ID of the message whose first target this is: one for all attempts."""
@@ -275,23 +253,3 @@ class Run:
             self.entry = insist(write, patience)
             return struck
         return None
-
-
-def insist(write: Callable[[], T], patience: float | None = None) -> T:
-    """Call ``write`` until the ledger answers, with growing pauses, for ``patience`` seconds at most.
-
-    Raises `ClaimLost` at once, `LedgerUnavailable` when the patience is used up.
-    """
-    end = time.monotonic() + (OUTCOME_PATIENCE if patience is None else patience)
-    pause = 0.05
-    while True:
-        try:
-            return write()
-        except ClaimLost:
-            raise
-        except LedgerUnavailable as error:
-            if time.monotonic() + pause > end:
-                raise
-            logger.warning("the ledger does not answer, trying again in %.2f s: %s", pause, error)
-            time.sleep(pause)
-            pause = min(pause * 2, 5.0)

@@ -25,18 +25,11 @@ from .core.entry import Entry
 from .core.outcomes import Duplicate
 from .identity import HEADER, argsrepr, as_note, asker_of, kwargsrepr, own_note
 from .mailers import backend_in_place
+from .options import AUTORETRY
 from .publishing import KeyedTask
 from .run import Run, is_inside
 
 _STATE = "_celery_idempotent_state"
-_AUTORETRY = (
-    "autoretry_for",
-    "dont_autoretry_for",
-    "retry_kwargs",
-    "retry_backoff",
-    "retry_backoff_max",
-    "retry_jitter",
-)
 
 
 class CeleryCall(Call):
@@ -101,7 +94,8 @@ class _Raising:
     def __init__(self, task: IdempotentTask, error: Exception) -> None:
         self.error = error
         self.request, self.retry, self.max_retries = task.request, task.retry, task.max_retries
-        add_autoretry_behaviour(self, **{n: copy(getattr(task, n)) for n in _AUTORETRY if hasattr(task, n)})
+        names = ("dont_autoretry_for", *AUTORETRY)
+        add_autoretry_behaviour(self, **{n: copy(getattr(task, n)) for n in names if hasattr(task, n)})
 
     def run(self) -> None:
         """Raise it."""

@@ -10,11 +10,11 @@ from dataclasses import replace
 from django.db import transaction
 from django.db.models import Q
 
-from ..core.entry import Attempt, Entry
+from ..core.entry import Entry
 from ..core.errors import EntryUnreadable, LedgerUnavailable
 from ..models import LogicalEmail
 from .connection import translated
-from .orm import write_attempt, write_deliveries
+from .orm import write_attempts, write_deliveries
 from .redis import RedisStore
 from .rows import columns, written
 
@@ -119,7 +119,9 @@ class Mirror:
             row, is_new = rows.get_or_create(key=entry.key, defaults=values)
             if not is_new:
                 # An entry that expired in Redis and began anew counts its versions from the start.
-                again = rows.filter(pk=row.pk, created_at__lt=created).update(**values)
+                again = row.created_at < created and rows.filter(pk=row.pk, created_at__lt=created).update(
+                    **values
+                )
                 newer = Q(created_at=created, version__lt=entry.version)
                 if not again and not rows.filter(newer, pk=row.pk).update(**values):
                     return
@@ -127,13 +129,5 @@ class Mirror:
                     row.deliveries.using(alias).all().delete()  # type: ignore[attr-defined]
                     row.send_attempts.using(alias).all().delete()  # type: ignore[attr-defined]
             row.generation = entry.generation
-            for attempt in entry.history:
-                self._write_attempt(alias, row, attempt)
+            write_attempts(alias, row, entry.history)
             write_deliveries(alias, row, entry.deliveries)
-
-    def _write_attempt(self, alias: str, row: LogicalEmail, attempt: Attempt) -> None:
-        known = row.send_attempts.using(alias).filter(  # type: ignore[attr-defined]
-            generation=attempt.generation, number=attempt.number
-        )
-        if attempt.ended_at is not None or not known.exists():
-            write_attempt(alias, row, attempt)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from django.db import IntegrityError, connections, transaction
-from django.db.models import F
+from django.db.models import F, Model
 
 from ..core.entry import Attempt, Delivery, Entry
 from ..core.store import Stored
@@ -38,7 +38,7 @@ def swap(
     if not rows.update(version=version + 1, **columns(alias, entry)):
         return None
     row = _row(alias, entry.key)
-    write_attempt(alias, row, attempt)
+    write_attempts(alias, row, [attempt] if attempt else [])
     write_deliveries(alias, row, deliveries)
     return stored_of(alias, row, entry.deliveries)
 
@@ -80,7 +80,7 @@ def _insert(alias: str, entry: Entry, attempt: Attempt | None) -> tuple[Stored |
     except IntegrityError as refusal:
         return None, refusal
     row = _row(alias, entry.key)
-    write_attempt(alias, row, attempt)
+    write_attempts(alias, row, [attempt] if attempt else [])
     return stored_of(alias, row, (), inserted=True), None
 
 
@@ -93,30 +93,27 @@ def _count_arrival(alias: str, key: str) -> Stored | None:
     return stored_of(alias, row, _deliveries(alias, row))
 
 
-def write_attempt(alias: str, row: LogicalEmail, attempt: Attempt | None) -> None:
-    """Write the row of ``attempt``, or its end where it has begun."""
-    if attempt is None:
-        return
-    rows = SendAttempt.objects.using(alias)
-    place = {"email_id": row.pk, "generation": attempt.generation, "number": attempt.number}
-    ended = {
-        "ended_at": written(alias, attempt.ended_at),
-        "outcome": attempt.outcome.value,
-        "code": attempt.code,
-        "detail": attempt.detail[:200],
-    }
-    if attempt.ended_at is not None and rows.filter(**place).update(**ended):
-        return
-    rows.create(
-        part=attempt.part,
-        task_id=attempt.task_id,
-        worker=attempt.worker[:255],
-        message_id=attempt.message_id[:255],
-        recipients=attempt.recipients,
-        started_at=written(alias, attempt.started_at),
-        **place,
-        **ended,
-    )
+def write_attempts(alias: str, row: LogicalEmail, attempts: Sequence[Attempt]) -> None:
+    """Write a row for each of ``attempts``, or its end where it has begun; in one statement."""
+    rows = [
+        SendAttempt(
+            email_id=row.pk,
+            generation=attempt.generation,
+            number=attempt.number,
+            part=attempt.part,
+            task_id=attempt.task_id,
+            worker=attempt.worker[:255],
+            message_id=attempt.message_id[:255],
+            recipients=attempt.recipients,
+            started_at=written(alias, attempt.started_at),
+            ended_at=written(alias, attempt.ended_at),
+            outcome=attempt.outcome.value,
+            code=attempt.code,
+            detail=attempt.detail[:200],
+        )
+        for attempt in attempts
+    ]
+    _upsert(alias, rows, ["email", "generation", "number"], ["ended_at", "outcome", "code", "detail"])
 
 
 def write_deliveries(alias: str, row: LogicalEmail, deliveries: Sequence[Delivery]) -> None:
@@ -127,12 +124,19 @@ def write_deliveries(alias: str, row: LogicalEmail, deliveries: Sequence[Deliver
         )
         for delivery in deliveries
     ]
+    changing = ["status", "message_id", "code", "detail", "events", "updated_at"]
+    _upsert(alias, rows, ["email", "generation", "part", "digest"], changing)
+
+
+def _upsert(alias: str, rows: Sequence[Model], unique: list[str], changing: list[str]) -> None:
+    if not rows:
+        return
     # MySQL updates on any unique key and refuses to be told which.
     named = connections[alias].features.supports_update_conflicts_with_target
-    DeliveryRow.objects.using(alias).bulk_create(
+    type(rows[0])._default_manager.using(alias).bulk_create(
         rows,
         batch_size=_BATCH,
         update_conflicts=True,
-        unique_fields=["email", "generation", "part", "digest"] if named else None,
-        update_fields=["status", "message_id", "code", "detail", "events", "updated_at"],
+        unique_fields=unique if named else None,
+        update_fields=changing,
     )

@@ -10,11 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
-from functools import lru_cache
-from hashlib import sha1
-from importlib.resources import files
 from typing import Any
 from zlib import crc32
 
@@ -25,10 +21,10 @@ from ..core.entry import After, Attempt, Delivery, Entry
 from ..core.errors import EntryUnreadable, LedgerUnavailable
 from ..core.status import FINISHED, IN_FLIGHT, Status
 from ..core.store import Store, Stored
+from .scripts import Scripts, as_text
 
 SHARDS = 256
 _MICROSECOND = 1e-6
-
 
 logger = logging.getLogger("celery_idempotent")
 
@@ -48,8 +44,7 @@ class RedisStore(Store):
         wait: Callable[[], tuple[int, int] | None] = lambda: None,
         prefix: str = "idem",
     ) -> None:
-        self._make_client = client
-        self._client: Any = None
+        self._scripts = Scripts(client)
         self._retention = retention
         self._wait = wait
         self.prefix = re.sub(r"[{}*?\[\]\\]", "_", prefix)
@@ -57,9 +52,7 @@ class RedisStore(Store):
     @property
     def client(self) -> Any:
         """The connection pool of this process."""
-        if self._client is None:
-            self._client = self._make_client()
-        return self._client
+        return self._scripts.client
 
     def insert(self, entry: Entry, attempt: Attempt | None = None) -> Stored:
         """One script: one round trip."""
@@ -79,15 +72,15 @@ class RedisStore(Store):
 
     def get(self, key: str) -> Stored | None:
         """One script: one round trip."""
-        now, value = self._run("get", key, [self.place(key)])
+        now, value = self._scripts.run("get", [self.place(key)])
         return None if value is None else Stored(decode(key, value), _moment(now))
 
     def due(self, limit: int = 100) -> Sequence[Entry]:
         """One script for each shard, then one for each entry; members without an entry are removed."""
         late: list[tuple[float, str]] = []
         for shard in range(SHARDS):
-            found = self._run("due", "due", [self._deadlines(shard)], limit)
-            late += [(float(score), _text(key)) for key, score in zip(found[::2], found[1::2], strict=True)]
+            found = self._scripts.run("due", [self._deadlines(shard)], limit)
+            late += [(float(score), as_text(key)) for key, score in zip(found[::2], found[1::2], strict=True)]
         entries: list[Entry] = []
         for _, place in sorted(late):
             if len(entries) == limit:
@@ -105,32 +98,38 @@ class RedisStore(Store):
     def purge(self, older_than: float, limit: int = 1000, dry_run: bool = False) -> int:
         """Scan; needed only to remove what the retention would still keep, as Redis removes the rest itself."""
         removed = 0
-        with self._translated("purge"):
-            for place in self.client.scan_iter(match=f"{self.prefix}:{{*}}:*", count=1000):
-                if removed >= limit:
-                    break
-                removed += self._run("purge", "purge", [place], int(older_than * 1_000_000), int(dry_run))
+        for place in self._entries():
+            if removed >= limit:
+                break
+            removed += self._scripts.run("purge", [place], int(older_than * 1_000_000), int(dry_run))
         return removed
 
     def naming(self, digest: str) -> Sequence[str]:
         """Scan: Redis has no index of recipients."""
         found, needle = [], packed(digest)
-        with self._translated("naming"):
-            for place in self.client.scan_iter(match=f"{self.prefix}:{{*}}:*", count=1000):
-                if needle in _text(self.client.get(place) or ""):
-                    found.append(self._key(_text(place)))
+        for place in self._entries():
+            with self._scripts.translated(place):
+                value = self.client.get(place)
+            if needle in as_text(value or ""):
+                found.append(self._key(as_text(place)))
         return found
+
+    def _entries(self) -> Iterator[Any]:
+        """Yield the names in Redis of all entries."""
+        pattern = f"{self.prefix}:{{*}}:*"
+        with self._scripts.translated(pattern):
+            yield from self.client.scan_iter(match=pattern, count=1000)
 
     def now(self) -> datetime:
         """One command: the server's clock."""
-        with self._translated("now"):
+        with self._scripts.translated("TIME"):
             time = self.client.time()
         seconds, microseconds = next(iter(time.values())) if isinstance(time, dict) else time
         return _moment(seconds * 1_000_000 + microseconds)
 
     def problems(self) -> Sequence[str]:
         """Look at eviction and replication. Raises `LedgerUnavailable`."""
-        with self._translated("problems"):
+        with self._scripts.translated("INFO"):
             try:
                 info = self.client.info()
             except exceptions.NoPermissionError:
@@ -155,20 +154,20 @@ class RedisStore(Store):
 
     def owe_mirror(self, key: str) -> None:
         """Note that the mirror could not be brought up to date for ``key``."""
-        with self._translated(key):
+        with self._scripts.translated(self._unmirrored):
             self.client.sadd(self._unmirrored, key)
 
     def owed_mirrors(self, limit: int = 100) -> list[str]:
         """Return up to ``limit`` keys that were noted."""
-        with self._translated("mirror"):
-            return [_text(key) for key in self.client.srandmember(self._unmirrored, limit)]
+        with self._scripts.translated(self._unmirrored):
+            return [as_text(key) for key in self.client.srandmember(self._unmirrored, limit)]
 
     def mirrored(self, key: str) -> None:
         """Forget the note for ``key``."""
-        with self._translated(key):
+        with self._scripts.translated(self._unmirrored):
             self.client.srem(self._unmirrored, key)
 
-    # -- keys and errors ---------------------------------------------------------------------------------
+    # -- names in Redis ----------------------------------------------------------------------------------
 
     def place(self, key: str) -> str:
         """Return the name in Redis of the entry of ``key``."""
@@ -184,80 +183,25 @@ class RedisStore(Store):
     def _unmirrored(self) -> str:
         return f"{self.prefix}:unmirrored"
 
-    @contextmanager
-    def _translated(self, key: str) -> Iterator[None]:
-        """Turn errors of Redis into `LedgerUnavailable`, and about what is stored into `EntryUnreadable`."""
-        try:
-            yield
-        except exceptions.ReadOnlyError as error:
-            # After a failover behind a name or a proxy, the pool still holds connections to the old primary.
-            if (pool := getattr(self.client, "connection_pool", None)) is not None:
-                pool.disconnect()
-            raise LedgerUnavailable(f"the ledger in Redis refuses: {type(error).__name__}: {error}") from error
-        except exceptions.ResponseError as error:
-            text = str(error)
-            if "WRONGTYPE" in text or "UNREADABLE" in text:
-                raise EntryUnreadable(
-                    f"{key}: the Redis key {self.place(key)!r} holds something else than an entry of this "
-                    "version. Nothing was sent or changed; does another program use this database?"
-                ) from None
-            raise LedgerUnavailable(f"the ledger in Redis refuses: {type(error).__name__}: {text}") from error
-        except (exceptions.RedisError, exceptions.RedisClusterException) as error:
-            raise LedgerUnavailable(
-                f"the ledger in Redis does not answer: {type(error).__name__}: {error}"
-            ) from error
-
-    # -- scripts -----------------------------------------------------------------------------------------
+    # -- writing -----------------------------------------------------------------------------------------
 
     def _write(self, script: str, entry: Entry, version: int) -> Any:
-        keys = [self.place(entry.key), self._deadlines(_shard(entry.key))]
+        """Run one of the two scripts that write; with ``wait``, a write-ahead counts once replicas have it."""
+        places = [self.place(entry.key), self._deadlines(_shard(entry.key))]
         arguments = [version, encode(entry), _deadline(entry), self._lifetime(entry)]
         wait = self._wait() if entry.status is Status.SENDING else None
         if wait is None:
-            return self._run(script, entry.key, keys, *arguments)
-        return self._run_replicated(script, entry.key, keys, arguments, wait)
-
-    def _lifetime(self, entry: Entry) -> int | str:
-        return int(self._retention().total_seconds() * 1000) if entry.status in FINISHED else ""
-
-    def _run(self, name: str, key: str, places: Sequence[Any], *arguments: Any) -> Any:
-        """Run a script by its digest, and by its text where the server's script cache has lost it."""
-        text, digest = _script(name)
-        with self._translated(key):
-            try:
-                return self.client.evalsha(digest, len(places), *places, *arguments)
-            except exceptions.NoScriptError:
-                return self.client.eval(text, len(places), *places, *arguments)
-
-    def _run_replicated(
-        self, name: str, key: str, places: Sequence[str], arguments: Sequence[Any], wait: tuple[int, int]
-    ) -> Any:
-        """Run a script and `WAIT`, which counts for the connection that wrote, in one round trip."""
-        text, _ = _script(name)
-        replicas, milliseconds = wait
-        with self._translated(key):
-            pipeline = self._node(places[0]).pipeline(transaction=False)
-            pipeline.eval(text, len(places), *places, *arguments)
-            pipeline.execute_command("WAIT", replicas, milliseconds)
-            result, reached = pipeline.execute()
-        written = bool(result[0]) if name == "insert" else result[1] is not None
-        if written and reached < replicas:
+            return self._scripts.run(script, places, *arguments)
+        result, reached = self._scripts.run_replicated(script, places, arguments, *wait)
+        written = bool(result[0]) if script == "insert" else result[1] is not None
+        if written and reached < wait[0]:
             raise LedgerUnavailable(
-                f"{key}: {reached} of {replicas} replicas have the write-ahead after {milliseconds} ms"
+                f"{entry.key}: {reached} of {wait[0]} replicas have the write-ahead after {wait[1]} ms"
             )
         return result
 
-    def _node(self, place: str) -> Any:
-        """Return the client of the node that holds ``place``; outside a cluster there is one."""
-        find = getattr(self.client, "get_node_from_key", None)
-        return find(place).redis_connection if find else self.client
-
-
-@lru_cache(maxsize=8)
-def _script(name: str) -> tuple[str, str]:
-    """Return the text and the SHA-1 of a script, as `EVALSHA` wants it."""
-    text = (files(__package__) / "lua" / f"{name}.lua").read_text(encoding="utf-8")
-    return text, sha1(text.encode(), usedforsecurity=False).hexdigest()
+    def _lifetime(self, entry: Entry) -> int | str:
+        return int(self._retention().total_seconds() * 1000) if entry.status in FINISHED else ""
 
 
 def _shard(key: str) -> int:
@@ -275,8 +219,3 @@ def _deadline(entry: Entry) -> str:
 
 def _moment(microseconds: int) -> datetime:
     return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=microseconds)
-
-
-def _text(value: bytes | str) -> str:
-    """Return a reply as text, whether or not the client decodes."""
-    return value.decode() if isinstance(value, bytes) else value

@@ -13,21 +13,19 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from ... import browse, desk
-from ...console import moment, page, plain, table
+from ...console import page, plain, table
 from ...core.errors import IdempotencyError
-from ...core.status import Status
 from ...doctor import OK, WAITS, WRONG, Finding, examine
 from ...forgetting import forget
 from ...registry import import_tasks
 from ...retention import BATCH, purge
 from ...sweep import LIMIT, STUCK_AFTER, sweep
 from ...wiring import get_ledger
-from .. import relay
+from .. import relay, stats
 from ..arguments import duration, login, pair, positive
 
 REFUSED, LEFT = 1, 3
 """Exit codes: it could not be done; it was done and something waits for somebody. 2 is argparse's own."""
-_SHOWN = 50
 
 
 class Command(BaseCommand):
@@ -48,14 +46,11 @@ class Command(BaseCommand):
             command.add_argument("--json", action="store_true", help="for machines")
             return command
 
-        stats = add("stats", "How many emails there are in which state.")
-        which = stats.add_mutually_exclusive_group()
-        which.add_argument("--in-doubt", action="store_true", help="list those in doubt")
-        which.add_argument("--stuck", action="store_true", help="list those that wait for somebody")
-        which.add_argument(
-            "--unfinished", action="store_true", help="list those sent whose body was cut off before its end"
-        )
-        self._stuck_after(stats)
+        counts = add("stats", "How many emails there are in which state.")
+        which = counts.add_mutually_exclusive_group()
+        for name, text in stats.HELP.items():
+            which.add_argument(f"--{name.replace('_', '-')}", action="store_true", help=text)
+        self._stuck_after(counts)
         show = add("show", "Everything about one email: attempts, recipients, decisions, and what to do.")
         show.add_argument("what", nargs="?", help="a key, how it begins, a task id or a Message-ID")
         show.add_argument("--type", help="an email type, with --field for each of its key fields")
@@ -131,43 +126,8 @@ class Command(BaseCommand):
         """Count by email type and status, or list what waits."""
         if not browse.has_tables():
             raise CommandError("this ledger keeps no tables to count in; show KEY works", returncode=REFUSED)
-        seconds = options["stuck_after"].total_seconds()
-        with browse.rows() as rows:
-            lists = {
-                "in_doubt": rows.filter(status=Status.IN_DOUBT.value).order_by("updated_at"),
-                "stuck": browse.stuck(rows, seconds),
-                "unfinished": browse.unfinished(rows, seconds),
-            }
-            for name, listed in lists.items():
-                if options[name]:
-                    self._list(options, listed)
-                    return
-            counts = browse.counts(rows)
-            stuck, unfinished = lists["stuck"].count(), lists["unfinished"].count()
-        types = sorted({kind for kind, _ in counts})
-        numbers = [[counts.get((kind, status.value), 0) for status in Status] for kind in types]
-        lines = [[kind, *row] for kind, row in zip(types, numbers, strict=True)]
-        total = ["all", *(sum(column) for column in zip(*numbers, strict=True))] if numbers else []
-        headings = ("email type", *(status.value.replace("_", " ") for status in Status))
-        data = {
-            "types": {kind: {s.value: counts.get((kind, s.value), 0) for s in Status} for kind in types},
-            "stuck": stuck,
-            "unfinished": unfinished,
-        }
-        text = (
-            table(headings, [*lines, total] if total else [])
-            + f"\n\n{stuck} stuck: not at their end, and unchanged for {seconds:.0f} s"
-            + f"\n{unfinished} unfinished: sent, but their bodies cut off, for {seconds:.0f} s"
-        )
-        self._say(options, data, text)
-
-    def _list(self, options: dict[str, Any], rows: browse.Rows) -> None:
-        names = ("key", "email_type", "label", "status", "updated_at")
-        found = list(rows.values_list(*names)[: _SHOWN + 1])
-        more = f"\n\nand more; these are the oldest {_SHOWN}" if len(found) > _SHOWN else ""
-        data = [dict(zip(names, (*values[:4], moment(values[4])), strict=True)) for values in found[:_SHOWN]]
-        text = table(("key", "email type", "label", "status", "since"), found[:_SHOWN]) if found else "none"
-        self._say(options, data, text + more)
+        wanted = next((name for name in stats.HELP if options[name]), None)
+        self._say(options, *stats.look(options["stuck_after"].total_seconds(), wanted))
 
     def show(self, options: dict[str, Any]) -> None:
         """Show one email, or list those that fit."""
@@ -176,7 +136,7 @@ class Command(BaseCommand):
         if options["type"]:
             found = desk.find_by_fields(options["type"], dict(options["field"]))
         else:
-            found = desk.find(options["what"], _SHOWN)
+            found = desk.find(options["what"], stats.SHOWN)
         if not found:
             raise CommandError(
                 "nothing is known by that: it was never asked for, or is forgotten", returncode=1

@@ -1,59 +1,18 @@
-"""The conformance suite: what every `Store` has to do, for our stores and for those that others write.
-
-Subclass `StoreConformance`, give it a ``store`` fixture that returns an empty store, and run pytest.
-"""
+"""The suite: what `Ledger` relies upon, one promise a test."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from typing import Any
 
-from .core.audit import Intervention
-from .core.entry import After, Attempt, Delivery, Entry, Recipient
-from .core.forgetting import FORGOTTEN
-from .core.interventions import Operator
-from .core.status import DeliveryStatus, Status
-from .core.store import Store
-
-KEY = "1:" + "ab" * 32
-ANN = Recipient("d1" * 32, "a***@example.com")
-BOB = Recipient("b0" * 32, "b***@example.com")
-
-
-def make_entry(key: str = KEY, **changes: Any) -> Entry:
-    """Return a claimed entry as `Ledger` would write it."""
-    entry = Entry(
-        key=key,
-        email_type="confirmation",
-        status=Status.CLAIMED,
-        owner="task-1",
-        claim_id="claim-1",
-        deadline=After(60),
-        begun_at=After(),
-        created_at=After(),
-    )
-    return replace(entry, **changes)
-
-
-def make_attempt(**changes: Any) -> Attempt:
-    """Return a hand-over that has just begun."""
-    return replace(Attempt(1, 1, "0", "task-1", "worker", "<m@x>", 1, After()), **changes)
-
-
-def race(work: Callable[[int], Any], racers: int = 8) -> list[Any]:
-    """Run ``work(n)`` in ``racers`` threads that start together, and return their results."""
-    barrier = threading.Barrier(racers)
-
-    def run(number: int) -> Any:
-        barrier.wait()
-        return work(number)
-
-    with ThreadPoolExecutor(racers) as pool:
-        return list(pool.map(run, range(racers)))
+from ..core.audit import Intervention
+from ..core.entry import After, Delivery, Entry, Recipient
+from ..core.forgetting import FORGOTTEN
+from ..core.interventions import Operator
+from ..core.status import DeliveryStatus, Status
+from ..core.store import Store
+from .making import ANN, BOB, KEY, make_attempt, make_entry, race
 
 
 class StoreConformance:
