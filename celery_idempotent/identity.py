@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from django.utils.dateparse import parse_datetime
+
 from .conf import conf
 from .core.addresses import digest_all, is_address, mask_all, normalise, printable
 from .core.errors import KeyFieldError
@@ -108,12 +110,16 @@ class CallKeys:
         path = task.event_time_field
         when = self._lookup(path, bound)
         if isinstance(when, str):
-            try:
-                when = datetime.fromisoformat(when)
-            except ValueError:
-                pass
+            when = _moment(when)
         if not isinstance(when, datetime):
-            raise KeyFieldError(f"{task.name}: event_time_field {path!r} has to be an aware datetime")
+            raise KeyFieldError(
+                f"{task.name}: event_time_field {path!r} has to be an aware datetime, or one as ISO 8601 text"
+            )
+        if when.utcoffset() is None:
+            raise KeyFieldError(
+                f"{task.name}: event_time_field {path!r} is a naive datetime, which names no instant; "
+                "make it aware"
+            )
         return bucket_for(when, task.window)
 
     def _fingerprint(self, bound: Mapping[str, Any]) -> str:
@@ -128,6 +134,13 @@ class CallKeys:
             return digest(fields)
         except KeyFieldError:
             return ""  # arguments of any type are allowed outside the key; they just cannot be compared
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        return parse_datetime(text)  # unlike Python 3.10's own, it knows the Z of UTC
+    except ValueError:
+        return None
 
 
 def folded(value: Any) -> Any:

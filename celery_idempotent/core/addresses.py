@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import re
 from email.utils import parseaddr
+from urllib.parse import quote
 
 from .entry import Recipient
 
@@ -55,7 +56,10 @@ def mask(address: str) -> str:
 
 
 def spellings(address: str) -> list[str]:
-    """Return every way in which texts may show ``address``: as given, in its one form, readable, masked."""
+    """Return every way in which texts may show ``address``: as given, in its one form, readable, masked.
+
+    And each of these as URLs have it, with and without the rest encoded as well.
+    """
     normal = normalise(address)
     local, at, domain = normal.rpartition("@")
     try:
@@ -63,7 +67,9 @@ def spellings(address: str) -> list[str]:
     except UnicodeError:
         pass
     given = parseaddr(address)[1] or address.strip()
-    return list(dict.fromkeys((normal, given, f"{local}{at}{domain}", mask(address))))
+    plain = (normal, given, f"{local}{at}{domain}", mask(address))
+    in_urls = (form for text in plain for form in (text.replace("@", "%40"), quote(text, safe="")))
+    return list(dict.fromkeys((*plain, *in_urls)))
 
 
 def recipient(address: str, salt: str, form: str) -> Recipient:

@@ -67,21 +67,33 @@ class Mirror:
         """Write up to ``limit`` entries that are owed; return how many were. Raises `LedgerUnavailable`."""
         done = 0
         for key in self.store.owed_mirrors(limit):
-            self.store.mirrored(key)  # first: what is owed from here on is owed anew
             try:
-                stored = self.store.get(key)
-                if stored is not None:
-                    self._write(stored.entry)
+                self._pay(key)
                 done += 1
             except EntryUnreadable as error:
                 logger.error("not in the mirror: %s", error)
+                self.store.mirrored(key)
             except LedgerUnavailable:
                 self._owe(key)
                 raise
             except Exception:
                 logger.exception("%s: not in the mirror, and left out", key)
+                self.store.mirrored(key)
         self._not_before = 0.0
         return done
+
+    def _pay(self, key: str) -> None:
+        """Write what is owed of ``key``, and then forget the note: whoever is killed before that leaves it.
+
+        A change meanwhile had the same note, so it is noted anew.
+        """
+        stored = self.store.get(key)
+        if stored is not None:
+            self._write(stored.entry)
+        self.store.mirrored(key)
+        again = self.store.get(key)
+        if again is not None and (stored is None or _life(again.entry) != _life(stored.entry)):
+            self.store.owe_mirror(key)
 
     def _try(self, key: str, write: Callable[[], object]) -> bool:
         """Call ``write`` unless the database did not answer a moment ago, and tell whether it went well."""
@@ -131,3 +143,8 @@ class Mirror:
             row.generation = entry.generation
             write_attempts(alias, row, entry.history)
             write_deliveries(alias, row, entry.deliveries)
+
+
+def _life(entry: Entry) -> tuple[object, int]:
+    """Return what no two states of a key have in common: one that began anew counts from the start."""
+    return entry.created_at, entry.version
