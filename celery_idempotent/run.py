@@ -24,6 +24,8 @@ logger = logging.getLogger("celery_idempotent")
 RELEASE_PATIENCE = 10.0
 """Seconds for which a release is tried; after that the lease frees the key."""
 
+NOT_YET = "not offered yet"
+
 _current: ContextVar[Run | None] = ContextVar("celery_idempotent_run", default=None)
 
 
@@ -101,12 +103,22 @@ class Run:
         """Return the deliveries so far, by part and recipient digest."""
         return {(d.part, d.recipient.digest): d for d in self.entry.deliveries}
 
-    def begin(self, targets: Sequence[Target], message_id: str, offer: Offer | None = None) -> None:
-        """Write ahead. Raises `ClaimLost` or `LedgerUnavailable`: nothing may be sent then."""
+    def begin(
+        self,
+        targets: Sequence[Target],
+        message_id: str,
+        offer: Offer | None = None,
+        waiting: Sequence[Target] = (),
+    ) -> None:
+        """Write ahead. Raises `ClaimLost` or `LedgerUnavailable`: nothing may be sent then.
+
+        ``waiting`` are those of the message who are not served yet: the end of a doubt must not be the end for
+        them.
+        """
         with self._stopping():
             began = time.monotonic()
             try:
-                self._begin(targets, message_id, offer)
+                self._begin(targets, message_id, offer, waiting)
                 if time.monotonic() - began > self.policy.send_timeout:
                     raise LedgerUnavailable(
                         f"{self.asker.email_type}: the write-ahead took longer than send_timeout"
@@ -137,15 +149,24 @@ class Run:
         with self._stopping():
             self.entry = insist(lambda: self.ledger.close_offer(self.entry), RELEASE_PATIENCE)
 
-    def _begin(self, targets: Sequence[Target], message_id: str, offer: Offer | None) -> None:
-        try:
+    def _begin(
+        self, targets: Sequence[Target], message_id: str, offer: Offer | None, waiting: Sequence[Target]
+    ) -> None:
+        def write() -> None:
+            known = self.known()
+            if new := [(part, who) for part, who in waiting if (part, who.digest) not in known]:
+                rows = [Delivery(*one, DeliveryStatus.DEFERRED, message_id, detail=NOT_YET) for one in new]
+                self.entry = self.ledger.remember(self.entry, rows)
             self.entry = self.ledger.begin(self.entry, targets, message_id, self.asker, self.policy, offer)
+
+        try:
+            write()
         except ClaimLost as lost:
             before = self.entry
             self._take_back(lost)
             if self.entry.deliveries != before.deliveries:
                 raise TakenBack from lost
-            self.entry = self.ledger.begin(self.entry, targets, message_id, self.asker, self.policy, offer)
+            write()
 
     def _take_back(self, lost: ClaimLost) -> None:
         """Claim again after another run has taken over that has nothing in a hand-over; else raise ``lost``.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+import unicodedata
 from email.utils import parseaddr
 from urllib.parse import quote
 
@@ -33,7 +34,8 @@ def normalise(address: str) -> str:
     """Return ``address`` in its one form: bare, without needless quotes, in lower case, its domain in ASCII.
 
     Case of the local part is significant by RFC 5321 §2.4, but no mail system in use tells mailboxes
-    apart by it, and people type it either way.
+    apart by it, and people type it either way. Accents are composed (NFC), as RFC 5198 §3 has text on the
+    network: some keyboards and file systems take letters apart.
     """
     bare = parseaddr(address)[1] or address.strip()
     local, at, domain = bare.rpartition("@")
@@ -43,7 +45,7 @@ def normalise(address: str) -> str:
         domain = domain.encode("idna").decode("ascii")
     except UnicodeError:
         pass  # a domain that IDNA cannot express is compared as it stands
-    return f"{local.lower()}{at}{domain.lower()}"
+    return f"{unicodedata.normalize('NFC', local.lower())}{at}{domain.lower()}"
 
 
 def mask(address: str) -> str:

@@ -57,6 +57,7 @@ def heard(entry: Entry, event: Event, now: datetime) -> Entry:
     """Return ``entry`` with ``event`` beside its deliveries, and with what it settles; the same if nothing."""
     if event.generation != entry.generation:
         return entry
+    event = replace(event, whole=_is_about_all(entry, event))  # once, as there may be thousands of deliveries
     rows = [row for delivery in entry.deliveries if (row := _heard(delivery, entry, event)) is not delivery]
     settled = _settled(replace(entry, deliveries=merged(entry, rows)), now)
     if settled.status in (entry.status, Status.IN_DOUBT):
@@ -73,7 +74,7 @@ def _heard(delivery: Delivery, entry: Entry, event: Event) -> Delivery:
         if event.kind in REFUSING and event.attempt < _first(entry) and not _is_known(delivery):
             return delivery  # the provider may have taken, or may take, what was handed over since
         return with_events(delivery, [(event.kind, event.at)])
-    if _is_about_all(entry, event) and _is_open(delivery):
+    if event.whole and _is_open(delivery):
         return with_events(delivery, [(ACCEPTED, event.at)])
     return delivery
 

@@ -61,6 +61,14 @@ def is_too_large(code: int, text: str) -> bool:
     return _TOO_LARGE.match(f"{code} {text}") is not None
 
 
+_NOT_UTF8 = re.compile(r"5\d\d 5\.6\.7\b")
+
+
+def is_about_utf8(code: int, text: str) -> bool:
+    """Tell whether a reply refuses what needs SMTPUTF8 (RFC 6531 §3.5)."""
+    return _NOT_UTF8.match(f"{code} {text}") is not None
+
+
 GREYLISTED_SECONDS = 300.0
 """Seconds to wait for a server that does not say how long; what most greylisting software starts with."""
 SHORTEST_WAIT, LONGEST_WAIT = 1.0, 3600.0

@@ -139,7 +139,9 @@ class HandOver:
             self._open = list(self._pending)
             return
         offer = self._next.offer(content) if self._next else None
-        self.run.begin([self._pending[address] for address in served], self.message_id, offer)
+        now = frozenset(served)
+        waiting = [target for address, target in self._pending.items() if address not in now]
+        self.run.begin([self._pending[address] for address in served], self.message_id, offer, waiting)
         self._open, self._next = list(served), None
 
     def record(self, replies: Mapping[str, Reply]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..core.addresses import mask_all
 from ..core.outcomes import Reply
-from ..core.replies import Kind, is_too_large
+from ..core.replies import Kind, is_about_utf8, is_too_large
 from ..core.status import DeliveryStatus
 from .classify import kind, readable, refusal, unoffered, verdict
 from .connections import Connection
@@ -72,8 +72,9 @@ class Transaction:
         try:
             refused = self._mail(batch)
             if refused is not None:
-                self._replies = dict.fromkeys(batch, refused)
-                return []
+                about_utf8 = is_about_utf8(refused.code or 0, refused.detail)
+                self._replies = dict.fromkeys((about_utf8 and self._utf8(batch)) or batch, refused)
+                return [address for address in batch if address not in self._replies]
             again = self._rcpt(batch)
             return self._data() + again if self._taken else again
         except smtplib.SMTPSenderRefused:
@@ -99,18 +100,27 @@ class Transaction:
         said = kind(code, text)
         if code == 421 or said is Kind.UNKNOWN:
             raise smtplib.SMTPResponseException(code, text)
-        if said is Kind.PERMANENT and not is_too_large(code, readable(text)):
+        if said is Kind.PERMANENT and not self._is_of_recipients(batch, code, readable(text)):
             raise smtplib.SMTPSenderRefused(code, mask_all(readable(text)).encode(), sender)
         return refusal(said, code, text)
+
+    def _is_of_recipients(self, batch: Sequence[str], code: int, text: str) -> bool:
+        """Tell whether a refusal of MAIL is one of the message or of who needs SMTPUTF8, not of the sender."""
+        of_utf8 = is_about_utf8(code, text) and self.letter.sender.isascii() and self._utf8(batch)
+        return bool(of_utf8) or is_too_large(code, text)
 
     def _options(self, batch: Sequence[str]) -> list[str]:
         smtp, letter = self.connection.smtp, self.letter
         options = [f"size={letter.size}"] if smtp.has_extn("size") else []
-        if any(letter.needs_smtputf8(address) for address in batch):
+        if self._utf8(batch):
             options += ["SMTPUTF8", "BODY=8BITMIME"]
         elif letter.eight_bit and smtp.has_extn("8bitmime"):
             options.append("BODY=8BITMIME")
         return options if smtp.does_esmtp else []
+
+    def _utf8(self, batch: Sequence[str]) -> list[str]:
+        """Return those who can be served over SMTPUTF8 alone."""
+        return [address for address in batch if self.letter.needs_smtputf8(address)]
 
     def _rcpt(self, batch: Sequence[str]) -> list[str]:
         """Offer the recipients, and return those that the server's limit, or time, leaves for another time."""
