@@ -16,9 +16,9 @@ help:
 	@echo "make clean  remove what the others built"
 
 $(READY): pyproject.toml constraints.txt
-	@echo "== building $(VENV) (once)"
+	@echo "== building $(VENV): once, for two minutes or so, in silence"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $(READY)
 
 demo: $(READY)

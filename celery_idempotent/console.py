@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any
 
 from .core.audit import as_rows
@@ -23,11 +23,12 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def text(value: Any) -> str:
-    """Return ``value`` as a cell of a table: times to the second, nothing as ``-``."""
+    """Return ``value`` as a cell of a table: times to the second, in UTC with a Z; nothing as ``-``."""
     if value is None or value == "":
         return "-"
     if isinstance(value, datetime):
-        return value.strftime("%Y-%m-%d %H:%M:%S")
+        aware = value.tzinfo is not None
+        return f"{(value.astimezone(timezone.utc) if aware else value):%Y-%m-%d %H:%M:%S}{'Z' if aware else ''}"
     return str(getattr(value, "value", value)).replace("in_doubt", "in doubt")
 
 
@@ -51,6 +52,7 @@ def plain(entry: Entry, attempts: Sequence[Attempt]) -> dict[str, Any]:
                 "message_id": d.message_id,
                 "code": d.code,
                 "detail": d.detail,
+                "events": [{"kind": kind, "at": moment(at)} for kind, at in d.events],
             }
             for d in entry.deliveries
         ],
@@ -79,6 +81,10 @@ def moment(value: Any) -> str | None:
     return value.isoformat() if isinstance(value, datetime) else None
 
 
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
+
+
 def page(entry: Entry, attempts: Sequence[Attempt], now: datetime) -> str:
     """Return everything about ``entry``, and what can be done."""
     facts = [
@@ -86,7 +92,7 @@ def page(entry: Entry, attempts: Sequence[Attempt], now: datetime) -> str:
         ("status", f"{text(entry.status)}{f' ({entry.error})' if entry.error else ''}"),
         ("task id", entry.owner),
         ("generation", entry.generation),
-        ("attempts", f"{entry.attempts} in this generation; asked for {entry.arrivals} times"),
+        ("attempts", f"{entry.attempts} in this generation; asked for {_times(entry.arrivals)}"),
         ("first seen", entry.created_at),
         ("sent", entry.sent_at),
         ("unfinished since" if entry.unfinished else "deadline", entry.deadline),
@@ -100,6 +106,8 @@ def page(entry: Entry, attempts: Sequence[Attempt], now: datetime) -> str:
     if entry.deliveries:
         rows = ((d.recipient.shown, d.status, d.code, d.detail, d.message_id) for d in entry.deliveries)
         parts.append(table(("recipient", "status", "code", "said", "Message-ID"), rows))
+    if events := [(d.recipient.shown, kind, at) for d in entry.deliveries for kind, at in d.events]:
+        parts.append(table(("recipient", "told later", "at"), events))
     if entry.audit:
         audit = ((a.at, a.action, a.actor, a.generation, a.reason) for a in entry.audit)
         parts.append(table(("decided", "what", "who", "generation", "why"), audit))
@@ -117,7 +125,8 @@ def _attempts(attempts: Sequence[Attempt]) -> str:
 def what_now(entry: Entry, now: datetime) -> str:
     """Return what happens next, or what somebody has to do."""
     running = isinstance(entry.deadline, datetime) and entry.deadline > now
-    until = f" until {text(entry.deadline)} UTC by the ledger's clock"
+    command = f"`{COMMAND} {{}} {entry.key} --reason …`".format
+    until = f" until {text(entry.deadline)} by the ledger's clock"
     match entry.status:
         case Status.SENT if entry.unfinished:
             return (
@@ -127,7 +136,7 @@ def what_now(entry: Entry, now: datetime) -> str:
         case Status.SENT:
             return (
                 "Done. Calls are answered with this result. To send it once more: task.resend(…) in your code, "
-                f"or `{COMMAND} reopen {entry.key} --reason …` and call the task again."
+                f"or {command('reopen')} and call the task again."
             )
         case Status.CLAIMED if running:
             return f"A worker is preparing it{until}. Nothing to do."
@@ -140,18 +149,28 @@ def what_now(entry: Entry, now: datetime) -> str:
         case Status.SENDING:
             return f"The hand-over has passed its deadline. `{COMMAND} sweep` will call it in doubt."
         case Status.RELEASED if running:
-            return (
-                f"It waits for its own retry{until}. `{COMMAND} release {entry.key}` gives it to the next call."
-            )
+            return f"It waits for its own retry{until}. {command('release')} gives it to the next call."
         case Status.RELEASED:
-            return f"The next call sends it. If it must not go out: `{COMMAND} cancel {entry.key} --reason …`."
+            return f"The next call sends it. If it must not go out: {command('cancel')}."
         case Status.FAILED:
-            return "Given up. Call the task again, and it is tried again for those who have not got it."
+            return (
+                "Given up. Call the task again, and it is tried again for those who have not got it, but for "
+                f"those who were refused for good. {command('reopen')} offers it to everybody anew."
+            )
         case Status.CANCELLED:
-            return f"Withdrawn: calls succeed without sending. `{COMMAND} reopen {entry.key}` allows it again."
+            return f"Withdrawn: calls succeed without sending. {command('reopen')} allows it again."
+    return f"{_look(entry)}, then:\n" + "\n".join(
+        f"  {COMMAND} resolve {entry.key} {verdict} --reason '…'" for verdict in ("--sent     ", "--not-sent ")
+    )
+
+
+def _look(entry: Entry) -> str:
+    if not entry.deliveries:
+        return (
+            "Nobody knows what its body has done before it was cut off, so it is not run again until somebody "
+            "decides. Look where it leaves its traces"
+        )
     return (
         "Nobody knows whether the mail server took it, so nothing is sent until somebody decides. Look for the "
-        "Message-ID in the mail server's log, then:\n"
-        f"  {COMMAND} resolve {entry.key} --sent      --reason '…'\n"
-        f"  {COMMAND} resolve {entry.key} --not-sent  --reason '…'"
+        "Message-ID in the mail server's log"
     )

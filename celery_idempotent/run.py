@@ -15,6 +15,7 @@ from .core.keys import digest
 from .core.ledger import Ledger
 from .core.offers import Offer
 from .core.outcomes import Acquired, Asker, Policy, Reply, Target
+from .core.status import DeliveryStatus
 from .insisting import insist
 from .parts import Parts, named_targets
 from .unserved import Unserved

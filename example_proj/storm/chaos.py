@@ -40,15 +40,19 @@ class Chaos:
         """
         for worker in self.crew.workers:  # or a fast one leaves nothing to lose
             os.killpg(worker.pid, signal.SIGSTOP)
-        for message in self._waiting():
+        waiting = self._waiting()
+        for message in waiting:
             try:
                 message.unlink()
                 self.wiped += 1
             except FileNotFoundError:
                 continue  # a worker was faster
-        self.crew.replace_worker(0)
-        for worker in self.crew.workers[1:]:
+        if waiting:
+            self.crew.replace_worker(0)
+        for worker in self.crew.workers:
             os.killpg(worker.pid, signal.SIGCONT)
+        if not waiting:
+            return  # a slow machine has published nothing yet: later, then
         print(
             f"{self.crew.name:>7}  the broker's folder was emptied ({self.wiped} messages) and a worker killed",
             flush=True,

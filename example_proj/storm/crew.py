@@ -15,6 +15,10 @@ HERE = Path(__file__).resolve().parents[1]
 WORKERS = 2
 
 
+class NotReady(Exception):
+    """Raised when a worker does not come up before the time is over."""
+
+
 class Crew:
     """Runs while it is entered. What it writes goes to ``folder``; the broker's folder is emptied first."""
 
@@ -45,14 +49,14 @@ class Crew:
         self._running.close()
 
     def wait_until_ready(self, deadline: float) -> None:
-        """Wait for the workers until ``deadline``. Raises RuntimeError where one does not come up."""
+        """Wait for the workers until ``deadline``. Raises `NotReady` where one does not come up."""
         while time.monotonic() < deadline:
             if all(" ready." in self._log(number).read_text() for number in range(WORKERS)):
                 return
             if any(worker.poll() is not None for worker in self.workers):
                 break
             time.sleep(0.1)
-        raise RuntimeError(f"a worker did not start; its log is in {self.folder}")
+        raise NotReady(f"a worker did not start in time; its log is in {self.folder}")
 
     def start_relay(self) -> None:
         """Start the process that publishes again what the broker has lost."""

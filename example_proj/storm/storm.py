@@ -27,6 +27,7 @@ class Storm:
         self.tally = Tally(task_name, plan, self.crew.record)
         self.chaos = Chaos(self.crew, plan.kills)
         self.answered = -1
+        self.in_time = True
 
     def run(self, seconds: float) -> Figures:
         """Run the storm for ``seconds`` at most, and count."""
@@ -54,6 +55,7 @@ class Storm:
                 if over and (self.tally.is_done(self.answered) or now - news > QUIET):
                     return
             time.sleep(0.005)
+        self.in_time = False
         print(f"{self.name:>7}  the time is up; what follows is how far it came", flush=True)
 
     def _has_moved(self) -> bool:

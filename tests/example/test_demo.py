@@ -5,7 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 DEMO = Path(__file__).parents[2] / "example_proj" / "demo.py"
 
@@ -44,3 +49,19 @@ def test_nonsense_is_refused() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 2
     assert "at least as many events" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("duplicates", "in_time", "told"),
+    [(0, False, "slow or busy"), (1, False, "did NOT hold"), (0, True, "did NOT hold")],
+)
+def test_a_slow_machine_is_not_told_that_the_promise_was_broken(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, duplicates: int, in_time: bool, told: str
+) -> None:
+    """What had no time to be sent is not lost. A duplicate is one, however early the end came."""
+    monkeypatch.syspath_prepend(DEMO.parent)
+    demo, figures = import_module("demo"), import_module("storm.figures")
+    names = [field.name for field in fields(figures.Figures)]
+    counted = figures.Figures(**dict.fromkeys(names, 0) | {"lost": 20, "duplicates": duplicates})
+    demo.report(counted, counted, False, in_time, tmp_path)
+    assert told in capsys.readouterr().out
