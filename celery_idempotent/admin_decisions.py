@@ -79,12 +79,8 @@ def _words(status: Status) -> str:
     return status.value.replace("_", " ")
 
 
-def _hint(entry: Entry) -> str:
-    if entry.unfinished:
-        return UNFINISHED
-    if entry.status in _UNKNOWN and not entry.deliveries:
-        return OPAQUE
-    return ADVICE[entry.status]
+def _advice(entry: Entry) -> str:
+    return OPAQUE if entry.status in _UNKNOWN and not entry.deliveries else _hint(entry)
 
 
 def _traces(row: LogicalEmail, entry: Entry) -> list[SendAttempt]:
@@ -94,6 +90,10 @@ def _traces(row: LogicalEmail, entry: Entry) -> list[SendAttempt]:
     open_ended = [status.value for status in (DeliveryStatus.IN_DOUBT, DeliveryStatus.SENDING)]
     found = row.send_attempts.filter(generation=entry.generation, outcome__in=open_ended).exclude(message_id="")
     return list(found.order_by("number"))
+
+
+def _hint(entry: Entry) -> str:
+    return UNFINISHED if entry.unfinished else ADVICE[entry.status]
 
 
 def _bulk(decision: str) -> Any:
@@ -152,7 +152,9 @@ class Decides:
         except IdempotencyError as error:
             messages.error(request, str(error))
         else:
-            messages.success(request, f"{entry.audit[-1].action}: it is {_words(entry.status)} now")
+            messages.success(
+                request, f"{entry.audit[-1].action}: it is {entry.status.value.replace('_', ' ')} now"
+            )
             self.log_change(request, row, f"{LABELS[decision]}: {reason}")  # type: ignore[attr-defined]
         return HttpResponseRedirect(reverse("admin:celery_idempotent_logicalemail_change", args=[pk]))
 
@@ -176,7 +178,7 @@ class Decides:
         busy = f"A worker may be at it right now, until {until}: nothing can be decided before that."
         return {
             "status": _words(entry.status).capitalize(),
-            "hint": _hint(entry) if possible else busy,
+            "hint": _advice(entry) if possible else busy,
             "traces": [(one.message_id, exact(one.started_at), one.worker) for one in _traces(row, entry)],
             "behind": entry.version != row.version,
             "version": entry.version,
