@@ -1,4 +1,4 @@
-# Two commands matter: `make demo` and `make test`. Both need nothing but Python and make.
+# Everything here needs nothing but Python, make and a package index; CONTRIBUTING.md says when to run what.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin

@@ -33,6 +33,17 @@ def told_later(_: Any, delivery: Any) -> str:
     return "\n".join(f"{kind} {exact(datetime.fromisoformat(at))}" for kind, at in delivery.events) or "-"
 
 
+def shortened(text: str) -> str:
+    """Return ``text`` for a list, so short that the status beside it stays in sight."""
+    return Truncator(text).chars(_IN_A_LIST) or "-"
+
+
+@admin.display(description="email", ordering="email")
+def whose(_: Any, row: Delivery | SendAttempt) -> str:
+    """Return which email ``row`` belongs to."""
+    return shortened(str(row.email))
+
+
 class ReadOnly:
     """No adding, changing or deleting: the ledger is evidence."""
 
@@ -118,15 +129,16 @@ class LogicalEmailAdmin(Decides, ReadOnly, admin.ModelAdmin):  # type: ignore[mi
 
     @admin.display(description="label", ordering="label")
     def what(self, email: LogicalEmail) -> str:
-        """Return the label, so short that the status beside it stays in sight."""
-        return Truncator(email.label).chars(_IN_A_LIST) or "-"
+        """Return the label."""
+        return shortened(email.label)
 
 
 @admin.register(Delivery)
 class DeliveryAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-arg]
     """Recipients across emails."""
 
-    list_display = ("recipient", "status", "code", "detail", "email", "generation", "updated")
+    list_display = ("recipient", "status", "code", "whose", "updated", "detail", "generation")
+    whose = whose
     told_later, updated = told_later, exactly("updated_at")
     exclude = ("events",)
     readonly_fields = ("told_later",)
@@ -142,9 +154,10 @@ class SendAttemptAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-a
     """Hand-overs across emails."""
 
     list_display = (
-        "email", "generation", "number", "outcome", "code", "recipients", "task_id", "worker",
-        "started", "ended",
+        "whose", "outcome", "code", "recipients", "started", "ended", "generation", "number", "task_id",
+        "worker",
     )  # fmt: skip
+    whose = whose
     started, ended = exactly("started_at"), exactly("ended_at")
     list_filter = ("outcome", "started_at")
     search_fields = ("task_id", "message_id", "email__key", "email__label")
@@ -157,7 +170,7 @@ class SendAttemptAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-a
 class OutboxMessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-arg]
     """What is owed to the broker, without its arguments."""
 
-    list_display = ("label", "task", "tries", "error", "created", "published", "due")
+    list_display = ("label", "task", "error", "due", "tries", "published", "created")
     fields = ("task", "label", "key", "task_id", "tries", "error", "created", "published", "due")
     readonly_fields = ("key", "task_id", "created", "published", "due")
     created, published, due = exactly("created_at"), exactly("published_at"), exactly("due_at")

@@ -79,12 +79,8 @@ def _words(status: Status) -> str:
     return status.value.replace("_", " ")
 
 
-def _hint(entry: Entry) -> str:
-    if entry.unfinished:
-        return UNFINISHED
-    if entry.status in _UNKNOWN and not entry.deliveries:
-        return OPAQUE
-    return ADVICE[entry.status]
+def _advice(entry: Entry) -> str:
+    return OPAQUE if entry.status in _UNKNOWN and not entry.deliveries else _hint(entry)
 
 
 def _traces(row: LogicalEmail, entry: Entry) -> list[SendAttempt]:
@@ -99,6 +95,10 @@ def _traces(row: LogicalEmail, entry: Entry) -> list[SendAttempt]:
 def _logged(decision: str, entry: Entry) -> str:
     """Return what Django's log keeps of a decision: the reason as the audit has it, addresses masked."""
     return f"{LABELS[decision]}: {entry.audit[-1].reason}"
+
+
+def _hint(entry: Entry) -> str:
+    return UNFINISHED if entry.unfinished else ADVICE[entry.status]
 
 
 def _bulk(decision: str) -> Any:
@@ -181,7 +181,7 @@ class Decides:
         busy = f"A worker may be at it right now, until {until}: nothing can be decided before that."
         return {
             "status": _words(entry.status).capitalize(),
-            "hint": _hint(entry) if possible else busy,
+            "hint": _advice(entry) if possible else busy,
             "traces": [(one.message_id, exact(one.started_at), one.worker) for one in _traces(row, entry)],
             "behind": entry.version != row.version,
             "version": entry.version,
