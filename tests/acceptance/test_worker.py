@@ -166,13 +166,12 @@ answer([[e["type"], e["first_task_id"], e["key"] == confirm.key_for(1013)] for e
 
 def test_a_resend_in_a_real_worker(shop: Shop) -> None:
     """One more mail, with a Message-ID of its own, whatever is delivered again around it."""
-    shop.ask("answer(confirm.apply_async((71,), task_id='resent-1').get(timeout=30))")
-    again = "answer(confirm.resend(71, actor='ann', reason='lost').id)"
-    task_id = shop.ask(again)
-    shop.ask("for i in ('resent-1', 'resent-2'): confirm.apply_async((71,), task_id=i)")
-    shop.ask(f"confirm.apply_async((71,), task_id={task_id!r})")
-    for wanted in (task_id, "resent-2"):
-        by = shop.ask(f"from celery.result import AsyncResult; answer(AsyncResult({wanted!r}).get(timeout=40))")
-        assert by["by"] == task_id
+    task_id, values = shop.ask("""
+confirm.apply_async((71,), task_id="resent-1").get(timeout=60)
+again = confirm.resend(71, actor="ann", reason="lost").id
+for task_id in ("resent-1", "resent-2", again): confirm.apply_async((71,), task_id=task_id)
+answer([again, [app.AsyncResult(task_id).get(timeout=60) for task_id in (again, "resent-2")]])
+""")
+    assert [value["by"] for value in values] == [task_id] * 2
     wait_for(lambda: shop.ask("answer(confirm.entry_for(71).status.value)") == "sent", 30, shop.logs)
     assert len({mail.message_id for mail in shop.server.accepted}) == shop.copies() == 2
