@@ -73,7 +73,8 @@ def _explain(alias: str, error: Exception) -> str:
     names = [model._meta.db_table for model in (LogicalEmail, Delivery, SendAttempt, OutboxMessage)]
     table = next((name for name in names if name in text), None)
     if table and any(words in text for words in missing):
-        base = connections[alias].settings_dict["TEST"]["MIRROR"] or alias  # the ledger's own is another's copy
+        # The ledger's own alias is a copy of another, which is the one that people know.
+        base = connections[alias].settings_dict.get("TEST", {}).get("MIRROR") or alias
         where = "" if base == DEFAULT_DB_ALIAS else f" --database={base}"
         return f"database {base!r} has no table {table}: run `manage.py migrate{where}`"
     return f"the ledger in database {alias!r} does not answer: {text}"
