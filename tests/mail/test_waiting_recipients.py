@@ -17,12 +17,12 @@ from celery_idempotent.core.status import DeliveryStatus
 from celery_idempotent.run import Run
 from tests.support.mailserver import DROP_AFTER_ACCEPT, ScriptedSMTP
 
-app = Celery("waiting", broker="memory://", backend="cache+memory://", set_as_current=False)
+app = Celery("waiting_recipients", broker="memory://", backend="cache+memory://", set_as_current=False)
 PEOPLE = [f"r{n}@example.com" for n in range(5)]
 OF_TWO = {"ehlo": "250-test\r\n250 LIMITS RCPTMAX=2"}
 
 
-@app.task(base=IdempotentEmailTask, key_fields=("n",), name="waiting", max_retries=0)
+@app.task(base=IdempotentEmailTask, key_fields=("n",), name="waiting_recipients", max_retries=0)
 def send(n: int) -> str:
     EmailMessage("Hi", "text", to=PEOPLE).send()
     return "sent"
