@@ -52,5 +52,8 @@ def test_a_look_is_allowed_in_a_transaction_of_the_callers(
     alias: str, read: Callable[[DatabaseStore], Any]
 ) -> None:
     """A view under ``ATOMIC_REQUESTS`` may show what the ledger knows."""
+    outside = read(DatabaseStore(lambda: alias))
     with transaction.atomic(using=alias):
-        read(DatabaseStore(lambda: alias))
+        inside = read(DatabaseStore(lambda: alias))
+    assert type(inside) is type(outside)
+    assert not connections[alias].in_atomic_block
