@@ -19,8 +19,7 @@ from django.db import transaction  # noqa: E402
 
 from celery_idempotent import IdempotentEmailTask, IdempotentTask, Verdict, conduct  # noqa: E402
 from tests.acceptance import crash  # noqa: E402
-
-DIRECTORY = os.environ.get("TEST_DIRECTORY", "/tmp")
+from tests.acceptance.crash import DIRECTORY  # noqa: E402
 
 app = Celery("acceptance")
 app.conf.update(

@@ -1,9 +1,14 @@
-"""Kills this very process at a named point, once: when the file ``crash`` names it; ``pause`` only stops it."""
+"""Kills this very process at a named point, once: when the file ``crash`` names it; ``pause`` only stops it.
+
+Only a process that a test has started, with a folder for what they tell each other, is struck: a test that
+imports the tasks runs the project's code as it is, and nothing that lies about elsewhere can stop it.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +18,11 @@ from typing import Any
 from celery_idempotent import reporting, run
 from celery_idempotent.core.ledger import Ledger
 from celery_idempotent.mail.transaction import Transaction
+
+STRUCK = "TEST_DIRECTORY" in os.environ
+_own = None if STRUCK else tempfile.TemporaryDirectory(prefix="tasks-")
+DIRECTORY = os.environ["TEST_DIRECTORY"] if _own is None else _own.name
+"""Where the tasks leave notes, and look for the test's."""
 
 
 def at(point: str) -> None:
@@ -39,7 +49,7 @@ def _asked(name: str, point: str) -> bool:
 
 
 def _path(name: str) -> str:
-    return os.path.join(os.environ.get("TEST_DIRECTORY", "/tmp"), name)
+    return os.path.join(DIRECTORY, name)
 
 
 def meet(claimed: Any) -> None:
@@ -73,7 +83,9 @@ def around(owner: Any, name: str, before: str, after: str) -> None:
 
 
 def install() -> None:
-    """Put the points in place."""
+    """Put the points in place, if this is a process to be struck."""
+    if not STRUCK:
+        return
     claim = Ledger.claim
     Ledger.claim = lambda self, asker, policy: meet(asker) or claim(self, asker, policy)
     around(Ledger, "claim", "before-claim", "after-claim")

@@ -22,9 +22,9 @@ from rq.exceptions import NoSuchJobError  # noqa: E402
 from celery_idempotent import IdempotentEmailTask  # noqa: E402
 from celery_idempotent.contrib.django_tasks import idempotent, idempotent_email  # noqa: E402
 from tests.acceptance import crash  # noqa: E402
+from tests.acceptance.crash import DIRECTORY  # noqa: E402
 from tests.support.seed import Seed  # noqa: E402
 
-DIRECTORY = os.environ.get("TEST_DIRECTORY", "/tmp")
 task: Any = import_module("django.tasks" if find_spec("django.tasks") else "django_tasks").task
 app = Celery("both", broker=os.environ.get("TEST_BROKER", "memory://"))
 app.conf.update(result_backend=os.environ.get("TEST_BROKER"), worker_enable_remote_control=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from celery_idempotent import (
     Status,
 )
 from celery_idempotent.contrib.rq import idempotent
+from celery_idempotent.core.ledger import Ledger
 from celery_idempotent.identity import HEADER
 from celery_idempotent.signals import email_sent
 from tests.rq import app
@@ -32,6 +34,12 @@ def back(n: int) -> Any:
     """Calls `there` for the next number, up to 2."""
     calls.append(("back", n))
     return ["back", n, there(n + 1) if n < 2 else None]
+
+
+def test_this_process_runs_the_code_as_it_is() -> None:
+    """The points at which workers are killed are not in place where tests only import the tasks."""
+    assert Ledger.claim.__module__ == Ledger.__module__
+    assert tempfile.gettempdir() != app.DIRECTORY, "what others left there is not for us"
 
 
 class Shop:
