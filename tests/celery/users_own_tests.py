@@ -28,20 +28,20 @@ def confirm(order: int, fail: bool = False) -> str:
 class Checks:
     """With Django's locmem backend in place of ours, and with ours around locmem."""
 
-    def sends_once(self: Any) -> None:
+    def assert_sends_once(self: Any) -> None:
         assert [confirm.delay(1).get() for _ in range(3)] == ["sent"] * 3
         assert len(mail.outbox) == 1
         assert LogicalEmail.objects.get().status == Status.SENT
 
     def test_with_djangos_own_outbox(self) -> None:
-        self.sends_once()
+        self.assert_sends_once()
 
     @override_settings(
         EMAIL_BACKEND="celery_idempotent.mail.EmailBackend",
         CELERY_IDEMPOTENT={"EMAIL_BACKEND": "django.core.mail.backends.locmem.EmailBackend"},
     )
     def test_with_our_backend_around_it(self) -> None:
-        self.sends_once()
+        self.assert_sends_once()
         assert LogicalEmail.objects.get().deliveries.get().status == "accepted"
 
 
@@ -50,7 +50,7 @@ class InATransaction(Checks, TestCase):
 
     def test_in_an_atomic_block(self) -> None:
         with transaction.atomic():
-            self.sends_once()
+            self.assert_sends_once()
 
     def test_on_commit(self) -> None:
         with self.captureOnCommitCallbacks(execute=True):

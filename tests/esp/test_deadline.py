@@ -32,7 +32,7 @@ def slow(order: int, body: str = "text", own: bool = False) -> str:
     return "sent"
 
 
-def judge(api: SlowAPI, requests: int, timeout: float = TIMEOUT, **kwargs: Any) -> None:
+def assert_cut_at_the_deadline(api: SlowAPI, requests: int, timeout: float = TIMEOUT, **kwargs: Any) -> None:
     """Assert that the task ends with the deadline and not before, in doubt, and that the provider sees it."""
     began = time.monotonic()
     result = slow.apply((1,), kwargs)
@@ -59,7 +59,7 @@ def test_an_answer_that_trickles(name: str, answer: bytes, at_once: int, use: Us
     """Each piece comes in time, the whole does not: half an answer is none, also where its status says 200."""
     with SlowAPI(answer, at_once=at_once) as api:
         use(name, api.url)
-        judge(api, 1)
+        assert_cut_at_the_deadline(api, 1)
 
 
 @pytest.mark.parametrize("name", ["mailgun", "amazon_ses"])
@@ -67,7 +67,7 @@ def test_a_client_that_the_body_has_opened(name: str, use: Use) -> None:
     """It was made with timeouts of its own, and has the same deadline."""
     with SlowAPI() as api:
         use(name, api.url)
-        judge(api, 1, own=True)
+        assert_cut_at_the_deadline(api, 1, own=True)
 
 
 @pytest.mark.parametrize("name", ["mailgun", "amazon_ses"])
@@ -76,7 +76,7 @@ def test_an_answer_that_trickles_in_tls(name: str, use: Use, tls: ssl.SSLContext
     monkeypatch.setenv("AWS_CA_BUNDLE", os.environ["REQUESTS_CA_BUNDLE"])
     with SlowAPI(tls=tls) as api:
         use(name, api.url)
-        judge(api, 1)
+        assert_cut_at_the_deadline(api, 1)
 
 
 @pytest.mark.parametrize("length", [100_000, 6_000_000], ids=["in the kernel", "in the client"])
@@ -89,7 +89,7 @@ def test_a_request_that_is_read_slowly(
     monkeypatch.setattr(slow, "send_timeout", timeout)
     with SlowAPI(reads=500, tls=tls if encrypted else None) as api:
         use("mailgun", api.url)
-        judge(api, 0, timeout, body="x" * length)
+        assert_cut_at_the_deadline(api, 0, timeout, body="x" * length)
 
 
 def test_a_request_may_take_longer_than_its_connection(use: Use, monkeypatch: Any) -> None:
@@ -107,7 +107,7 @@ def test_an_answer_that_trickles_through_a_proxy(name: str, use: Use, monkeypatc
     with SlowAPI() as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         use(name, "http://api.example.com/")
-        judge(proxy, 1)
+        assert_cut_at_the_deadline(proxy, 1)
 
 
 def test_a_proxy_that_trickles(use: Use, monkeypatch: Any) -> None:

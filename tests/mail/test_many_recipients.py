@@ -13,7 +13,7 @@ from celery_idempotent import DeliveryInDoubt
 from celery_idempotent.core.outcomes import Verdict
 from celery_idempotent.core.status import DeliveryStatus
 from celery_idempotent.mail.transaction import Transaction
-from tests.mail.walking import Case, judge, walk, walked
+from tests.mail.walking import Case, assert_as_the_replies_say, walk, walked
 from tests.support.mailserver import (
     DEFAULTS,
     DROP_AFTER_ACCEPT,
@@ -62,7 +62,7 @@ def test_a_limit_of_recipients_splits_the_list(settings: Any, refusal: str, wher
         script[where] = lambda line: DEFAULTS[where] if server.named <= server.limit else refusal
     case = Case(50, script, retry=False)
     result, witness, entry = walk(case, settings)
-    judge(case, result, witness, entry)
+    assert_as_the_replies_say(case, result, witness, entry)
     assert witness.connections == 1
     assert server.transactions <= 20
     assert max(len(received.recipients) for received in witness.accepted) <= 7
@@ -73,7 +73,7 @@ def test_five_thousand_recipients(settings: Any) -> None:
     server = Limited(1000, "452 4.5.3 too many recipients")
     case = Case(5000, {"mail": server.mail, "rcpt": server.rcpt}, retry=False)
     result, witness, entry = walk(case, settings)
-    judge(case, result, witness, entry)
+    assert_as_the_replies_say(case, result, witness, entry)
     assert (witness.connections, server.transactions) == (1, 5)
     assert [len(received.recipients) for received in witness.accepted] == [1000] * 5
     assert [(a.recipients, a.outcome) for a in entry.history] == [(1000, DeliveryStatus.ACCEPTED)] * 5
@@ -85,7 +85,7 @@ def test_a_limit_announced_beforehand(settings: Any) -> None:
     ehlo = "250-test\r\n250-LIMITS MAILMAX=99 RCPTMAX=7\r\n250 SIZE 0"
     case = Case(50, {"ehlo": ehlo, "mail": server.mail, "rcpt": server.rcpt}, retry=False)
     result, witness, entry = walk(case, settings)
-    judge(case, result, witness, entry)
+    assert_as_the_replies_say(case, result, witness, entry)
     assert server.transactions == 8
 
 
@@ -102,7 +102,7 @@ def test_a_slow_server_is_handed_over_what_it_has_taken(settings: Any, monkeypat
         settings.EMAIL_PORT = server.port
         people = [f"r{n}@example.com" for n in range(50)]
         result = walked.apply((1, people))
-    judge(case, result, server, walked.entry_for(1, people))
+    assert_as_the_replies_say(case, result, server, walked.entry_for(1, people))
     assert len(server.accepted) > 1
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from celery_idempotent import wiring
 from celery_idempotent.core.status import DeliveryStatus
-from tests.mail.walking import Case, judge, walk
+from tests.mail.walking import Case, assert_as_the_replies_say, walk
 from tests.support.mailserver import (
     DEFAULTS,
     DROP,
@@ -96,14 +96,14 @@ def test_every_reply_at_every_step(settings: Any, step: str, reply: str, many: i
         result, server, entry = walk(case, settings)
         if step in ("banner", "ehlo", "mail") and not reply.startswith("552"):
             assert result.get() == "sent", "refused before any recipient was named: only for now"
-        judge(case, result, server, entry)
+        assert_as_the_replies_say(case, result, server, entry)
         return
     for answer in (Taking(reply), NotTaking(reply)) if REPLIES[reply] == UNCLEAR else (reply,):
         wiring._ledger.cache_clear()
         case.may_be_lost = REPLIES[reply] == UNCLEAR
         case.script["dot"] = once(answer, DEFAULTS["dot"])
         result, server, entry = walk(case, settings)
-        by_status = judge(case, result, server, entry)
+        by_status = assert_as_the_replies_say(case, result, server, entry)
         ends = {YES: "accepted", NO_FOR_NOW: "accepted", NO: "refused", UNCLEAR: "in_doubt"}
         assert len(by_status[DeliveryStatus(ends[REPLIES[reply]])]) == many
         assert bool(server.accepted) == (not isinstance(answer, NotTaking) and REPLIES[reply] != NO)
@@ -142,4 +142,4 @@ def mixed(seed: int, many: int) -> Case:
 def test_mixed_replies(settings: Any, seed: int, many: int) -> None:
     """Whatever mixture: each recipient is accepted once, or refused for good, and nothing is in doubt."""
     case = mixed(seed, many)
-    judge(case, *walk(case, settings))
+    assert_as_the_replies_say(case, *walk(case, settings))

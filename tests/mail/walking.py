@@ -67,7 +67,9 @@ def walk(case: Case, settings: Any) -> tuple[Any, ScriptedSMTP, Any]:
     return result, server, walked.entry_for(1, people)
 
 
-def judge(case: Case, result: Any, server: ScriptedSMTP, entry: Any) -> dict[DeliveryStatus, set[str]]:
+def assert_as_the_replies_say(
+    case: Case, result: Any, server: ScriptedSMTP, entry: Any
+) -> dict[DeliveryStatus, set[str]]:
     """Assert what holds however it went: nobody twice, nobody lost, doubt only where a reply was lost."""
     served = Counter(address for received in server.accepted for address in received.recipients)
     assert not served or max(served.values()) == 1, "P1: nobody twice"
