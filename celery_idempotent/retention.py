@@ -19,6 +19,7 @@ from .stores.database import DatabaseStore
 from .wiring import get_ledger, get_mirror, ledger_alias
 
 BATCH = 1000
+_ALL = 10**9
 _VISIBILITY = {"redis": 3600, "rediss": 3600, "sentinel": 3600, "sqs": 1800}
 _CONSUMER_TIMEOUT = 1800
 """Seconds after which RabbitMQ takes a message back that is not acknowledged, unless it is told otherwise."""
@@ -104,11 +105,12 @@ def purge(
         )
     if age < conf.retention:  # the relay takes what is older than that for forgotten
         _refuse_while_awaited(age)
-    removed = _in_batches(get_ledger(app).store, age, dry_run, batch)
-    if get_mirror(app) is not None:
-        rows = _in_batches(DatabaseStore(ledger_alias), age, dry_run, batch)
-        return max(removed, rows)
-    return removed
+    store = get_ledger(app).store
+    if get_mirror(app) is None:
+        return _in_batches(store, age, dry_run, batch)
+    # Redis removes one entry at a time and has to look at all of them, so once has to do.
+    removed = store.purge(age.total_seconds(), limit=_ALL, dry_run=dry_run)
+    return max(removed, _in_batches(DatabaseStore(ledger_alias), age, dry_run, batch))
 
 
 def _refuse_while_awaited(age: timedelta) -> None:
@@ -139,7 +141,7 @@ def _cure(alias: str, row: OutboxMessage) -> str:
 def _in_batches(store: Any, age: timedelta, dry_run: bool, batch: int) -> int:
     seconds = age.total_seconds()
     if dry_run:
-        return int(store.purge(seconds, limit=10**9, dry_run=True))
+        return int(store.purge(seconds, limit=_ALL, dry_run=True))
     total = 0
     while removed := store.purge(seconds, limit=batch):
         total += removed

@@ -279,3 +279,16 @@ def test_the_mirror_is_purged_with_the_ledger(app: Celery, keep_ledger_in: Any, 
     assert retention.purge(dry_run=True) == 3
     assert retention.purge() == 3
     assert LogicalEmail.objects.count() == len(Status) - 3
+
+
+def test_a_purge_goes_through_redis_once(app: Celery, keep_ledger_in: Any, db: None, monkeypatch: Any) -> None:
+    """However many batches that would be elsewhere: each look at all that is kept costs."""
+    keep_ledger_in("redis")
+    task(app)
+    store: Any = wiring.get_ledger(app).store
+    for number in range(5):
+        store.insert(make_entry(f"k{number}", status=Status.SENT))
+    monkeypatch.setattr(retention, "shortest_age", lambda app: (timedelta(0), ""))
+    store.client.config_resetstat()
+    assert retention.purge(timedelta(0), batch=1, app=app) == 5
+    assert store.client.info("commandstats")["cmdstat_scan"]["calls"] == 1

@@ -30,6 +30,11 @@ MAX_AUDIT = 100
 """How many decisions an entry keeps; the newest count."""
 
 
+def with_decision(audit: tuple[Intervention, ...], one: Intervention) -> tuple[Intervention, ...]:
+    """Return ``audit`` with ``one``, and without what is too much then."""
+    return (*audit, one)[-MAX_AUDIT:]
+
+
 def as_rows(audit: Iterable[Intervention]) -> list[dict[str, Any]]:
     """Return ``audit`` as plain JSON."""
     return [

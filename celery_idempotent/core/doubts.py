@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from .audit import MAX_AUDIT, Intervention
+from .audit import Intervention, with_decision
 from .deliveries import proven
 from .entry import After, Delivery, Entry
 from .outcomes import Policy, Verdict
@@ -61,7 +61,7 @@ def resolved_by_rules(entry: Entry, said: Verdict, policy: Policy, now: datetime
         status, action = DeliveryStatus.DEFERRED, "offered again in doubt"
     reason = 'in_doubt="resend"' if policy.in_doubt == "resend" else f"the verifier says: {said.value}"
     one = Intervention(action, "in_doubt", reason, now, entry.generation, entry.status)
-    return replace(resolved(entry, status), audit=(*entry.audit, one)[-MAX_AUDIT:])
+    return replace(resolved(entry, status), audit=with_decision(entry.audit, one))
 
 
 def resolved(entry: Entry, status: DeliveryStatus) -> Entry:

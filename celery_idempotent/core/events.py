@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from .audit import Intervention
+from .audit import Intervention, with_decision
 from .deliveries import FAILED, REFUSING, in_doubt, merged, proven, still_told
 from .doubts import doubtful, found_out, found_sent
 from .entry import After, Delivery, Entry, Moment, running
@@ -64,7 +64,7 @@ def heard(entry: Entry, event: Event, now: datetime) -> Entry:
         return settled
     action = f"proven: {settled.status.value.replace('_', ' ')}"
     one = Intervention(action, event.source, f"event: {event.kind}", now, entry.generation, entry.status)
-    return replace(settled, audit=(*settled.audit, one))
+    return replace(settled, audit=with_decision(settled.audit, one))
 
 
 def _heard(delivery: Delivery, entry: Entry, event: Event) -> Delivery:

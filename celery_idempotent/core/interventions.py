@@ -16,7 +16,7 @@ from datetime import datetime
 
 from .addresses import mask_all, printable
 from .attempts import ended
-from .audit import MAX_AUDIT, Intervention
+from .audit import Intervention, with_decision
 from .doubts import doubtful, found_sent, resolved
 from .entry import After, Attempt, Entry, remaining, running
 from .errors import EntryChanged, InterventionRefused
@@ -128,7 +128,7 @@ class Operator:
     def _write(self, action: str, changed: Entry, stored: Stored, attempt: Attempt | None = None) -> Entry:
         found = stored.entry
         one = Intervention(action, self.actor, self.reason, stored.now, found.generation, found.status)
-        audited = replace(changed, audit=(*changed.audit, one)[-MAX_AUDIT:])
+        audited = replace(changed, audit=with_decision(changed.audit, one))
         written = swap(self.store, audited, found, attempt)
         if written is None:
             again = self.store.get(found.key)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from itertools import permutations
 
 import pytest
 
+from celery_idempotent.core.audit import MAX_AUDIT, Intervention
 from celery_idempotent.core.ledger import Ledger
 from celery_idempotent.core.outcomes import Duplicate
 from celery_idempotent.core.status import DeliveryStatus, Status
+from celery_idempotent.core.writing import swap
 from celery_idempotent.stores.memory import MemoryStore
 from tests.core.told import ANN, AT, BOB, ONE, POLICY, TWO, YES, begun, event, in_doubt, statuses, told
 from tests.support.clock import Clock
@@ -26,6 +29,15 @@ def test_an_event_proves_that_a_doubtful_mail_was_taken(ledger: Ledger, kind: st
         ("proven: sent", "Mailgun", Status.IN_DOUBT)
     ]
     assert isinstance(ledger.claim(TWO, POLICY), Duplicate)
+
+
+def test_what_an_event_adds_is_within_the_audits_bound(ledger: Ledger) -> None:
+    """The oldest decision goes, as it does for those of people."""
+    entry = in_doubt(ledger)
+    old = Intervention("noted", "ann", "why", AT, 1, Status.IN_DOUBT)
+    assert swap(ledger.store, replace(entry, audit=(old,) * MAX_AUDIT), entry)
+    audit = told(ledger, event("delivered")).audit
+    assert (len(audit), audit[-1].action) == (MAX_AUDIT, "proven: sent")
 
 
 @pytest.mark.parametrize("kind", ["rejected", "failed"])

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from celery_idempotent.core.audit import MAX_AUDIT
 from celery_idempotent.core.errors import EntryChanged, InterventionRefused
-from celery_idempotent.core.interventions import MAX_AUDIT, Operator, offered
+from celery_idempotent.core.interventions import Operator, offered
 from celery_idempotent.core.ledger import Ledger
 from celery_idempotent.core.outcomes import Busy, Duplicate, Reply, Verdict
 from celery_idempotent.core.status import DeliveryStatus, Status
