@@ -53,7 +53,8 @@ def conduct(call: Call, state: Run | Duplicate, body: Callable[[], Any]) -> Any:
 
 def _raise_swallowed(call: Call, run: Run) -> None:
     """Raise what a body that ended well should not have swallowed, as if that had been its end."""
-    if run.stopped_by is None and (error := run.unserved.owed(run.entry.deliveries)):
+    error = run.unserved.owed(run.entry.deliveries) if run.stopped_by is None else _left_to_rules(run)
+    if error is not None:
         logger.warning("%s: the body swallowed %r, which counts", run.asker.email_type, type(error).__name__)
         call.raise_in_body(error)
 
@@ -77,10 +78,19 @@ def _raised(call: Call, run: Run, error: Exception) -> Any:
 
 def _is_offered_again(call: Call, run: Run, error: Exception) -> bool:
     """Tell whether what may pass is offered again without the task having said anything about it."""
-    if run.stopped_by is not None or call.local or call.deferrals >= call.task.deferred_retries:
+    if call.local or call.deferrals >= call.task.deferred_retries:
         return False
-    passes = isinstance(error, RecipientsDeferred) or run.unserved.passes(error)
+    if run.stopped_by is None:
+        passes = isinstance(error, RecipientsDeferred) or run.unserved.passes(error)
+    else:
+        passes = error is _left_to_rules(run)
     return passes and not call.retries_itself(error)
+
+
+def _left_to_rules(run: Run) -> Exception | None:
+    """Return what stopped a run by a doubt that the task's own rules may settle, at the next claim; or None."""
+    rules = run.policy.in_doubt != "hold" and bool(in_doubt(run.entry))
+    return run.stopped_by if rules and not isinstance(run.stopped_by, IdempotencyError) else None
 
 
 def deferral(times: int, error: Exception) -> float:

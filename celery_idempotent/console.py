@@ -159,7 +159,8 @@ def what_now(entry: Entry, now: datetime) -> str:
             )
         case Status.CANCELLED:
             return f"Withdrawn: calls succeed without sending. {command('reopen')} allows it again."
-    return f"{_look(entry)}, then:\n" + "\n".join(
+    wait = f"The mail server may be at it{until}: --not-sent has to wait. " if running else ""
+    return f"{wait}{_look(entry)}, then:\n" + "\n".join(
         f"  {COMMAND} resolve {entry.key} {verdict} --reason '…'" for verdict in ("--sent     ", "--not-sent ")
     )
 

@@ -110,7 +110,7 @@ class Sweep:
                 if stored is not None and stored.entry.status is Status.IN_DOUBT:
                     self._verify(self._unfrozen(stored))
             except InterventionRefused:
-                continue  # somebody was faster
+                continue  # somebody was faster, or it is too early
             except EntryUnreadable as error:
                 logger.error("%s", error)
 

@@ -102,6 +102,8 @@ class Claim:
         said = verdict(entry, self.policy)
         if said is not Verdict.SENT and self._is_recognised(entry, now):
             return self._acquire_to_offer_again(entry, mismatch)
+        if said is Verdict.NOT_SENT and callable(self.policy.in_doubt) and running(entry, now):
+            return Busy(entry, remaining(entry, now))
         if said is Verdict.UNKNOWN:
             return self._held(entry, found)
         settled = resolved_by_rules(entry, said, self.policy, now)

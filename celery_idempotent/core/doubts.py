@@ -9,7 +9,7 @@ from typing import Any
 
 from .audit import Intervention, with_decision
 from .deliveries import proven
-from .entry import After, Delivery, Entry
+from .entry import After, Delivery, Entry, Moment
 from .outcomes import Policy, Verdict
 from .status import DeliveryStatus, Status
 
@@ -17,14 +17,22 @@ logger = logging.getLogger("celery_idempotent")
 
 
 def doubtful(entry: Entry) -> Entry:
-    """Return ``entry`` in doubt, with what was being handed over and of which the provider has told nothing."""
+    """Return ``entry`` in doubt, with what was being handed over and of which the provider has told nothing.
+
+    It keeps its send deadline: until then the server may be at work on it, whatever this side knows.
+    """
     rows = tuple(
         replace(d, status=proven(d) if d.events else DeliveryStatus.IN_DOUBT)
         if d.status is DeliveryStatus.SENDING
         else d
         for d in entry.deliveries
     )
-    return replace(found_out(entry, rows), status=Status.IN_DOUBT, deadline=None)
+    return replace(found_out(entry, rows), status=Status.IN_DOUBT, deadline=doubt_until(entry))
+
+
+def doubt_until(entry: Entry) -> Moment | None:
+    """Return until when the server may be at what is in doubt of ``entry``: not sent is a guess before that."""
+    return entry.deadline if entry.status in (Status.SENDING, Status.IN_DOUBT) else None
 
 
 def found_out(entry: Entry, rows: tuple[Delivery, ...]) -> Entry:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from . import attempts, offers
 from .deliveries import merged
+from .doubts import doubt_until
 from .entry import After, Attempt, Delivery, Entry
 from .offers import Offer
 from .outcomes import Asker, Policy, Reply, Target
@@ -51,7 +52,7 @@ def answered(
     changed = replace(
         entry,
         status=Status.IN_DOUBT if doubt else Status.CLAIMED,
-        deadline=None if doubt else After(policy.lease),
+        deadline=doubt_until(entry) if doubt else After(policy.lease),
         attempts=number,
         offers=entry.offers + number - entry.attempts if entry.offers else 0,
         sent_at=After() if accepted else entry.sent_at,

@@ -1,8 +1,9 @@
 """What an operator may decide about an entry. Each decision is audited and one compare-and-swap.
 
 Nothing that could still be running is touched: a claim within its lease and a hand-over before its send
-deadline are refused, by the store's clock. A decision is about the entry that the operator looked at; if that
-has changed since, it is refused as well.
+deadline are refused, by the store's clock. Before that, no doubt is settled as not sent: the worker may have given
+up while the server is still at it. A decision is about the entry that the operator looked at; if that has changed
+since, it is refused as well.
 
 The claim's id is never changed here, so that a process which comes back late learns that it has lost its claim,
 not that another run of itself has it.
@@ -59,16 +60,22 @@ class Operator:
             entry, (Status.IN_DOUBT, Status.SENDING), "is not in doubt, so there is nothing to resolve"
         )
         found, attempt = stored.entry, None
+        if verdict is Verdict.NOT_SENT and running(found, stored.now):
+            raise InterventionRefused(
+                f"the mail server may still take {named(found)} for another "
+                f"{remaining(found, stored.now):.0f} s by the store's clock. Wait until then and look again"
+            )
         if found.status is Status.SENDING:
             attempt = ended(found, DeliveryStatus.IN_DOUBT)
         in_doubt = doubtful(found)
         if verdict is Verdict.NOT_SENT:
-            changed = replace(resolved(in_doubt, DeliveryStatus.DEFERRED), status=Status.RELEASED)
+            changed = resolved(in_doubt, DeliveryStatus.DEFERRED)
+            changed = replace(changed, status=Status.RELEASED, deadline=None)
             return self._write("resolved as not sent", changed, stored, attempt)
         changed = resolved(in_doubt, DeliveryStatus.ACCEPTED)
         changed = replace(changed, sent_at=After())
         if any(delivery.status in _OWED for delivery in changed.deliveries):
-            changed = replace(changed, status=Status.RELEASED, result=None)
+            changed = replace(changed, status=Status.RELEASED, deadline=None, result=None)
         else:
             changed = found_sent(changed)
         return self._write("resolved as sent", changed, stored, attempt)
@@ -163,6 +170,8 @@ def offered(entry: Entry, now: datetime) -> list[str]:
     if entry.status in IN_FLIGHT and running(entry, now):
         return []
     names = list(_OFFERED[entry.status])
+    if entry.status is Status.IN_DOUBT and running(entry, now):
+        names.remove("resolve_not_sent")
     if entry.status is Status.RELEASED and entry.deadline is None:
         names.remove("release")
     return names

@@ -78,7 +78,10 @@ ROWS: dict[str, tuple[str, str, Any, str, int, int, float]] = {
     "in doubt, hold": ("confirm", SEED + ")." + DOUBT, "DeliveryInDoubt", "in_doubt", 1, 0, 0),
     "in doubt, resend": ("insistent", "Seed(insistent, {order})." + DOUBT, "sent", "sent", 1, 1, 0),
     "in doubt, verified as not sent": (
-        "verified", "Seed(verified, {order}, 'not sent')." + DOUBT, "sent", "sent", 1, 1, 0),
+        "verified", "Seed(verified, {order}, 'not sent', send_timeout=0.2)." + DOUBT + "; time.sleep(0.3)",
+        "sent", "sent", 1, 1, 0),
+    "in doubt, verified as not sent before the deadline": (
+        "verified", "Seed(verified, {order}, 'not sent', send_timeout=2)." + DOUBT, "sent", "sent", 1, 1, 1.9),
     "in doubt, verified as sent": (
         "verified", "Seed(verified, {order}, 'sent')." + DOUBT, "sent", "sent", 1, 0, 0),
     "in doubt, not to be verified": (

@@ -19,7 +19,8 @@ from celery_idempotent.identity import as_note, asker_of
 TARGET = ("0", Recipient("d1" * 32, "a***@example.com"))
 ACCEPTED = {TARGET: Reply(DeliveryStatus.ACCEPTED, 250, "queued as 4711")}
 DOUBTFUL = {TARGET: Reply(DeliveryStatus.IN_DOUBT, None, "connection lost")}
-POLICY = Policy()
+POLICY = Policy(send_timeout=0)
+"""Doubts can be resolved at once."""
 WHY = ("--reason", "ticket 5", "--actor", "ann")
 
 

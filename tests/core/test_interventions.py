@@ -53,9 +53,17 @@ def test_a_doubt_resolved_as_sent(ledger: Ledger, clock: Clock, operator: Operat
     assert isinstance(ledger.claim(TWO, POLICY), Duplicate)
 
 
-def test_a_doubt_resolved_as_not_sent(ledger: Ledger, operator: Operator) -> None:
-    """The next call offers it again, in the same generation."""
-    entry = operator.resolve(doubtful(ledger), Verdict.NOT_SENT)
+def test_a_doubt_resolved_as_not_sent(ledger: Ledger, operator: Operator, clock: Clock) -> None:
+    """The next call offers it again, in the same generation; the server may be at it until the deadline."""
+    found = doubtful(ledger)
+    clock.forward(POLICY.send_timeout - 1)
+    assert offered(found, ledger.store.now()) == ["resolve_sent"]
+    with pytest.raises(InterventionRefused, match="for another 1 s by the store's clock"):
+        operator.resolve(found, Verdict.NOT_SENT)
+    clock.forward(1)
+    assert offered(found, ledger.store.now()) == ["resolve_sent", "resolve_not_sent"]
+    entry = operator.resolve(found, Verdict.NOT_SENT)
+    assert entry.deadline is None
     assert entry.status is Status.RELEASED
     again = claimed(ledger, TWO)
     assert (again.generation, again.deliveries[0].status) == (1, DeliveryStatus.DEFERRED)

@@ -185,15 +185,28 @@ def test_in_doubt_and_resend(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "status"),
-    [(Verdict.SENT, DeliveryStatus.ACCEPTED), (Verdict.NOT_SENT, DeliveryStatus.DEFERRED)],
+    ("verdict", "status", "after"),
+    [(Verdict.SENT, DeliveryStatus.ACCEPTED, 0), (Verdict.NOT_SENT, DeliveryStatus.DEFERRED, 60)],
 )
-def test_in_doubt_and_a_verifier(ledger: Ledger, verdict: Verdict, status: DeliveryStatus) -> None:
+def test_in_doubt_and_a_verifier(
+    ledger: Ledger, clock: Clock, verdict: Verdict, status: DeliveryStatus, after: float
+) -> None:
     """The verifier's word settles the deliveries, and the body is finished."""
     doubtful(ledger)
+    clock.forward(after)
     entry = claimed(ledger, TWO, replace(POLICY, in_doubt=lambda entry: verdict))
     assert entry.deliveries[0].status is status
     assert [one.reason for one in entry.audit] == [f"the verifier says: {verdict.value}"]
+
+
+def test_a_verifier_that_does_not_find_the_mail_yet(ledger: Ledger, clock: Clock) -> None:
+    """Until the send deadline the server may still take it, so the claim waits, and asks again then."""
+    found = doubtful(ledger)
+    policy = replace(POLICY, in_doubt=lambda entry: Verdict.NOT_SENT)
+    clock.forward(POLICY.send_timeout - 1)
+    assert ledger.claim(TWO, policy) == Busy(found, 1.0)
+    clock.forward(1)
+    assert isinstance(ledger.claim(TWO, policy), Acquired)
 
 
 def test_in_doubt_and_a_verifier_that_does_not_know_or_breaks(ledger: Ledger) -> None:

@@ -236,9 +236,11 @@ def test_resend_uses_the_key_while_it_counts(ledger: Ledger, clock: Clock) -> No
 )
 def test_a_key_that_cannot_be_offered_is_given_up(ledger: Ledger, claimed: bool) -> None:
     """It stays in doubt, and from the next claim on the rules decide as if there had been no key."""
-    entry = offered(ledger)
-    entry = ledger.close_offer(acquired(ledger) if claimed else entry)
-    assert (entry.status, entry.deadline, entry.offers) == (Status.IN_DOUBT, None, 0)
+    entry = before = offered(ledger)
+    if claimed:
+        entry = before = acquired(ledger)
+    entry = ledger.close_offer(entry)
+    assert (entry.status, entry.deadline, entry.offers) == (Status.IN_DOUBT, before.deadline, 0)
     assert (entry.provider_key, entry.sealed, entry.recognised_until) == ("", "", None)
     assert entry.deliveries[0].status is DeliveryStatus.IN_DOUBT
     assert isinstance(ledger.claim(TWO, POLICY), Held)
