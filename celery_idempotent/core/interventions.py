@@ -1,9 +1,9 @@
 """What an operator may decide about an entry. Each decision is audited and one compare-and-swap.
 
 Nothing that could still be running is touched: a claim within its lease and a hand-over before its send
-deadline are refused, by the store's clock. Before that, no doubt is settled as not sent: the worker may have given
-up while the server is still at it. A decision is about the entry that the operator looked at; if that has changed
-since, it is refused as well.
+deadline are refused, by the store's clock. Before that, no doubt is settled as not sent: the server may be at
+it still, though the worker has given up. A decision is about the entry that the operator looked at; if that has
+changed since, it is refused as well.
 
 The claim's id is never changed here, so that a process which comes back late learns that it has lost its claim,
 not that another run of itself has it.

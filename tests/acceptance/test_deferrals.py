@@ -9,6 +9,7 @@ import pytest
 from celery_idempotent import RecipientsDeferred
 from celery_idempotent.conduct import deferral
 from tests.acceptance.points import OUTCOME
+from tests.support.mailserver import DROP_AFTER_ACCEPT
 from tests.support.shop import Shop
 
 orders = itertools.count(1)
@@ -104,6 +105,33 @@ def test_a_body_that_swallows_that_it_was_not_let_in(shop: Shop, monkeypatch: py
     assert (value, status, state) == ("done", "sent", "SUCCESS")
     assert deliveries == ["accepted"] * 2
     assert [line.split()[0] for line in shop.bodies()] == ["quietly", "swallowed", "quietly"]
+    assert shop.copies() == 1
+
+
+@pytest.mark.parametrize(
+    ("task", "args", "copies"),
+    [
+        ("insistent", "", 2),
+        ("verified", ", 'not sent'", 2),
+        ("quietly_insistent", "", 2),
+        ("verified", ", 'sent'", 1),
+    ],
+)
+def test_a_doubt_that_the_tasks_own_rules_settle(shop: Shop, task: str, args: str, copies: int) -> None:
+    """P2: the task comes back for it by itself, also where its body has swallowed the error."""
+    shop.server.script["dot"] = [DROP_AFTER_ACCEPT, "250 ok"]
+    order = f"{next(orders)}{args}"
+    value, status, deliveries, state = shop.ask(RUN.format(task=task, order=order))
+    assert (value, status, {*deliveries}, state) == ("sent", "sent", {"accepted"}, "SUCCESS")
+    assert shop.copies() == copies
+    assert len({received.message_id for received in shop.server.accepted}) == 1
+
+
+def test_a_doubt_that_no_rule_settles_is_held(shop: Shop) -> None:
+    """The verifier does not know, when the task has come back: it ends as one that is held."""
+    shop.server.script["dot"] = [DROP_AFTER_ACCEPT, "250 ok"]
+    value, status, deliveries, state = shop.ask(RUN.format(task="verified", order=f"{next(orders)}, 'unknown'"))
+    assert (value, status, deliveries, state) == ("DeliveryInDoubt", "in_doubt", ["in_doubt"], "FAILURE")
     assert shop.copies() == 1
 
 

@@ -201,10 +201,12 @@ def test_in_doubt_and_a_verifier(
 
 def test_a_verifier_that_does_not_find_the_mail_yet(ledger: Ledger, clock: Clock) -> None:
     """Until the send deadline the server may still take it, so the claim waits, and asks again then."""
-    found = doubtful(ledger)
+    doubtful(ledger)
     policy = replace(POLICY, in_doubt=lambda entry: Verdict.NOT_SENT)
     clock.forward(POLICY.send_timeout - 1)
-    assert ledger.claim(TWO, policy) == Busy(found, 1.0)
+    found = ledger.claim(TWO, policy)
+    assert isinstance(found, Busy)
+    assert (found.entry.status, found.retry_after) == (Status.IN_DOUBT, 1.0)
     clock.forward(1)
     assert isinstance(ledger.claim(TWO, policy), Acquired)
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery_idempotent import (
-    DeliveryInDoubt,
-    Status,
-)
+from django.core.mail import EmailMessage
+
+from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask, Status
 from celery_idempotent.core.errors import DeliveryUnconfirmed
 from celery_idempotent.core.status import DeliveryStatus
 from celery_idempotent.mail import handover, recognition
 from tests.mail.provider_keys.confirmations import (
     ANN,
+    app,
     confirm,
     entry,
     run,
@@ -34,6 +34,23 @@ def test_a_lost_reply_ends_as_sent_with_one_copy(settings: Any) -> None:
     assert b"\r\n.dots\r\n" in server.accepted[0].data
     assert entry().status is Status.SENT
     assert [d.status for d in entry().deliveries] == [DeliveryStatus.ACCEPTED]
+
+
+def test_the_message_id_on_record_is_that_of_what_was_offered_again(settings: Any) -> None:
+    """The provider has what went first, though the project gives each rendering a Message-ID of its own."""
+    numbers = iter(range(9))
+
+    @app.task(base=IdempotentEmailTask, key_fields=("order",), name="numbered")
+    def numbered(order: int) -> None:
+        headers = {"Message-ID": f"<{next(numbers)}@shop>"}
+        EmailMessage("Hi", "text", to=[ANN], headers=headers).send()
+
+    with KeyedSMTP(dot=[*[DROP_AFTER_ACCEPT] * 3, "250 ok"]) as server:
+        settings.EMAIL_PORT = server.port
+        while numbered.apply((1,)).failed():
+            assert next(numbers) < 8
+    assert [received.message_id for received in server.accepted] == ["<0@shop>"]
+    assert numbered.entry_for(1).deliveries[0].message_id == "<0@shop>"
 
 
 def test_a_message_that_never_arrived_is_sent_by_the_second_offer(settings: Any) -> None:

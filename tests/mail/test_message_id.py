@@ -1,0 +1,67 @@
+"""One Message-ID for all that is offered of one message: by any host, and in any order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.core.mail import EmailMessage
+from django.core.mail.utils import DNS_NAME
+
+from tests.mail.bodies import run, task
+from tests.support.mailserver import ScriptedSMTP, by_name
+
+LATER = "450 4.2.0 mailbox busy"
+
+
+@pytest.fixture
+def hosts(settings: Any, monkeypatch: Any) -> Any:
+    """Tells which host this process is on; the project has not named a domain for its Message-IDs."""
+    settings.CELERY_IDEMPOTENT = {**settings.CELERY_IDEMPOTENT, "MESSAGE_ID_DOMAIN": None}
+
+    def move(name: str) -> None:
+        monkeypatch.setattr(DNS_NAME, "_fqdn", name, raising=False)
+
+    return move
+
+
+def test_a_retry_on_another_host_keeps_the_message_id(settings: Any, hosts: Any) -> None:
+    """Also where it addresses the people in another order: the first of them gives the Message-ID."""
+    people = ["ann@example.com", "bob@example.com"]
+
+    @task("travelling")
+    def travelling(n: int) -> None:
+        EmailMessage("Hi", "text", to=people).send()
+
+    for host, script in (("pod-a", {"rcpt": by_name(bob=LATER)}), ("pod-b", {})):
+        hosts(host)
+        with ScriptedSMTP(**script) as server:
+            run(server, settings, travelling)
+        (received,) = server.accepted
+        assert received.message_id.endswith("@pod-a>")
+        people.reverse()
+    deliveries = travelling.entry_for(1).deliveries
+    assert {delivery.message_id for delivery in deliveries} == {received.message_id}
+
+
+def test_what_comes_first_on_another_host_is_named_there(settings: Any, hosts: Any) -> None:
+    """Only what was offered before has a name from before."""
+    cut = [False, True]
+
+    @task("second-there")
+    def second_there(n: int) -> None:
+        EmailMessage("Hi", "one", to=["ann@example.com"]).send()
+        if cut.pop():
+            raise ValueError
+        EmailMessage("Hi", "two", to=["bob@example.com"]).send()
+
+    hosts("pod-a")
+    with ScriptedSMTP() as first:
+        run(first, settings, second_there)
+    hosts("pod-b")
+    with ScriptedSMTP() as second:
+        run(second, settings, second_there)
+    assert [received.message_id.partition("@")[2] for received in first.accepted + second.accepted] == [
+        "pod-a>",
+        "pod-b>",
+    ]
