@@ -105,7 +105,7 @@ class Relay:
         self.stop = stop or Event()
 
     def once(self, limit: int | None = None) -> Pass:
-        """Work off what is due, up to ``limit`` messages of each database, and as many that nobody seems to know.
+        """Work off what is due, up to ``limit`` messages of each database, and as many that nobody knows.
 
         Raises `BrokerDown`, and Django's database errors once the other databases are done. What was in hand
         then is due again.

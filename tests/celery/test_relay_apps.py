@@ -55,7 +55,7 @@ def test_what_a_relay_does_not_know_takes_no_place_in_its_batches() -> None:
 
 
 def test_what_nobody_has_taken_for_long_is_told_of_and_still_found(settings: Any, caplog: Any) -> None:
-    """As of a task that is gone. It is put off, so that it is not read again and again; its own relay finds it."""
+    """As of a task that is gone. It is put off, and read no more until then; its own relay finds it."""
     settings.CELERY_IDEMPOTENT |= {"REDELIVER_AFTER": 60}
     task_id = billed.enqueue(1).id
     due(seconds=59)
