@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from django.db import connections, transaction
 from django.db.models import F
+from django.test.utils import CaptureQueriesContext
 
 from celery_idempotent.models import LogicalEmail, OutboxMessage
 from celery_idempotent.stores import outbox
@@ -195,6 +196,15 @@ def test_any_number_of_rows_in_statements_that_every_database_takes(alias: str) 
         assert outbox.remove(alias, [row.task_id for row in messages]) == many
     assert not every.exists()
     assert outbox.CHUNK <= max(lengths) < outbox.CHUNK + 10
+
+
+def test_many_rows_are_written_in_one_statement(alias: str) -> None:
+    """On a server it is one; SQLite may take fewer rows at once."""
+    with CaptureQueriesContext(connections[alias]) as queries:
+        outbox.add(alias, rows(*(f"task-{n}" for n in range(250))))
+    inserts = [query["sql"] for query in queries if query["sql"].startswith("INSERT")]
+    assert len(inserts) <= (4 if connections[alias].vendor == "sqlite" else 1)
+    assert outbox.rows_of(alias).count() == 250
 
 
 def test_every_statement_probes_an_index(alias: str, monkeypatch: pytest.MonkeyPatch) -> None:
