@@ -130,8 +130,8 @@ def task_of(app: Any, row: OutboxMessage) -> Any:
     task = app.tasks.get(row.task)
     if task is None:
         raise Unsendable(
-            f"this process knows no task {row.task!r}. If it was renamed, register it under the old name as "
-            "well until the outbox is empty; if it was removed, delete these messages"
+            f"this process knows no task {row.task!r}. Another app's: run a relay there. Renamed: register the "
+            "old name as well until the outbox is empty. Removed: delete these messages"
         )
     if not hasattr(task, "key_fields"):
         raise Unsendable(

@@ -117,7 +117,7 @@ def _outbox() -> Iterator[Finding]:
             text = f"{number} messages of {task} in {alias!r}, such as {one}, cannot be published: {error}"
             yield Finding("outbox", WAITS, text)
         if late:
-            text = f"{late} messages overdue in {alias!r}: is there a relay, and a broker?"
+            text = f"{late} messages overdue in {alias!r}: is there a relay of their app, and a broker?"
             yield Finding("outbox", WAITS, text)
         elif not faults:
             yield Finding("outbox", OK, f"on time in {alias!r}")

@@ -157,7 +157,7 @@ class OutboxMessage(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["task_id"], name="celery_idempotent_outbox_task")]
-        indexes = [models.Index(fields=["due_at"], name="celery_idempotent_outbox_due")]
+        indexes = [models.Index(fields=["due_at", "task"], name="celery_idempotent_outbox_due")]
 
     def __str__(self) -> str:
         return f"{self.task} {self.label}".strip()

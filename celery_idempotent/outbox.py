@@ -63,7 +63,7 @@ def record(task: Any, intentions: Sequence[Intention], using: str | None = None)
     Raises `ArgumentsNotSerializable`, `TypeError` and `ImproperlyConfigured` before anything is written, and
     `UnsafeTransaction` where the rows would not share the fate of the caller's transaction.
     """
-    alias = _alias(using)
+    alias = _alias(task, using)
     rows = [_row(task, intention) for intention in intentions]
     own = rows if task.app.conf.task_always_eager else rows[:AT_ONCE]
     store.add(alias, rows, len(own))
@@ -119,7 +119,7 @@ def kept_in(task_id: str) -> str | None:
 # -- what is written -------------------------------------------------------------------------------------
 
 
-def _alias(using: str | None) -> str:
+def _alias(task: Any, using: str | None) -> str:
     """Return the database whose transaction the rows have to be part of."""
     known = conf.outbox_databases
     if using is not None:
@@ -130,19 +130,30 @@ def _alias(using: str | None) -> str:
             )
         return using
     opened = [c.alias for c in connections.all(initialized_only=True) if _holds_transaction(c)]
-    for alias in known:
-        if alias in opened:
-            return alias
-    if opened:
+    if len(opened) > 1:
+        raise UnsafeTransaction(_several_open(task, opened, known))
+    if opened and opened[0] not in known:
         raise UnsafeTransaction(
-            f"a transaction is open on {opened[0]!r}, and its rollback would not take back a message in the "
-            f"outbox of {known[0]!r}. Nothing was written. Add {opened[0]!r} to "
+            f"{task.name}: a transaction is open on {opened[0]!r}, and its rollback would not take back a "
+            f"message in the outbox of {known[0]!r}. Nothing was written. Add {opened[0]!r} to "
             f"CELERY_IDEMPOTENT['OUTBOX_DATABASES'], or say using={known[0]!r} where that is meant"
         )
-    return known[0]
+    return opened[0] if opened else known[0]
+
+
+def _several_open(task: Any, opened: Sequence[str], known: Sequence[str]) -> str:
+    """Return what to say where any of several rollbacks may be the one that has to take the message back."""
+    names = " and ".join(map(repr, opened))
+    choice = " or ".join(f"using={alias!r}" for alias in known)
+    return (
+        f"{task.name}: transactions are open on {names}, and which of them the message belongs to cannot be "
+        f"told. Nothing was written. Say it to enqueue_with or enqueue_many: {choice}. Any other has to be in "
+        "CELERY_IDEMPOTENT['OUTBOX_DATABASES'] first"
+    )
 
 
 def _holds_transaction(connection: Any) -> bool:
+    """Tell whether a transaction of the caller's is open; the ledger's and a ``TestCase``'s are not."""
     if connection.alias == OWN_ALIAS or connection.connection is None:
         return False
     if connection.in_atomic_block:

@@ -146,6 +146,7 @@ class KeyedTask(Options, DjangoTask):
         """Do as `enqueue` does, with options of ``apply_async``: ``queue``, ``countdown``, ``priority``, …
 
         ``using`` is the alias of the database whose transaction counts; by default the one that has one open.
+        It has to be said where several have.
         """
         intention = Intention(self._identify(args, kwargs), args or (), kwargs or {}, options)
         return self.AsyncResult(record(self, [intention], using)[0])

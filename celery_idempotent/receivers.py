@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from celery.signals import task_revoked, worker_process_shutdown, worker_ready, worker_shutdown
+from celery.signals import task_failure, task_revoked, worker_process_shutdown, worker_ready, worker_shutdown
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
 from .core.entry import Entry
-from .core.errors import LedgerUnavailable
+from .core.errors import LedgerUnavailable, PayloadMismatch
 from .core.status import FINISHED
 from .dispatch import OUTBOX
 from .identity import own_note
@@ -61,6 +61,16 @@ def _forget(headers: Any, task_id: str) -> None:
 
 for _signal in (email_sent, email_failed, duplicate_suppressed):
     _signal.connect(forget_message)
+
+
+@task_failure.connect(weak=False)
+def forget_refused(sender: Any, task_id: str, exception: BaseException, **_: Any) -> None:
+    """Remove the row of a message that was refused for its content: it would be as often as it came again.
+
+    None of our own signals tells of it: to the entry, nothing has happened.
+    """
+    if isinstance(exception, PayloadMismatch):
+        _forget(sender.request.headers, task_id)
 
 
 @task_revoked.connect(weak=False)

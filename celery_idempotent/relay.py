@@ -30,6 +30,7 @@ from .dispatch import BrokerDown, send, task_of
 from .models import OutboxMessage
 from .options import email_type, policy
 from .payload import Unsendable
+from .registry import tasks
 from .stores import outbox as store
 from .wiring import get_ledger
 
@@ -104,7 +105,7 @@ class Relay:
         self.stop = stop or Event()
 
     def once(self, limit: int | None = None) -> Pass:
-        """Work off what is due, up to ``limit`` messages of each database.
+        """Work off what is due, up to ``limit`` messages of each database, and as many that nobody knows.
 
         Raises `BrokerDown`, and Django's database errors once the other databases are done. What was in hand
         then is due again.
@@ -146,14 +147,20 @@ class Relay:
             self.stop.wait(interval)
 
     def _work_off(self, alias: str, limit: int | None, outcome: Pass) -> None:
-        left = limit
-        while not self.stop.is_set() and left != 0:
-            size = self.batch if left is None else min(self.batch, left)
-            rows = store.take(alias, size)
-            left = None if left is None else left - len(rows)
-            self._deal(alias, rows, outcome)
-            if len(rows) < size:
-                return
+        """Work off what is due of the app's own tasks, and then what nobody seems to know.
+
+        What another app's relay may be about to take is left to it.
+        """
+        known = [task.name for task in tasks(self.app)]
+        for which in (store.of(known), store.strange(alias, known, conf.redeliver_after)):
+            left = limit
+            while not self.stop.is_set() and left != 0:
+                size = self.batch if left is None else min(self.batch, left)
+                rows = store.take(alias, size, which)
+                left = None if left is None else left - len(rows)
+                self._deal(alias, rows, outcome)
+                if len(rows) < size:
+                    break
 
     def _deal(self, alias: str, rows: list[OutboxMessage], outcome: Pass) -> None:
         # Never published and young: nobody can have had it. Old: another task may have sent the same since.

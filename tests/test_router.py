@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +116,87 @@ def test_an_intention_goes_where_the_transaction_is(archive: Any, django_db_bloc
 def test_a_transaction_that_has_no_outbox_is_an_error(archive: Any, django_db_blocker: Any) -> None:
     """Its rollback would leave the message in the other database. Whoever means that can say so."""
     with django_db_blocker.unblock(), transaction.atomic(using="archive"):
-        with pytest.raises(UnsafeTransaction, match=r"a transaction is open on 'archive'.*OUTBOX_DATABASES"):
+        with pytest.raises(UnsafeTransaction, match=r"routed: a transaction is open on 'archive'.*OUTBOX_"):
             routed.enqueue(1)
         with pytest.raises(ImproperlyConfigured, match="no relay looks there"):
             routed.enqueue_with((1,), using="archive")
         routed.enqueue_with((2,), using="default")
     assert [row.label for row in store.rows_of("default")] == ["n=2"]
+
+
+@contextmanager
+def within(*aliases: str, testcase: bool = False) -> Iterator[None]:
+    """An atomic block on each of ``aliases``, the last one innermost: of a ``TestCase``, or a caller's."""
+    with ExitStack() as stack:
+        for alias in aliases:
+            block = transaction.atomic(using=alias)
+            block._from_testcase = testcase  # type: ignore[attr-defined]
+            stack.enter_context(block)
+        yield
+
+
+@pytest.fixture
+def both(transactional_db: None, archive: Any, django_db_blocker: Any) -> Iterator[Any]:
+    """Two databases with the outbox's table; which of them have an outbox is the test's to say."""
+    with django_db_blocker.unblock():
+        call_command("migrate", "celery_idempotent", database="archive", verbosity=0)
+        yield lambda *aliases: archive(OUTBOX_DATABASES=list(aliases))
+
+
+def kept() -> dict[str, list[str]]:
+    """What the outbox of each database holds."""
+    return {alias: [row.label for row in store.rows_of(alias)] for alias in ("default", "archive")}
+
+
+@pytest.mark.parametrize("configured", [("default",), ("archive",), ("default", "archive")], ids=repr)
+@pytest.mark.parametrize("opened", [("default", "archive"), ("archive", "default")], ids=repr)
+def test_with_two_transactions_open_the_caller_has_to_say_which(
+    both: Any, configured: tuple[str, ...], opened: tuple[str, str]
+) -> None:
+    """Else the rollback of one would leave, and have published, what the other's outbox holds."""
+    both(*configured)
+    several = r"routed: transactions are open on 'default' and 'archive'.*Nothing was written.*using='{}'"
+    for alias in configured:
+        with within(*opened), pytest.raises(UnsafeTransaction, match=several.format(alias)):
+            routed.enqueue_many([(1,)])
+    assert kept() == {"default": [], "archive": []}
+    for alias in configured:
+        with within(*opened):
+            routed.enqueue_with((2,), using=alias)
+        assert kept()[alias] == ["n=2"]
+        with suppress(ZeroDivisionError), within(*opened):
+            routed.enqueue_with((3,), using=alias)
+            raise ZeroDivisionError
+        assert kept()[alias] == ["n=2"]
+
+
+@pytest.mark.parametrize("configured", [("default",), ("archive",), ("default", "archive")], ids=repr)
+def test_what_djangos_test_case_has_opened_is_nobodys_transaction(
+    both: Any, configured: tuple[str, ...]
+) -> None:
+    """It opens one on each database of the test; a caller's own block among them counts as anywhere else."""
+    both(*configured)
+    with within("default", "archive", testcase=True):
+        routed.enqueue(1)
+        assert kept()[configured[0]] == ["n=1"]
+        for alias in ("default", "archive"):
+            with within(alias):
+                if alias in configured:
+                    routed.enqueue(2)
+                    assert "n=2" in kept()[alias]
+                    continue
+                with pytest.raises(UnsafeTransaction, match=f"a transaction is open on '{alias}'"):
+                    routed.enqueue(2)
+        with within("default", "archive"), pytest.raises(UnsafeTransaction, match="transactions are open on"):
+            routed.enqueue(3)
+
+
+def test_a_connection_that_commits_by_hand_has_a_transaction_open(both: Any) -> None:
+    """Beside an atomic block elsewhere there are two."""
+    both("default")
+    transaction.set_autocommit(False, using="archive")
+    try:
+        with within("default"), pytest.raises(UnsafeTransaction, match="transactions are open on"):
+            routed.enqueue(1)
+    finally:
+        transaction.set_autocommit(True, using="archive")

@@ -7,12 +7,12 @@ nobody else has it, and a process that dies with rows in hand gives them back by
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from django.db import connections, transaction
-from django.db.models import Count, F, Min, QuerySet
+from django.db.models import Count, F, Min, Q, QuerySet
 
 from ..core.entry import After
 from ..models import OutboxMessage
@@ -26,6 +26,8 @@ LONGEST = 3650 * 86_400.0
 """Seconds from now in which every database has a date: an ETA may be the last day of the year 9999."""
 CHUNK = 500
 """Rows in a statement: SQLite limits its variables, MariaDB the size of what it is sent."""
+ANY = Q()
+"""The condition of every message."""
 
 
 def rows_of(alias: str) -> QuerySet[OutboxMessage]:
@@ -45,12 +47,23 @@ def add(alias: str, rows: Sequence[OutboxMessage], own: int | None = None) -> No
     rows_of(alias).bulk_create(rows, batch_size=CHUNK)
 
 
-def due(alias: str, limit: int) -> Any:
-    """Return the primary keys of what is due, the oldest first: one probe of the index on ``due_at``.
+def due(alias: str, limit: int, which: Q) -> Any:
+    """Return the primary keys of what is due and one of ``which``, the oldest first: one probe of an index.
 
-    Nothing but the keys, so that the index has all that is asked for; else MariaDB may read the whole table.
+    Nothing is asked for but what that index has; else MariaDB may read the whole table.
     """
-    return rows_of(alias).filter(due_at__lte=StoreNow()).order_by("due_at").values_list("pk", flat=True)[:limit]
+    rows = rows_of(alias).filter(which, due_at__lte=StoreNow())
+    return rows.order_by("due_at").values_list("pk", flat=True)[:limit]
+
+
+def of(tasks: Collection[str]) -> Q:
+    """Return the condition of the messages of ``tasks``."""
+    return Q(task__in=tasks)
+
+
+def strange(alias: str, tasks: Collection[str], seconds: float) -> Q:
+    """Return the condition of what is of none of ``tasks``, and that nobody has taken in ``seconds``."""
+    return ~of(tasks) & Q(due_at__lte=written(alias, After(-seconds)))
 
 
 def oldest(alias: str) -> tuple[OutboxMessage, timedelta] | None:
@@ -71,18 +84,22 @@ def faults(alias: str, limit: int) -> list[tuple[str, str, int, str]]:
 
 
 def overdue(alias: str, seconds: float) -> int:
-    """Return how many messages no relay has looked at for ``seconds`` longer than it should."""
-    return rows_of(alias).filter(due_at__lte=written(alias, After(-seconds))).count()
+    """Return how many messages no relay has looked at for ``seconds`` longer than it should.
+
+    Not those with a reason to wait: `faults` tells of them.
+    """
+    return rows_of(alias).filter(due_at__lte=written(alias, After(-seconds)), error="").count()
 
 
-def take(alias: str, limit: int) -> list[OutboxMessage]:
-    """Take up to ``limit`` due rows for `HOLD` seconds. Of several relays each gets rows of its own."""
+def take(alias: str, limit: int, which: Q = ANY) -> list[OutboxMessage]:
+    """Take up to ``limit`` due rows of ``which`` for `HOLD` seconds. Of several relays each gets its own."""
+    wanted = due(alias, limit, which)
     if connections[alias].features.has_select_for_update_skip_locked:
         with transaction.atomic(using=alias):
-            keys = list(due(alias, limit).select_for_update(skip_locked=True))
+            keys = list(wanted.select_for_update(skip_locked=True))
             _hold(alias, *keys)
     else:
-        keys = [key for key in due(alias, limit) if _hold(alias, key, due_at__lte=StoreNow())]
+        keys = [key for key in wanted if _hold(alias, key, due_at__lte=StoreNow())]
     found = rows_of(alias).in_bulk(keys)
     return [found[key] for key in keys if key in found]
 

@@ -7,27 +7,30 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.outage import Outage, Plan, kept, shown
-from tests.support.servers import Postgres, RabbitMQ, Redis
+from tests.support.servers import MariaDB, Postgres, RabbitMQ, Redis
 from tests.support.shop import Shop, opened, sqlite
 from tests.support.worker import wait_for
 
 WAITING = "from celery_idempotent.models import OutboxMessage\nanswer(OutboxMessage.objects.count())"
 
 
-@pytest.fixture(scope="module", params=["database", "redis"])
+@pytest.fixture(scope="module", params=["database", "redis", "mariadb"])
 def place(request: Any, redis: Redis, tmp_path_factory: Any) -> Iterator[Shop]:
-    """A worker, the outbox in SQLite, and a ledger beside it or in Redis."""
+    """A worker, the outbox in SQLite, and a ledger beside it or in Redis; or outbox and ledger in MariaDB."""
     directory = tmp_path_factory.mktemp("shop")
-    results = {"database": "django-db", "redis": redis.url}[request.param]
-    with opened(directory, sqlite(directory), "-c", "2", TEST_RESULTS=results) as shop:
-        yield shop
+    results = redis.url if request.param == "redis" else "django-db"
+    with ExitStack() as stack:
+        database = sqlite(directory)
+        if request.param == "mariadb":
+            database = stack.enter_context(MariaDB()).database  # its own: every row in there is this test's
+        yield stack.enter_context(opened(directory, database, "-c", "2", TEST_RESULTS=results))
 
 
 def test_a_commit_is_delivered_and_its_row_goes(place: Shop) -> None:

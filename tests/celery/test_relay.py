@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask
+from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask, PayloadMismatch
 from celery_idempotent.core.offers import Offer
 from celery_idempotent.core.outcomes import Asker, Policy, Reply
 from celery_idempotent.core.status import DeliveryStatus, Status
@@ -16,7 +16,7 @@ from celery_idempotent.identity import HEADER
 from celery_idempotent.models import OutboxMessage
 from celery_idempotent.receivers import forget_revoked
 from celery_idempotent.relay import Next, Pass, Relay, judge
-from tests.celery.owed import DAY, app, daily, delivered, lost, make_due, note, relayed
+from tests.celery.owed import DAY, Broker, app, daily, delivered, lost, make_due, note, relayed
 from tests.support.seed import Seed
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quiet")]
@@ -140,6 +140,21 @@ def test_a_revoked_or_expired_message_is_not_owed_any_more(monkeypatch: pytest.M
     assert OutboxMessage.objects.count() == 1
     Request.headers = {HEADER: note(relayed, task_id)}
     forget_revoked(request=Request())
+    assert OutboxMessage.objects.count() == 0
+
+
+@app.task(base=IdempotentEmailTask, key_fields=("n",), name="strict", on_mismatch="raise")
+def strict(n: int, text: str = "") -> None: ...
+
+
+@pytest.mark.parametrize("state", ["failed", "claimed"])
+def test_a_call_that_is_refused_for_its_content_has_ended(broker: Broker, state: str) -> None:
+    """Its result says so, and its row goes with its arguments: it would come again for ever, and be refused."""
+    lost(strict)
+    assert Relay(app).once().published == 1
+    seed = Seed(strict, 1, "other content", by="another")
+    seed.failed(DeliveryStatus.ACCEPTED) if state == "failed" else seed.claimed()
+    assert isinstance(broker.work()[0].result, PayloadMismatch)
     assert OutboxMessage.objects.count() == 0
 
 

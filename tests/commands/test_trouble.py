@@ -60,6 +60,8 @@ def test_what_waits_for_somebody_ends_with_3(
     assert code == 3
     assert "2 messages of gone in 'default', such as one, cannot be published: this process" in said
     assert "on time" not in said
+    OutboxMessage.objects.update(due_at=past)
+    assert "overdue" not in doctor()[1], "a reason is told once, also while no relay looks at them again"
     OutboxMessage.objects.all().delete()
     made(ledger, asker(app), DOUBTFUL)
     assert doctor()[0] == 3

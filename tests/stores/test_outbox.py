@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from django.db import connections, transaction
 from django.db.models import F
+from django.test.utils import CaptureQueriesContext
 
 from celery_idempotent.models import LogicalEmail, OutboxMessage
 from celery_idempotent.stores import outbox
@@ -75,6 +76,22 @@ def test_the_oldest_are_taken_first_and_held(alias: str) -> None:
     assert outbox.take(alias, 3) == []
     held = outbox.rows_of(alias).first()
     assert timedelta(0) < held.due_at - datetime.now(timezone.utc) <= timedelta(seconds=outbox.HOLD)
+
+
+def test_a_relay_takes_what_it_knows_and_what_nobody_seems_to_know(alias: str) -> None:
+    """Of its own tasks what is due; of others only what has been due for long, which nobody else took."""
+    outbox.add(alias, rows("mine", "late") + rows("theirs", "strange", task="other"))
+    every, mine = outbox.rows_of(alias), outbox.of(["t", "unused"])
+    every.update(due_at=F("created_at"))
+    every.filter(task_id__in=["late", "strange"]).update(due_at=F("created_at") - timedelta(minutes=20))
+    nobodys = outbox.strange(alias, ["t", "unused"], 900)
+    assert [row.task_id for row in outbox.take(alias, 10, nobodys)] == ["strange"]
+    assert [row.task_id for row in outbox.take(alias, 1, mine)] == ["late"]
+    assert [row.task_id for row in outbox.take(alias, 10, mine)] == ["mine"]
+    assert [row.task_id for row in outbox.take(alias, 10)] == ["theirs"]
+    every.update(due_at=F("created_at") - timedelta(minutes=20))
+    assert outbox.take(alias, 10, outbox.of([])) == []
+    assert len(outbox.take(alias, 10, outbox.strange(alias, [], 900))) == 4
 
 
 def test_relays_side_by_side_share_the_rows(alias: str) -> None:
@@ -181,14 +198,27 @@ def test_any_number_of_rows_in_statements_that_every_database_takes(alias: str) 
     assert outbox.CHUNK <= max(lengths) < outbox.CHUNK + 10
 
 
+def test_many_rows_are_written_in_one_statement(alias: str) -> None:
+    """On a server it is one; SQLite may take fewer rows at once."""
+    with CaptureQueriesContext(connections[alias]) as queries:
+        outbox.add(alias, rows(*(f"task-{n}" for n in range(250))))
+    inserts = [query["sql"] for query in queries if query["sql"].startswith("INSERT")]
+    assert len(inserts) <= (4 if connections[alias].vendor == "sqlite" else 1)
+    assert outbox.rows_of(alias).count() == 250
+
+
 def test_every_statement_probes_an_index(alias: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The relay's, the worker's and the reconciliation's, by EXPLAIN; none reads the table through."""
     ids = filled(alias, 2000)
     entries(alias, 2000)
     analyse(alias)
     messages = list(outbox.rows_of(alias).filter(task_id__in=ids[:3]))
+    known = ["t", *(f"task-{n}" for n in range(100))]
+    nobodys = outbox.strange(alias, ["other", "another"], 900)
     work: list[Callable[[], Any]] = [
         lambda: outbox.take(alias, 20),
+        lambda: outbox.take(alias, 20, outbox.of(known)),
+        lambda: outbox.take(alias, 20, nobodys),
         lambda: outbox.published(alias, messages, lambda tries: 1.0),
         lambda: outbox.wait(alias, messages, 1.0, "why"),
         lambda: outbox.give_back(alias, messages),
@@ -199,9 +229,23 @@ def test_every_statement_probes_an_index(alias: str, monkeypatch: pytest.MonkeyP
     assert len(said) >= 7
     with monkeypatch.context() as patched:
         patched.setattr(connections[alias].features, "has_select_for_update_skip_locked", False)
-        said += told(alias, lambda: outbox.take(alias, 2))
+        said += told(alias, lambda: outbox.take(alias, 2, outbox.of(known)))
+        said += told(alias, lambda: outbox.take(alias, 2, nobodys))
     for sql, plan in said:
         assert probes(connections[alias].vendor, plan), f"{sql}\n{plan}"
+
+
+def test_what_is_anothers_is_passed_over_by_the_index(alias: str) -> None:
+    """Of what is due nothing is for this relay: it reads no further than that, whatever else is in there.
+
+    PostgreSQL may sort what it finds, where it expects next to nothing.
+    """
+    ids = filled(alias, 2000)
+    outbox.rows_of(alias).filter(task_id__gte=ids[50]).update(due_at=datetime(2100, 1, 1, tzinfo=timezone.utc))
+    analyse(alias)
+    for which in (outbox.of(["other", "another"]), outbox.strange(alias, ["t", "other"], 900)):
+        for sql, plan in told(alias, lambda which=which: outbox.take(alias, 20, which)):
+            assert probes(connections[alias].vendor, plan, in_order=False), f"{sql}\n{plan}"
 
 
 def test_a_statement_that_reads_the_table_through_is_noticed(alias: str) -> None:
