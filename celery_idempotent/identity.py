@@ -15,7 +15,7 @@ from .core.addresses import digest_all, is_address, mask_all, normalise, printab
 from .core.errors import KeyFieldError
 from .core.keys import bucket_for, digest, make_key
 from .core.outcomes import Asker
-from .options import LONGEST_TYPE, email_type, plain, signature_of, window_problems
+from .options import LONGEST_TYPE, email_type, plain, refuse_unusable_window, signature_of
 
 HEADER = "celery_idempotent"
 """Name under which the note travels: a header of Celery's messages, an item of other queues' ``meta``."""
@@ -103,8 +103,7 @@ class CallKeys:
 
     def _bucket(self, bound: Mapping[str, Any]) -> str | None:
         task = self.task
-        for option, text in window_problems(task):
-            raise KeyFieldError(f"{task.name}: {option} {text}")
+        refuse_unusable_window(task)
         if task.window_mode != "fixed":
             return None
         path = task.event_time_field
