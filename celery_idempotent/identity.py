@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -129,10 +129,21 @@ class CallKeys:
             fields = {path: self._lookup(path, bound) for path in task.fingerprint_fields}
         else:
             fields = {name: value for name, value in bound.items() if name not in task.key_fields}
+            if task.window_mode == "fixed":  # the bucket is in the key; where in it, makes no difference
+                fields = _without(fields, task.event_time_field.split("."))
         try:
             return digest(fields)
         except KeyFieldError:
             return ""  # arguments of any type are allowed outside the key; they just cannot be compared
+
+
+def _without(fields: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    """Return ``fields`` without the value at ``path``, which leads through mappings; with all else in them."""
+    first, *rest = path
+    if not rest:
+        return {name: value for name, value in fields.items() if name != first}
+    inner = fields.get(first)
+    return {**fields, first: _without(inner, rest)} if isinstance(inner, Mapping) else dict(fields)
 
 
 def _moment(text: str) -> datetime | None:
