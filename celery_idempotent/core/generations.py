@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from .entry import After, Entry, running
 from .outcomes import Asker, Policy, SendRequest
-from .status import Status
+from .status import FINISHED, Status
 
 logger = logging.getLogger("celery_idempotent")
 
@@ -35,16 +35,27 @@ def may_send_again(entry: Entry, now: datetime, asker: Asker, policy: Policy) ->
 def window_has_passed(entry: Entry, now: datetime, asker: Asker, policy: Policy) -> bool:
     """Tell whether the window has passed since the last acceptance, for a task that did not take part.
 
-    Also where the run that had it accepted never came to its end; not while somebody is at work.
+    For what was withdrawn, since that. Also where the run that had it accepted never came to its end; not while
+    somebody is at work, nor in doubt: that waits for a decision.
     """
-    if policy.window is None or not isinstance(entry.sent_at, datetime):
+    since = _counts_from(entry)
+    if policy.window is None or since is None:
         return False
     if entry.status in (Status.CLAIMED, Status.RELEASED):
         idle = not running(entry, now)
     else:
-        idle = entry.status in (Status.SENT, Status.FAILED)
-    passed = now >= entry.sent_at + timedelta(seconds=policy.window)
+        idle = entry.status in FINISHED
+    passed = now >= since + timedelta(seconds=policy.window)
     return idle and passed and not took_part(entry, asker.task_id)
+
+
+def _counts_from(entry: Entry) -> datetime | None:
+    """Return the last acceptance; for what is CANCELLED its cancellation, if an event has proven none since."""
+    accepted = entry.sent_at if isinstance(entry.sent_at, datetime) else None
+    if entry.status is not Status.CANCELLED:
+        return accepted
+    withdrawn = next((one.at for one in reversed(entry.audit) if one.found is not Status.CANCELLED), None)
+    return max(withdrawn, accepted or withdrawn) if withdrawn else None
 
 
 def _rule_allows(entry: Entry, now: datetime, asker: Asker, policy: Policy) -> bool:

@@ -82,7 +82,7 @@ MORNING, LATER = "2026-03-29T08:00:00Z", "2026-03-29T09:00:00Z"
 def test_two_moments_of_one_bucket_are_the_same_email(
     memory_ledger: Any, caplog: Any, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    """The window says that the time makes no difference, so the second is a plain duplicate. Other content is not."""
+    """Where in the bucket makes no difference, so the second is a plain duplicate. Other content is not."""
     monkeypatch.setattr(type(app.tasks["fixed-replayed"]), "on_mismatch", how)
     for at in (MORNING, LATER):
         assert replayed.apply((1, at)).get() == MORNING

@@ -68,7 +68,8 @@ def test_a_window_that_is_none_is_refused_in_the_worker_too(
     for note in notes:
         refused = waiting.apply(args, task_id=note["id"], headers={HEADER: note}).result
         assert isinstance(refused, KeyFieldError)
-        assert str(refused).startswith(f"waiting-{mode}-{window}: window is {window!r}; it has to be a positive")
+        told = f"waiting-{mode}-{window}: window is {window!r}; it has to be a positive timedelta"
+        assert str(refused).startswith(told)
     assert ran == [1]
     assert memory_ledger.store.get(notes[0]["key"]).entry.arrivals == 1, "the ledger was not asked"
 
