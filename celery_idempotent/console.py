@@ -159,8 +159,8 @@ def what_now(entry: Entry, now: datetime) -> str:
             )
         case Status.CANCELLED:
             return (
-                "Withdrawn: calls succeed without sending; if the task has a window, until that has passed since. "
-                f"{command('reopen')} allows it again."
+                "Withdrawn: calls succeed without sending; if the task has a window, until that has passed "
+                f"since. {command('reopen')} allows it again."
             )
     return f"{_look(entry)}, then:\n" + "\n".join(
         f"  {COMMAND} resolve {entry.key} {verdict} --reason '…'" for verdict in ("--sent     ", "--not-sent ")

@@ -50,9 +50,7 @@ def test_a_window_that_is_none_is_refused_when_the_task_is_called(window: Any, m
 
 @pytest.mark.parametrize("window", [timedelta(0), timedelta(days=-1), 3600])
 @pytest.mark.parametrize("mode", ["sliding", "fixed"])
-def test_a_window_that_is_none_is_refused_in_the_worker_too(
-    memory_ledger: Any, window: Any, mode: str
-) -> None:
+def test_a_window_that_is_none_is_refused_in_the_worker_too(memory_ledger: Any, window: Any, mode: str) -> None:
     """P1: deployed while messages wait that have their keys. Nothing is sent, and each of them says why."""
     ran: list[int] = []
     good = {"window": timedelta(days=1), "window_mode": mode, "event_time_field": "at"}

@@ -86,7 +86,7 @@ class Command(BaseCommand):
             resolve,
             add("reopen", "Allow one more sending of what is finished, by the next call of the task."),
             add("release", "Free a key that blocks: the next call gets it."),
-            add("cancel", "Withdraw what has not been sent: calls succeed without sending, for a window if any."),
+            add("cancel", "Withdraw what has not been sent: calls succeed without, for a window if any."),
         ]
         for command in commands:
             command.add_argument("keys", nargs="+", metavar="KEY", help="or how it begins, or a task id")
