@@ -8,10 +8,12 @@ from typing import Any
 
 from celery import current_app
 
+from . import browse
 from .calls import LONGEST_WAIT
 from .conf import conf
 from .core.errors import InterventionRefused
 from .models import OutboxMessage
+from .options import email_type
 from .registry import functions, tasks
 from .stores import outbox
 from .stores.connection import translated
@@ -20,6 +22,8 @@ from .wiring import get_ledger, get_mirror, ledger_alias
 
 BATCH = 1000
 _ALL = 10**9
+_NAMED = 5
+"""How many email types a refusal lists."""
 _VISIBILITY = {"redis": 3600, "rediss": 3600, "sentinel": 3600, "sqs": 1800}
 _CONSUMER_TIMEOUT = 1800
 """Seconds after which RabbitMQ takes a message back that is not acknowledged, unless it is told otherwise."""
@@ -103,14 +107,29 @@ def purge(
             f"{age} is too short an age: for {least} a message may still ask for what was sent ({why}), and "
             "would be sent again"
         )
-    if age < conf.retention:  # the relay takes what is older than that for forgotten
-        _refuse_while_awaited(age)
+    if age < conf.retention:
+        _refuse_the_unknown(age, app)
+        _refuse_while_awaited(age)  # the relay takes what is older than the retention for forgotten
     store = get_ledger(app).store
     if get_mirror(app) is None:
         return _in_batches(store, age, dry_run, batch)
     # Redis removes one entry at a time and has to look at all of them, so once has to do.
     removed = store.purge(age.total_seconds(), limit=_ALL, dry_run=dry_run)
     return max(removed, _in_batches(DatabaseStore(ledger_alias), age, dry_run, batch))
+
+
+def _refuse_the_unknown(age: timedelta, app: Any) -> None:
+    """Raise `InterventionRefused` while emails would go whose window this process does not know."""
+    known = {email_type(task) for task in (*tasks(app), *functions())}
+    found = browse.types_to_remove(age.total_seconds(), sorted(known), _NAMED + 1)
+    if found:
+        more = " and others" if len(found) > _NAMED else ""
+        raise InterventionRefused(
+            f"{age} is too short an age: it would remove emails of types that this process does not know "
+            f"({', '.join(sorted(found)[:_NAMED])}{more}), and so not how long their windows are. Import the "
+            "modules of their tasks or functions here, or purge with a longer age: from RETENTION "
+            f"({conf.retention}) on everything goes"
+        )
 
 
 def _refuse_while_awaited(age: timedelta) -> None:
