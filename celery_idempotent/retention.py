@@ -33,6 +33,7 @@ def longest_redelivery(app: Any = None) -> tuple[timedelta, str]:
     """Return how long a message may still come after its email was finished, and what that is made of.
 
     An ``eta`` or ``countdown`` of a single call is in no configuration and not counted; those of beat's are.
+    Nor are retries without an end; the text names their tasks.
     """
     app = app or current_app._get_current_object()
     parts = [
@@ -42,6 +43,8 @@ def longest_redelivery(app: Any = None) -> tuple[timedelta, str]:
         max(_countdowns(app), key=lambda part: part[1], default=("", 0.0)),
     ]
     text = ", ".join(f"{name} {timedelta(seconds=seconds)}" for name, seconds in parts if seconds)
+    if endless := sorted(task.name for task in tasks(app) if _max_retries(task) is None):
+        text += f"; without an end, and so not counted: retries of {', '.join(endless)}"
     return timedelta(seconds=sum(seconds for _, seconds in parts)), text
 
 
@@ -55,12 +58,17 @@ def _visibility(app: Any) -> float:
     return float(max(_VISIBILITY.get(scheme, _CONSUMER_TIMEOUT) for scheme in schemes))
 
 
+def _max_retries(task: Any) -> int | None:
+    """Return how often ``task`` retries; None: for ever."""
+    times: int | None = (getattr(task, "retry_kwargs", None) or {}).get("max_retries", task.max_retries)
+    return times
+
+
 def _retries(app: Any) -> Iterator[tuple[str, float]]:
     """Yield how long the retries of each task take; those of a task that retries for ever have no end."""
     for task in tasks(app):
         keywords = getattr(task, "retry_kwargs", None) or {}
-        times = keywords.get("max_retries", task.max_retries)
-        if times is None:
+        if (times := _max_retries(task)) is None:
             continue
         if backoff := getattr(task, "retry_backoff", False):
             most = float(getattr(task, "retry_backoff_max", 600))
