@@ -76,7 +76,7 @@ def test_how_long_retries_take(app: Celery, options: dict[str, Any], seconds: fl
 def test_retries_without_end_are_told(app: Celery, settings: Any) -> None:
     """They are in no sum, so whoever is told the sum is told that as well."""
     task(app, max_retries=None)
-    with pytest.raises(InterventionRefused, match="another task 0:15:00; without an end.*: retries of kept"):
+    with pytest.raises(InterventionRefused, match=r"another task 0:15:00; without an end.*: retries of kept"):
         retention.purge(timedelta(0))
     settings.CELERY_IDEMPOTENT = {"RETENTION": timedelta(hours=2)}
     (found,) = checks.check_retention(None)

@@ -13,6 +13,9 @@ from .status import FINISHED, Status
 logger = logging.getLogger("celery_idempotent")
 
 MAX_PARTICIPANTS = 256
+"""Task ids that an entry remembers of its generation, and duplicates of all earlier ones."""
+MAX_SENDERS = 128
+"""Earlier generations whose last owner it remembers besides."""
 
 
 def took_part(entry: Entry, task_id: str) -> bool:
@@ -78,7 +81,6 @@ def next_generation(entry: Entry) -> Entry:
 
     The result stays until there is another: whoever took part before is answered with it.
     """
-    before = dict.fromkeys((*entry.past, *entry.participants, entry.owner))
     return replace(
         entry,
         generation=entry.generation + 1,
@@ -86,11 +88,24 @@ def next_generation(entry: Entry) -> Entry:
         deliveries=(),
         history=(),
         participants=(),
-        past=tuple(before)[-MAX_PARTICIPANTS:],
+        past=_remembered(entry),
         begun_at=After(),
         sent_at=None,
         unfinished=False,
     )
+
+
+def _remembered(entry: Entry) -> tuple[str, ...]:
+    """Return who took part so far: duplicates, then the last owner of each generation; the newest last in both.
+
+    However many duplicates there are, they do not push those out who have sent. Each generation has left one
+    owner, so the number of generations tells where those begin.
+    """
+    begin = max(len(entry.past) - min(entry.generation - 1, MAX_SENDERS), 0)
+    senders = tuple(dict.fromkeys((*entry.past[begin:], entry.owner)))[-MAX_SENDERS:]
+    known = set(senders)
+    others = dict.fromkeys(one for one in (*entry.past[:begin], *entry.participants) if one not in known)
+    return (*tuple(others)[-MAX_PARTICIPANTS:], *senders)
 
 
 def reopened(entry: Entry) -> Entry:
