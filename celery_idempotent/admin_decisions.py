@@ -41,7 +41,8 @@ ADVICE = {
     "good. One more sending, if you allow it, goes to everybody anew.",
     Status.IN_DOUBT: "Nobody knows whether the mail server took it, so nothing is sent until you decide. "
     "Look for the Message-ID in the mail server's log.",
-    Status.CANCELLED: "Withdrawn. Calls succeed without sending.",
+    Status.CANCELLED: "Withdrawn. Calls succeed without sending; if the task has a window, until that has "
+    "passed since.",
 }
 OPAQUE = (
     "Nobody knows what its body has done before it was cut off, so it is not run again until you decide. Look "

@@ -5,7 +5,7 @@ the ledger itself, so that a mirror which is behind misleads nobody.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from django.db.models import Count, Max, Min, Q, QuerySet
@@ -72,6 +72,21 @@ def counts(found: Rows) -> dict[tuple[str, str], int]:
     """Return how many entries there are, by email type and status."""
     grouped = found.order_by().values_list("email_type", "status").annotate(n=Count("pk"))
     return {(kind, status): n for kind, status, n in grouped}
+
+
+def types_to_remove(seconds: float, known: Collection[str], limit: int) -> list[str]:
+    """Return up to ``limit`` email types, none of ``known``, of what is finished and unchanged for ``seconds``.
+
+    One statement, that reads what is so old: no more than a purge of that age would remove or pass over.
+    """
+    if not has_tables():
+        return []
+    with rows() as found:
+        old = found.filter(updated_at__lte=written(found.db, After(-seconds)))
+        old = old.exclude(status__in=sorted(status.value for status in UNFINISHED)).exclude(
+            email_type__in=known
+        )
+        return list(old.order_by().values_list("email_type", flat=True).distinct()[:limit])
 
 
 def matching(text: str, limit: int) -> list[str]:

@@ -14,7 +14,8 @@ from .wiring import get_ledger, get_mirror
 def claim(call: Call) -> Run | Duplicate:
     """Claim the key. Returns the run that may go on, or the duplicate whose result is to be replayed.
 
-    Raises `ComeBack`, and what ends the call: `InProgress`, `DeliveryInDoubt`, `PayloadMismatch`.
+    Raises `ComeBack`, and what ends the call: `InProgress`, `DeliveryInDoubt`, `PayloadMismatch`, and
+    `KeyFieldError` where the task's window is none.
     """
     rules = policy(call.task, call.opaque)
     ledger = get_ledger(call.app, eager=call.eager)

@@ -158,7 +158,10 @@ def what_now(entry: Entry, now: datetime) -> str:
                 f"those who were refused for good. {command('reopen')} offers it to everybody anew."
             )
         case Status.CANCELLED:
-            return f"Withdrawn: calls succeed without sending. {command('reopen')} allows it again."
+            return (
+                "Withdrawn: calls succeed without sending; if the task has a window, until that has passed "
+                f"since. {command('reopen')} allows it again."
+            )
     wait = f"The mail server may be at it{until}: --not-sent has to wait. " if running else ""
     return f"{wait}{_look(entry)}, then:\n" + "\n".join(
         f"  {COMMAND} resolve {entry.key} {verdict} --reason '…'" for verdict in ("--sent     ", "--not-sent ")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,7 +15,7 @@ from .core.addresses import digest_all, is_address, mask_all, normalise, printab
 from .core.errors import KeyFieldError
 from .core.keys import bucket_for, digest, make_key
 from .core.outcomes import Asker
-from .options import LONGEST_TYPE, email_type, plain, signature_of, window_problems
+from .options import LONGEST_TYPE, email_type, plain, refuse_unusable_window, signature_of
 
 HEADER = "celery_idempotent"
 """Name under which the note travels: a header of Celery's messages, an item of other queues' ``meta``."""
@@ -103,8 +103,7 @@ class CallKeys:
 
     def _bucket(self, bound: Mapping[str, Any]) -> str | None:
         task = self.task
-        for option, text in window_problems(task):
-            raise KeyFieldError(f"{task.name}: {option} {text}")
+        refuse_unusable_window(task)
         if task.window_mode != "fixed":
             return None
         path = task.event_time_field
@@ -130,10 +129,21 @@ class CallKeys:
             fields = {path: self._lookup(path, bound) for path in task.fingerprint_fields}
         else:
             fields = {name: value for name, value in bound.items() if name not in task.key_fields}
+            if task.window_mode == "fixed":  # the bucket is in the key; where in it, makes no difference
+                fields = _without(fields, task.event_time_field.split("."))
         try:
             return digest(fields)
         except KeyFieldError:
             return ""  # arguments of any type are allowed outside the key; they just cannot be compared
+
+
+def _without(fields: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    """Return ``fields`` without the value at ``path``, which leads through mappings; with all else in them."""
+    first, *rest = path
+    if not rest:
+        return {name: value for name, value in fields.items() if name != first}
+    inner = fields.get(first)
+    return {**fields, first: _without(inner, rest)} if isinstance(inner, Mapping) else dict(fields)
 
 
 def _moment(text: str) -> datetime | None:

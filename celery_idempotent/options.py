@@ -14,6 +14,7 @@ from .core.errors import (
     ClaimLost,
     DeliveryInDoubt,
     EntryUnreadable,
+    KeyFieldError,
     LedgerUnavailable,
     PayloadMismatch,
     RecipientsRefused,
@@ -101,7 +102,8 @@ def email_type(task: Any) -> str:
 
 
 def policy(task: Any, opaque: bool) -> Policy:
-    """Return the ledger's rules for ``task``."""
+    """Return the ledger's rules for ``task``. Raises `KeyFieldError` where its window is none."""
+    refuse_unusable_window(task)
     window = task.window if task.window_mode == "sliding" else None
     return Policy(
         lease=float(task.lease),
@@ -169,6 +171,15 @@ def window_problems(task: Any) -> Iterator[tuple[str, str]]:
         yield "window", 'is not set; window_mode="fixed" needs the length of its buckets'
     if not task.event_time_field:
         yield "event_time_field", 'is not set; window_mode="fixed" takes the bucket of the event\'s own time'
+
+
+def refuse_unusable_window(task: Any) -> None:
+    """Raise `KeyFieldError` for the first of `window_problems`: a window of zero would send every duplicate.
+
+    A worker starts whatever its checks have found, and messages may wait that have their keys already.
+    """
+    for option, text in window_problems(task):
+        raise KeyFieldError(f"{task.name}: {option} {text}")
 
 
 def _unusable_rule(task: Any) -> Iterator[tuple[str, str]]:

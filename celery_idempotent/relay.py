@@ -64,7 +64,7 @@ def judge(stored: Stored, asker: Asker, rules: Policy) -> Next:
         return Next.REMOVE
     match entry.status:
         case Status.CANCELLED:
-            return Next.REMOVE
+            return Next.PUBLISH if window_has_passed(entry, now, asker, rules) else Next.REMOVE
         case Status.SENT if is_to_finish(entry, asker.task_id):
             return Next.PUBLISH
         case Status.SENT:

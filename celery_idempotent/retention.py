@@ -8,10 +8,12 @@ from typing import Any
 
 from celery import current_app
 
+from . import browse
 from .calls import LONGEST_WAIT
 from .conf import conf
 from .core.errors import InterventionRefused
 from .models import OutboxMessage
+from .options import email_type
 from .registry import functions, tasks
 from .stores import outbox
 from .stores.connection import translated
@@ -20,6 +22,8 @@ from .wiring import get_ledger, get_mirror, ledger_alias
 
 BATCH = 1000
 _ALL = 10**9
+_NAMED = 5
+"""How many email types a refusal lists."""
 _VISIBILITY = {"redis": 3600, "rediss": 3600, "sentinel": 3600, "sqs": 1800}
 _CONSUMER_TIMEOUT = 1800
 """Seconds after which RabbitMQ takes a message back that is not acknowledged, unless it is told otherwise."""
@@ -29,6 +33,7 @@ def longest_redelivery(app: Any = None) -> tuple[timedelta, str]:
     """Return how long a message may still come after its email was finished, and what that is made of.
 
     An ``eta`` or ``countdown`` of a single call is in no configuration and not counted; those of beat's are.
+    Nor are retries without an end; the text names their tasks.
     """
     app = app or current_app._get_current_object()
     parts = [
@@ -38,6 +43,8 @@ def longest_redelivery(app: Any = None) -> tuple[timedelta, str]:
         max(_countdowns(app), key=lambda part: part[1], default=("", 0.0)),
     ]
     text = ", ".join(f"{name} {timedelta(seconds=seconds)}" for name, seconds in parts if seconds)
+    if endless := sorted(task.name for task in tasks(app) if _max_retries(task) is None):
+        text += f"; without an end, and so not counted: retries of {', '.join(endless)}"
     return timedelta(seconds=sum(seconds for _, seconds in parts)), text
 
 
@@ -51,12 +58,17 @@ def _visibility(app: Any) -> float:
     return float(max(_VISIBILITY.get(scheme, _CONSUMER_TIMEOUT) for scheme in schemes))
 
 
+def _max_retries(task: Any) -> int | None:
+    """Return how often ``task`` retries; None: for ever."""
+    times: int | None = (getattr(task, "retry_kwargs", None) or {}).get("max_retries", task.max_retries)
+    return times
+
+
 def _retries(app: Any) -> Iterator[tuple[str, float]]:
     """Yield how long the retries of each task take; those of a task that retries for ever have no end."""
     for task in tasks(app):
         keywords = getattr(task, "retry_kwargs", None) or {}
-        times = keywords.get("max_retries", task.max_retries)
-        if times is None:
+        if (times := _max_retries(task)) is None:
             continue
         if backoff := getattr(task, "retry_backoff", False):
             most = float(getattr(task, "retry_backoff_max", 600))
@@ -103,14 +115,29 @@ def purge(
             f"{age} is too short an age: for {least} a message may still ask for what was sent ({why}), and "
             "would be sent again"
         )
-    if age < conf.retention:  # the relay takes what is older than that for forgotten
-        _refuse_while_awaited(age)
+    if age < conf.retention:
+        _refuse_the_unknown(age, app)
+        _refuse_while_awaited(age)  # the relay takes what is older than the retention for forgotten
     store = get_ledger(app).store
     if get_mirror(app) is None:
         return _in_batches(store, age, dry_run, batch)
     # Redis removes one entry at a time and has to look at all of them, so once has to do.
     removed = store.purge(age.total_seconds(), limit=_ALL, dry_run=dry_run)
     return max(removed, _in_batches(DatabaseStore(ledger_alias), age, dry_run, batch))
+
+
+def _refuse_the_unknown(age: timedelta, app: Any) -> None:
+    """Raise `InterventionRefused` while emails would go whose window this process does not know."""
+    known = {email_type(task) for task in (*tasks(app), *functions())}
+    found = browse.types_to_remove(age.total_seconds(), sorted(known), _NAMED + 1)
+    if found:
+        more = " and others" if len(found) > _NAMED else ""
+        raise InterventionRefused(
+            f"{age} is too short an age: it would remove emails of types that this process does not know "
+            f"({', '.join(sorted(found)[:_NAMED])}{more}), and so not how long their windows are. Import the "
+            "modules of their tasks or functions here, or purge with a longer age: from RETENTION "
+            f"({conf.retention}) on everything goes"
+        )
 
 
 def _refuse_while_awaited(age: timedelta) -> None:

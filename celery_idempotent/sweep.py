@@ -26,11 +26,11 @@ from .core.errors import (
 from .core.expiry import expire
 from .core.interventions import Operator
 from .core.ledger import Ledger
-from .core.outcomes import Asker, Verdict
+from .core.outcomes import Asker, Policy, Verdict
 from .core.status import Status
 from .core.store import Stored
 from .core.writing import swap
-from .options import plain, policy
+from .options import plain
 from .registry import by_email_type
 from .reporting import Report
 from .wiring import get_ledger, get_mirror
@@ -125,7 +125,7 @@ class Sweep:
         task = self._known.get(entry.email_type)
         if task is None or isinstance(plain(task, "in_doubt"), str):
             return
-        verdict = doubts.verdict(entry, policy(task, False))
+        verdict = doubts.verdict(entry, Policy(in_doubt=plain(task, "in_doubt")))
         if verdict is Verdict.UNKNOWN:
             self.done.unknown += 1
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -70,6 +71,16 @@ def test_how_long_retries_take(app: Celery, options: dict[str, Any], seconds: fl
     longest, text = retention.longest_redelivery(app)
     assert longest == timedelta(seconds=7200 + 900 + seconds)
     assert ("the retries of kept" in text) == (seconds > 0)
+
+
+def test_retries_without_end_are_told(app: Celery, settings: Any) -> None:
+    """They are in no sum, so whoever is told the sum is told that as well."""
+    task(app, max_retries=None)
+    with pytest.raises(InterventionRefused, match=r"another task 0:15:00; without an end.*: retries of kept"):
+        retention.purge(timedelta(0))
+    settings.CELERY_IDEMPOTENT = {"RETENTION": timedelta(hours=2)}
+    (found,) = checks.check_retention(None)
+    assert "without an end, and so not counted: retries of kept" in found.msg
 
 
 @pytest.mark.parametrize(
@@ -242,6 +253,60 @@ def test_nothing_goes_inside_its_window(app: Celery, memory_ledger: Any) -> None
     with pytest.raises(InterventionRefused, match="the window of kept"):
         retention.purge(timedelta(days=99))
     assert retention.purge(timedelta(days=100)) == 0
+
+
+@pytest.fixture(params=["database", "redis"])
+def kept_in(request: Any, app: Celery, keep_ledger_in: Any, transactional_db: None) -> Any:
+    """The store of a ledger in the database, or in Redis with its mirror there, of a process with one task."""
+    keep_ledger_in(request.param)
+    task(app)
+    return wiring.get_ledger(app).store
+
+
+def remembered(store: Any, key: str, kind: str, days: int, status: Status = Status.SENT) -> None:
+    """An entry of the email type ``kind``, unchanged for so long."""
+    entry = store.insert(replace(make_entry(key, status=status, deadline=After(9)), email_type=kind)).entry
+    if mirror := wiring.get_mirror():
+        assert mirror.keep(entry)
+    row = LogicalEmail.objects.get(key=key)
+    LogicalEmail.objects.filter(pk=row.pk).update(updated_at=row.updated_at - days * DAY)
+
+
+def test_nothing_goes_of_a_type_whose_window_nobody_here_knows(kept_in: Any) -> None:
+    """P1: a function of another queue with a window of 60 days, or another project in the same database."""
+    remembered(kept_in, "k1", "kept", 31)
+    remembered(kept_in, "k2", "statement", 31)
+    remembered(kept_in, "k3", "bill", 31, Status.CANCELLED)
+    for dry_run in (True, False):
+        with pytest.raises(InterventionRefused, match=r"does not know \(bill, statement\).*Import.*90 days"):
+            retention.purge(30 * DAY, dry_run)
+    assert LogicalEmail.objects.count() == 3
+    assert retention.purge(32 * DAY) == 0, "nothing of them is so old"
+
+
+def test_types_that_a_purge_would_not_touch_do_not_stop_it(kept_in: Any) -> None:
+    """What is young, or waits for somebody, stays anyway."""
+    remembered(kept_in, "k1", "kept", 31)
+    remembered(kept_in, "k2", "statement", 29)
+    remembered(kept_in, "k3", "bill", 31, Status.IN_DOUBT)
+    assert retention.purge(30 * DAY) == 1
+    assert set(LogicalEmail.objects.values_list("key", flat=True)) == {"k2", "k3"}
+
+
+def test_after_the_retention_everything_goes(kept_in: Any) -> None:
+    """Or what tasks leave behind that are no more would stay for ever."""
+    remembered(kept_in, "k1", "a task that is no more", 91)
+    with pytest.raises(InterventionRefused, match="a task that is no more"):
+        retention.purge(89 * DAY)
+    assert retention.purge() == 1
+
+
+def test_many_types_that_nobody_knows_are_not_all_named(kept_in: Any) -> None:
+    """The first of them, and that there are more."""
+    for number in range(7):
+        remembered(kept_in, f"k{number}", f"type-{number}", 31)
+    with pytest.raises(InterventionRefused, match=r"\((type-\d, ){4}type-\d and others\)"):
+        retention.purge(30 * DAY)
 
 
 def test_a_process_without_tasks_purges_nothing(memory_ledger: Any) -> None:

@@ -150,6 +150,14 @@ def test_verifiers_settle_doubts(ledger: Ledger, heard: list[tuple[str, str]]) -
     assert LogicalEmail.objects.get(key="hm").status == "sent"
 
 
+def test_a_window_that_is_none_stops_no_verifier(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a task's window is worth has nothing to do with its doubts, nor with those of other tasks."""
+    VERDICTS.update(yes=Verdict.SENT)
+    late(ledger, sending(ledger, "yes", "verified-mail"))
+    monkeypatch.setattr(type(app.tasks["verified-mail"]), "window", timedelta(0))
+    assert sweep.sweep(app=app).sent == 1
+
+
 @pytest.mark.parametrize("how", ["verifier", "event"])
 def test_what_the_sweep_settles_as_sent_is_finished_by_its_own_task(
     ledger: Ledger, heard: list[tuple[str, str]], how: str

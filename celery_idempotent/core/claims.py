@@ -151,8 +151,8 @@ class Claim:
         )
 
     def _duplicate(self, entry: Entry, mismatch: bool) -> Duplicate | None:
-        known = took_part(entry, self.asker.task_id)
-        if not self.policy.sends_again or known or entry.status is Status.CANCELLED:
+        again = self.policy.window if entry.status is Status.CANCELLED else self.policy.sends_again
+        if not again or took_part(entry, self.asker.task_id):
             return Duplicate(entry, mismatch)
         # With a window or a rule, a redelivery of this very duplicate must find itself after the window, too.
         noted = replace(entry, participants=with_participant(entry, self.asker.task_id))

@@ -100,7 +100,7 @@ class Entry:
     participants: tuple[str, ...] = ()
     """Task ids that took part in this generation, for tasks that may send again; the newest last."""
     past: tuple[str, ...] = ()
-    """Task ids that took part in earlier generations: they never send again."""
+    """Task ids that took part in earlier generations, their owners at the end: they never send again."""
     begun_at: Moment | None = None
     """When this generation was first claimed: the ``Date`` of its messages."""
     sent_at: Moment | None = None

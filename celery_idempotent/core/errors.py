@@ -13,7 +13,7 @@ class IdempotencyError(Exception):
 
 
 class KeyFieldError(IdempotencyError, ValueError):
-    """Raised when a key field is missing from a call, or its value has no canonical form."""
+    """Raised when a key field is missing from a call, its value has no canonical form, or a window is none."""
 
 
 class ArgumentsNotSerializable(IdempotencyError, TypeError):

@@ -8,11 +8,14 @@ from datetime import datetime, timedelta
 
 from .entry import After, Entry, running
 from .outcomes import Asker, Policy, SendRequest
-from .status import Status
+from .status import FINISHED, Status
 
 logger = logging.getLogger("celery_idempotent")
 
 MAX_PARTICIPANTS = 256
+"""Task ids that an entry remembers of its generation, and duplicates of all earlier ones."""
+MAX_SENDERS = 128
+"""Earlier generations whose last owner it remembers besides."""
 
 
 def took_part(entry: Entry, task_id: str) -> bool:
@@ -35,16 +38,27 @@ def may_send_again(entry: Entry, now: datetime, asker: Asker, policy: Policy) ->
 def window_has_passed(entry: Entry, now: datetime, asker: Asker, policy: Policy) -> bool:
     """Tell whether the window has passed since the last acceptance, for a task that did not take part.
 
-    Also where the run that had it accepted never came to its end; not while somebody is at work.
+    For what was withdrawn, since that. Also where the run that had it accepted never came to its end; not while
+    somebody is at work, nor in doubt: that waits for a decision.
     """
-    if policy.window is None or not isinstance(entry.sent_at, datetime):
+    since = _counts_from(entry)
+    if policy.window is None or since is None:
         return False
     if entry.status in (Status.CLAIMED, Status.RELEASED):
         idle = not running(entry, now)
     else:
-        idle = entry.status in (Status.SENT, Status.FAILED)
-    passed = now >= entry.sent_at + timedelta(seconds=policy.window)
+        idle = entry.status in FINISHED
+    passed = now >= since + timedelta(seconds=policy.window)
     return idle and passed and not took_part(entry, asker.task_id)
+
+
+def _counts_from(entry: Entry) -> datetime | None:
+    """Return the last acceptance; for what is CANCELLED its cancellation, if an event has proven none since."""
+    accepted = entry.sent_at if isinstance(entry.sent_at, datetime) else None
+    if entry.status is not Status.CANCELLED:
+        return accepted
+    withdrawn = next((one.at for one in reversed(entry.audit) if one.found is not Status.CANCELLED), None)
+    return max(withdrawn, accepted or withdrawn) if withdrawn else None
 
 
 def _rule_allows(entry: Entry, now: datetime, asker: Asker, policy: Policy) -> bool:
@@ -67,7 +81,6 @@ def next_generation(entry: Entry) -> Entry:
 
     The result stays until there is another: whoever took part before is answered with it.
     """
-    before = dict.fromkeys((*entry.past, *entry.participants, entry.owner))
     return replace(
         entry,
         generation=entry.generation + 1,
@@ -75,11 +88,24 @@ def next_generation(entry: Entry) -> Entry:
         deliveries=(),
         history=(),
         participants=(),
-        past=tuple(before)[-MAX_PARTICIPANTS:],
+        past=_remembered(entry),
         begun_at=After(),
         sent_at=None,
         unfinished=False,
     )
+
+
+def _remembered(entry: Entry) -> tuple[str, ...]:
+    """Return who took part so far: duplicates, then the last owner of each generation; the newest last in both.
+
+    However many duplicates there are, they do not push those out who have sent. Each generation has left one
+    owner, so the number of generations tells where those begin.
+    """
+    begin = max(len(entry.past) - min(entry.generation - 1, MAX_SENDERS), 0)
+    senders = tuple(dict.fromkeys((*entry.past[begin:], entry.owner)))[-MAX_SENDERS:]
+    known = set(senders)
+    others = dict.fromkeys(one for one in (*entry.past[:begin], *entry.participants) if one not in known)
+    return (*tuple(others)[-MAX_PARTICIPANTS:], *senders)
 
 
 def reopened(entry: Entry) -> Entry:

@@ -81,7 +81,10 @@ class Operator:
         return self._write("resolved as sent", changed, stored, attempt)
 
     def cancel(self, entry: Entry) -> Entry:
-        """Withdraw what has not been sent: calls are answered as duplicates without a result from now on."""
+        """Withdraw what has not been sent: calls are answered as duplicates without a result from now on.
+
+        Those of a task with a window are, until that has passed since.
+        """
         allowed = (Status.CLAIMED, Status.RELEASED, Status.FAILED)
         stored = self._look(entry, allowed, "cannot be withdrawn any more")
         return self._write("cancelled", replace(stored.entry, status=Status.CANCELLED, deadline=None), stored)

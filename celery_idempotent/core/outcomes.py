@@ -48,7 +48,7 @@ class Policy:
     lease: float = 60.0
     send_timeout: float = 60.0
     window: float | None = None
-    """A new send is allowed this long after the last acceptance (sliding); None: never."""
+    """A new send is allowed this long after the last acceptance or a cancellation (sliding); None: never."""
     in_doubt: str | Verifier = "hold"
     allow_send: SendRule | None = None
     """Asked about a SENT or FAILED entry: True opens a new generation."""

@@ -22,7 +22,7 @@ class Status(str, Enum):
     IN_DOUBT = "in_doubt"
     """A hand-over's outcome is unknown."""
     CANCELLED = "cancelled"
-    """Withdrawn by an operator."""
+    """Withdrawn by an operator; where the task has a window, for that long."""
 
     def __str__(self) -> str:
         return self.value
@@ -83,7 +83,7 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
             Status.IN_DOUBT,
         }
     ),
-    Status.CANCELLED: frozenset({Status.RELEASED, Status.CANCELLED}),
+    Status.CANCELLED: frozenset({Status.CLAIMED, Status.SENDING, Status.RELEASED, Status.CANCELLED}),
 }
 """Which status may follow which. `Ledger` refuses every other change with `AssertionError`."""
 

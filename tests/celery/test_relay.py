@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask, PayloadMismatch
+from celery_idempotent.core.interventions import Operator
 from celery_idempotent.core.offers import Offer
 from celery_idempotent.core.outcomes import Asker, Policy, Reply
 from celery_idempotent.core.status import DeliveryStatus, Status
@@ -125,6 +126,20 @@ def test_a_window_makes_it_a_new_email(memory_ledger: Any) -> None:
     assert (
         judge(replace(stored, now=stored.now + DAY), replace(asker, task_id="yesterday"), rules) is Next.REMOVE
     )
+
+
+def test_what_was_withdrawn_before_the_window_is_no_answer_either(memory_ledger: Any) -> None:
+    """P2: withdrawn yesterday, today's email is owed, and its message lost. An hour ago: answered."""
+    released = Seed(daily, 1, by="yesterday", window=86_400.0).released()
+    Operator(memory_ledger.store, "ann", "not today").cancel(released)
+    task_id = lost(daily)
+    stored = memory_ledger.store.get(daily.key_for(1))
+    asker, rules = Asker(daily.key_for(1), "daily-relayed", task_id), Policy(window=86_400.0)
+    assert judge(stored, asker, rules) is Next.REMOVE
+    later = replace(stored, now=stored.now + DAY)
+    assert judge(later, asker, rules) is Next.PUBLISH
+    assert judge(later, replace(asker, task_id="yesterday"), rules) is Next.REMOVE
+    assert judge(later, asker, Policy()) is Next.REMOVE
 
 
 def test_a_revoked_or_expired_message_is_not_owed_any_more(monkeypatch: pytest.MonkeyPatch) -> None:

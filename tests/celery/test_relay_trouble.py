@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -54,17 +54,18 @@ def test_an_entry_that_nobody_can_read_keeps_nobody_else_waiting(
     assert (outcome.removed, outcome.published) == (1, 1)
 
 
+@pytest.mark.parametrize("window", [timedelta(0), 3600])
 def test_options_that_cannot_be_used_stop_only_their_own_messages(
-    monkeypatch: pytest.MonkeyPatch, caplog: Any
+    monkeypatch: pytest.MonkeyPatch, caplog: Any, window: Any
 ) -> None:
     """A task was deployed with a window that is none: its messages wait, and those of others are dealt with."""
     for task, n in ((relayed, 1), (daily, 2)):
         Seed(task, n).sent(None)
         lost(task, n)
-    monkeypatch.setattr(type(app.tasks["daily-relayed"]), "window", 3600)
+    monkeypatch.setattr(type(app.tasks["daily-relayed"]), "window", window)
     outcome = Relay(app).once()
     assert (outcome.published, outcome.removed, outcome.waiting) == (0, 1, 1)
-    assert "messages of daily-relayed wait: its options cannot be used" in caplog.text
+    assert "messages of daily-relayed wait: its options cannot be used: daily-relayed: window is" in caplog.text
 
 
 def test_a_poisoned_message_keeps_nobody_waiting(broker: Broker) -> None:

@@ -9,6 +9,7 @@ import pytest
 from celery import Celery
 
 from celery_idempotent import IdempotentTask, KeyFieldError
+from celery_idempotent.identity import HEADER, as_note
 
 app = Celery("window-options", broker="memory://", backend="cache+memory://", set_as_current=False)
 
@@ -45,6 +46,30 @@ def test_a_window_that_is_none_is_refused_when_the_task_is_called(window: Any, m
     for call in (windowed.delay, windowed.enqueue, windowed.key_for):
         with pytest.raises(KeyFieldError, match=r"window is .* positive timedelta"):
             call(1, "2026-01-01T00:00:00+00:00")
+
+
+@pytest.mark.parametrize("window", [timedelta(0), timedelta(days=-1), 3600])
+@pytest.mark.parametrize("mode", ["sliding", "fixed"])
+def test_a_window_that_is_none_is_refused_in_the_worker_too(memory_ledger: Any, window: Any, mode: str) -> None:
+    """P1: deployed while messages wait that have their keys. Nothing is sent, and each of them says why."""
+    ran: list[int] = []
+    good = {"window": timedelta(days=1), "window_mode": mode, "event_time_field": "at"}
+
+    @app.task(base=IdempotentTask, key_fields=("user",), name=f"waiting-{mode}-{window}", **good)
+    def waiting(user: int, at: Any) -> None:
+        ran.append(user)
+
+    args = (1, "2026-01-01T00:00:00+00:00")
+    notes = [as_note(waiting._identify(args, {}), f"task-{n}") for n in range(4)]
+    waiting.apply(args, task_id="first")
+    waiting.window = window
+    for note in notes:
+        refused = waiting.apply(args, task_id=note["id"], headers={HEADER: note}).result
+        assert isinstance(refused, KeyFieldError)
+        told = f"waiting-{mode}-{window}: window is {window!r}; it has to be a positive timedelta"
+        assert str(refused).startswith(told)
+    assert ran == [1]
+    assert memory_ledger.store.get(notes[0]["key"]).entry.arrivals == 1, "the ledger was not asked"
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,18 @@ def test_forget(ledger: Ledger, app: Celery, settings: Any) -> None:
     assert run("forget", "ann@example.com", *WHY).strip() == "erased from 0 emails"
 
 
+def test_forget_without_a_reason(ledger: Ledger, app: Celery, settings: Any) -> None:
+    """The address is enough, and the audit has the reason that there always is."""
+    from celery_idempotent.core.addresses import recipient
+
+    who = recipient("ann@example.com", settings.SECRET_KEY, "masked")
+    key = made(ledger, asker(app), {("0", who): next(iter(ACCEPTED.values()))}).key
+    assert "reason is empty" in str(refused("forget", "ann@example.com", "--reason", " "))
+    assert "erased from 1 emails" in run("forget", "ann@example.com")
+    (one,) = entry_of(ledger, key).audit
+    assert (one.action, one.reason) == ("recipient forgotten", "erasure asked for")
+
+
 def test_the_tasks_for_beat(ledger: Ledger, app: Celery) -> None:
     """They do what the commands do."""
     app.finalize()

@@ -20,9 +20,11 @@ from hypothesis import strategies as st
 
 import celery_idempotent.core
 from celery_idempotent import IdempotentTask
+from celery_idempotent.core.generations import next_generation
 from celery_idempotent.core.ledger import Ledger
 from celery_idempotent.core.outcomes import Acquired, Asker, Duplicate, Policy
 from celery_idempotent.stores.memory import MemoryStore
+from celery_idempotent.testing import make_entry
 from tests.core.world import FATES, START, Delivery, World
 
 seconds = st.floats(0, 2000).map(lambda value: round(value, 3))
@@ -162,26 +164,67 @@ def test_the_core_asks_no_clock_but_the_stores() -> None:
     assert asked == []
 
 
+class Alert:
+    """An email that goes out once a minute, by other means than mail."""
+
+    def __init__(self) -> None:
+        self.now = START
+        self.ledger = Ledger(MemoryStore(lambda: self.now))
+        self.rules = Policy(window=60.0, opaque=True)
+
+    def ask(self, number: int) -> Any:
+        return self.ledger.claim(Asker("k", "reminder", f"task-{number}"), self.rules)
+
+    def send(self, number: int) -> Any:
+        """Let the window pass, and have the task of this number send."""
+        self.now += timedelta(minutes=2)
+        outcome = self.ask(number)
+        assert isinstance(outcome, Acquired)
+        return self.ledger.complete(outcome.entry, None)
+
+
 def test_an_entry_remembers_the_newest_who_took_part() -> None:
-    """An entry does not grow without end: 256 of a generation, and 256 of all before it."""
-    now = [START]
-    ledger = Ledger(MemoryStore(lambda: now[0]))
-    rules = Policy(window=60.0, opaque=True)
-
-    def ask(number: int) -> Any:
-        return ledger.claim(Asker("k", "reminder", f"task-{number}"), rules)
-
-    ledger.complete(ask(0).entry, None)
+    """An entry does not grow without end: 256 of a generation, and 256 duplicates of all before it."""
+    alert = Alert()
+    ask = alert.ask
+    alert.send(0)
     for number in range(1, 300):
         assert isinstance(ask(number), Duplicate)
     newest = tuple(f"task-{number}" for number in range(44, 300))
-    assert ledger.store.get("k").entry.participants == newest  # type: ignore[union-attr]
-    now[0] += timedelta(minutes=2)
-    again = ask(300)
-    assert isinstance(again, Acquired)
-    ledger.complete(again.entry, None)
-    assert set(newest[1:]) < set(again.entry.past)
-    assert len(again.entry.past) == 256
-    now[0] += timedelta(minutes=2)
+    assert alert.ledger.store.get("k").entry.participants == newest  # type: ignore[union-attr]
+    assert alert.send(300).past == (*newest, "task-0")
+    alert.now += timedelta(minutes=2)
     assert isinstance(ask(299), Duplicate)
     assert isinstance(ask(1), Acquired), "forgotten, and so it counts as new"
+
+
+def test_duplicates_do_not_push_the_senders_out() -> None:
+    """P1: whoever sent in an earlier window is remembered, however many have been answered since."""
+    alert = Alert()
+    for number in (0, 1000, 2000, 3000):
+        alert.send(number)
+        for duplicate in range(1, 300):
+            assert isinstance(alert.ask(number + duplicate), Duplicate)
+    alert.now += timedelta(minutes=2)
+    for sender in (0, 1000, 2000, 3000):
+        assert isinstance(alert.ask(sender), Duplicate)
+    assert isinstance(alert.ask(3299), Duplicate), "nor the senders the newest duplicates"
+    assert len(alert.send(4000).past) == 256 + 4
+
+
+def test_of_many_windows_the_newest_senders_are_remembered() -> None:
+    """Bounded too: 128 of them, and with them 256 duplicates."""
+    alert = Alert()
+    for number in range(0, 400, 2):
+        past = alert.send(number).past
+        assert isinstance(alert.ask(number + 1), Duplicate)
+    senders = tuple(f"task-{number}" for number in range(0, 398, 2))
+    duplicates = tuple(f"task-{number}" for number in range(1, 398, 2))
+    assert past == (*duplicates, *senders[-128:])
+
+
+def test_what_an_older_version_has_written_is_read() -> None:
+    """It kept all in the order of their coming: nobody is lost by that."""
+    entry = make_entry(owner="d", generation=3, past=("a", "b", "c", "x"), participants=("d", "y"))
+    assert next_generation(entry).past == ("a", "b", "y", "c", "x", "d")
+    assert next_generation(replace(entry, generation=9)).past == ("y", "a", "b", "c", "x", "d")

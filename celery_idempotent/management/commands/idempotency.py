@@ -68,7 +68,7 @@ class Command(BaseCommand):
         old.add_argument("--batch", type=positive, default=BATCH, help="entries a transaction (%(default)s)")
         gone = add("forget", "Erase a recipient's digest and mask; the keys stay closed.")
         gone.add_argument("address")
-        self._who_and_why(gone)
+        self._who_and_why(gone, default="erasure asked for")
         self._stuck_after(
             add("doctor", "Examine settings, tables, connection and clock, and count what waits.")
         )
@@ -86,14 +86,17 @@ class Command(BaseCommand):
             resolve,
             add("reopen", "Allow one more sending of what is finished, by the next call of the task."),
             add("release", "Free a key that blocks: the next call gets it."),
-            add("cancel", "Withdraw what has not been sent: calls succeed without sending."),
+            add("cancel", "Withdraw what has not been sent: calls succeed without, for a window if any."),
         ]
         for command in commands:
             command.add_argument("keys", nargs="+", metavar="KEY", help="or how it begins, or a task id")
             self._who_and_why(command)
 
-    def _who_and_why(self, command: CommandParser) -> None:
-        command.add_argument("--reason", required=True, help="kept with the email")
+    def _who_and_why(self, command: CommandParser, default: str = "") -> None:
+        said = f" ({default})" if default else ""
+        command.add_argument(
+            "--reason", required=not default, default=default, help=f"kept with the email{said}"
+        )
         command.add_argument("--actor", default=login(), help="who decides (%(default)s)")
 
     def _stuck_after(self, command: CommandParser) -> None:

@@ -1,0 +1,152 @@
+"""What was withdrawn stays so for its window, and without one for ever."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from celery_idempotent.core.entry import After
+from celery_idempotent.core.errors import ClaimLost
+from celery_idempotent.core.forgetting import FORGOTTEN
+from celery_idempotent.core.interventions import Operator
+from celery_idempotent.core.ledger import Ledger
+from celery_idempotent.core.outcomes import Acquired, Asker, Busy, Duplicate, Reply
+from celery_idempotent.core.status import DeliveryStatus, Status
+from celery_idempotent.testing import race
+from tests.core.steps import ACCEPTED, ANN, ONE, POLICY, TARGET, TWO, claimed, sent
+from tests.support.clock import Clock
+
+DAY = 86_400.0
+DAILY = replace(POLICY, window=DAY)
+THREE, FOUR = (replace(ONE, task_id=f"task-{n}") for n in (3, 4))
+
+
+@pytest.fixture(params=["mail", "opaque"])
+def daily(request: Any) -> Any:
+    """A reminder once a day, by mail and by other means."""
+    return replace(DAILY, opaque=request.param == "opaque")
+
+
+def cancelled(ledger: Ledger, operator: Operator, policy: Any = DAILY) -> Any:
+    return operator.cancel(ledger.release(claimed(ledger, ONE, policy), policy))
+
+
+def test_a_cancelled_day_ends_with_its_window(
+    ledger: Ledger, clock: Clock, operator: Operator, daily: Any
+) -> None:
+    """P2: to the microsecond, counted from the cancellation; the next day's call is a new generation."""
+    clock.forward(5)
+    cancelled(ledger, operator, daily)
+    clock.forward(DAY - 0.000001)
+    assert isinstance(ledger.claim(TWO, daily), Duplicate)
+    clock.forward(0.000001)
+    entry = claimed(ledger, THREE, daily)
+    assert (entry.generation, entry.owner, entry.deliveries) == (2, "task-3", ())
+
+
+def test_who_took_part_in_a_cancelled_generation_never_sends(
+    ledger: Ledger, clock: Clock, operator: Operator, daily: Any
+) -> None:
+    """P1: neither the task that was withdrawn nor a duplicate of it, in its own window or a later one."""
+    cancelled(ledger, operator, daily)
+    assert isinstance(ledger.claim(TWO, daily), Duplicate)
+    clock.forward(DAY)
+    for old in (ONE, TWO):
+        assert isinstance(ledger.claim(old, daily), Duplicate)
+    entry = ledger.complete(claimed(ledger, THREE, daily), None)
+    assert entry.generation == 2
+    for old in (ONE, TWO, THREE):
+        assert isinstance(ledger.claim(old, daily), Duplicate)
+
+
+def test_without_a_window_it_is_for_ever(ledger: Ledger, clock: Clock, operator: Operator) -> None:
+    """Nor does a rule change it, which is asked about what is sent or given up alone."""
+    ruled = replace(POLICY, allow_send=lambda *_: True)
+    version = cancelled(ledger, operator, POLICY).version
+    clock.forward(10 * 365 * DAY)
+    for asker, policy in ((TWO, POLICY), (THREE, ruled)):
+        assert isinstance(ledger.claim(asker, policy), Duplicate)
+    assert ledger.store.get("k").entry.version == version  # type: ignore[union-attr]
+
+
+def test_a_cancellation_that_nobody_remembers_stays(ledger: Ledger, clock: Clock) -> None:
+    """Where no decision says when it was, nothing says that it is over."""
+    entry = claimed(ledger, ONE, DAILY)
+    ledger.store.swap(replace(entry, status=Status.CANCELLED, deadline=None), entry.version)
+    clock.forward(10 * DAY)
+    assert isinstance(ledger.claim(TWO, DAILY), Duplicate)
+
+
+def test_it_counts_from_the_cancellation_not_from_an_earlier_acceptance(
+    ledger: Ledger, clock: Clock, operator: Operator
+) -> None:
+    """Some had got it, the rest was withdrawn half a day later: a day from then on."""
+    entry = ledger.begin(claimed(ledger, ONE, DAILY), [TARGET], "<m@x>", ONE, DAILY)
+    operator.cancel(ledger.release(ledger.settle(entry, ACCEPTED, "<m@x>", ONE, DAILY), DAILY))
+    clock.forward(DAY / 2)
+    assert isinstance(ledger.claim(TWO, DAILY), Duplicate)
+    clock.forward(DAY / 2)
+    assert isinstance(ledger.claim(THREE, DAILY), Acquired)
+
+
+def test_the_cancellation_of_this_generation_counts(ledger: Ledger, clock: Clock, operator: Operator) -> None:
+    """Not that of an earlier one, nor what was decided since: to forget somebody does not begin it anew."""
+    cancelled(ledger, operator)
+    clock.forward(DAY)
+    again = operator.cancel(ledger.release(claimed(ledger, TWO, DAILY), DAILY))
+    clock.forward(DAY - 1)
+    operator.forget(again, ANN.digest, [FORGOTTEN])
+    assert isinstance(ledger.claim(THREE, DAILY), Duplicate)
+    clock.forward(1)
+    assert claimed(ledger, FOUR, DAILY).generation == 3
+
+
+def test_what_was_given_up_and_then_forgotten_is_withdrawn_until_its_window_ends(
+    ledger: Ledger, clock: Clock, operator: Operator
+) -> None:
+    """`forget` cancels it: within the window nobody gets it a second time, after it everybody does anew."""
+    entry = ledger.begin(claimed(ledger, ONE, DAILY), [TARGET], "<m@x>", ONE, DAILY)
+    entry = ledger.settle(entry, {TARGET: Reply(DeliveryStatus.REFUSED, 550)}, "<m@x>", ONE, DAILY)
+    operator.forget(ledger.fail(entry, "x"), ANN.digest, [FORGOTTEN])
+    assert isinstance(ledger.claim(TWO, DAILY), Duplicate)
+    clock.forward(DAY)
+    assert claimed(ledger, THREE, DAILY).generation == 2
+
+
+def test_an_acceptance_that_is_proven_after_the_cancellation_counts(
+    ledger: Ledger, clock: Clock, operator: Operator
+) -> None:
+    """P1: a webhook tells that it had gone out after all: a window from then on."""
+    entry = ledger.begin(claimed(ledger, ONE, DAILY), [TARGET], "<m@x>", ONE, DAILY)
+    entry = ledger.settle(entry, {TARGET: Reply(DeliveryStatus.DEFERRED, 451)}, "<m@x>", ONE, DAILY)
+    entry = operator.cancel(ledger.release(entry, DAILY))
+    clock.forward(10)
+    ledger.store.swap(replace(entry, sent_at=After()), entry.version)
+    clock.forward(DAY - 1)
+    assert isinstance(ledger.claim(TWO, DAILY), Duplicate)
+    clock.forward(1)
+    assert isinstance(ledger.claim(THREE, DAILY), Acquired)
+
+
+def test_one_wins_when_it_ends(ledger: Ledger, clock: Clock, operator: Operator) -> None:
+    """P1: of many that call after the window, one sends."""
+    cancelled(ledger, operator)
+    clock.forward(DAY)
+    outcomes = race(lambda n: ledger.claim(Asker("k", "mail", f"racer-{n}"), DAILY))
+    assert sum(isinstance(outcome, Acquired) for outcome in outcomes) == 1
+    assert sum(isinstance(outcome, Busy) for outcome in outcomes) == len(outcomes) - 1
+
+
+def test_a_worker_that_wakes_up_late_has_lost_its_claim(
+    ledger: Ledger, clock: Clock, operator: Operator
+) -> None:
+    """Withdrawn while it was paused, and the next day's is out: it sends nothing."""
+    old = claimed(ledger, ONE, DAILY)
+    clock.forward(61)
+    operator.cancel(old)
+    clock.forward(DAY)
+    sent(ledger, TWO, DAILY)
+    with pytest.raises(ClaimLost):
+        ledger.begin(old, [TARGET], "<m@x>", ONE, DAILY)
