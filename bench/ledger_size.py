@@ -6,15 +6,21 @@ Starts private servers, fills two ledgers on each, and asks both in turn, in one
 ratio. Needs about 1.3 kB of disk per email and database, in the folder of temporary files. The servers' caches
 are set as for a machine of 32 GB: those they come with, 128 MB, hold one percent of such a ledger. "cold" is
 right after the filling, when most pages have to be fetched; "warm" is after all have been read once.
+
+Then asks the databases how they carry out what claim, relay, sweep and purge have asked of the large ledger.
+Exit status 1 means that one of the plans reads a table or an index from end to end, or that a warm claim, of a
+new key or of a duplicate, took more than 1.2 times as long in the large ledger.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import logging
 import os
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +35,7 @@ from django.db import connections
 
 django.setup()
 
+from bench import ledger_plans  # noqa: E402
 from celery_idempotent.core.ledger import Ledger  # noqa: E402
 from celery_idempotent.core.outcomes import Acquired, Duplicate, Policy  # noqa: E402
 from celery_idempotent.models import Delivery, LogicalEmail, SendAttempt  # noqa: E402
@@ -39,12 +46,14 @@ from tests.support.servers import MariaDB, Postgres  # noqa: E402
 
 SMALL = 10_000
 WARM_UP = 200
+MOST = 1.2
+"""How many times as long a warm claim may take in the large ledger."""
 FRESH = itertools.count(1_000_000_000)
 """Emails that no ledger has."""
 
 
-def main() -> None:
-    """Fill, measure and print."""
+def main() -> int:
+    """Fill, measure, print, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=10_000_000, help="emails in the large ledger")
     parser.add_argument("--small", type=int, default=SMALL, help="emails in the small one")
@@ -52,6 +61,8 @@ def main() -> None:
     parser.add_argument("--cache", type=int, default=8192, help="MB of each server's own cache")
     parser.add_argument("--databases", default="postgres,mariadb,sqlite")
     options = parser.parse_args()
+    logging.disable(logging.WARNING)  # what a sweep finds
+    bad: list[str] = []
     print(f"{'':10} {'':4} {'what':20} {options.small:>12,} {options.rows:>14,}   ratio   (medians, ms)")
     for name in options.databases.split(","):
         with both(name, options.small, options.rows, options.cache) as (small, large):
@@ -62,7 +73,24 @@ def main() -> None:
                 for what, kind in KINDS.items():
                     if state == "warm" or kind in (new, duplicate):
                         said = f"{name:10} {state} {what:20}"
-                        report(said, kind, (small, options.small), (large, options.rows), options.rounds)
+                        ratio = report(
+                            said, kind, (small, options.small), (large, options.rows), options.rounds
+                        )
+                        if state == "warm" and kind in (new, duplicate) and ratio > MOST:
+                            bad.append(f"{name}: {what} takes {ratio:.2f} times as long, more than {MOST}")
+            bad += planned(name, f"{name}_{options.rows}")
+    print("\n".join(bad) or f"index probes only, and no warm claim takes more than {MOST} times as long")
+    return 1 if bad else 0
+
+
+def planned(name: str, alias: str) -> list[str]:
+    """Print for each kind of work whether it only probes indexes, and return what does not."""
+    bad = []
+    for work, (statements, walks) in ledger_plans.walks(alias).items():
+        said = "index probes only" if not walks else f"{len(walks)} NOT by index probes"
+        print(f"{name:10} plan {work:20} {statements:12} statements: {said}", flush=True)
+        bad += [f"{name}: {work}: {walk}" for walk in walks]
+    return bad
 
 
 @contextmanager
@@ -164,8 +192,8 @@ def report(
     small: tuple[Ledger, int],
     large: tuple[Ledger, int],
     rounds: int,
-) -> None:
-    """Ask both in turn and print the medians."""
+) -> float:
+    """Ask both in turn, print the medians, and return their ratio."""
     times: dict[int, list[float]] = {0: [], 1: []}
     for turn in range(rounds + WARM_UP):
         for place, (ledger, rows) in enumerate((small, large)):
@@ -175,7 +203,8 @@ def report(
                 times[place].append(time.perf_counter() - began)
     one, other = (statistics.median(times[place]) * 1000 for place in (0, 1))
     print(f"{said} {one:12.3f} {other:14.3f}   {other / one:5.2f}", flush=True)
+    return other / one
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

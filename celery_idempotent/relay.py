@@ -9,7 +9,6 @@ import logging
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from enum import Enum
 from threading import Event
 
@@ -224,5 +223,4 @@ class Relay:
 
 def _is_forgotten(alias: str, row: OutboxMessage) -> bool:
     """Tell whether the ledger may have had an entry for ``row`` that its retention has ended."""
-    begun = max(store.moment(alias, row.created_at), store.moment(alias, row.eta or row.created_at))
-    return datetime.now(timezone.utc) - begun > conf.retention
+    return store.age(alias, row) > conf.retention

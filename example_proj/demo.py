@@ -15,10 +15,9 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from storm.chaos import OUTAGE
 from storm.crew import HERE, WORKERS, NotReady
 from storm.figures import Figures
-from storm.plan import KILLS, Plan, make_plan
+from storm.plan import DOOMED, KILLS, OUTAGE, Plan, make_plan
 from storm.publishers import PUBLISHERS
 from storm.storm import Storm
 
@@ -33,7 +32,8 @@ twelve for now. {WORKERS} workers; {KILLS} of their processes are killed in the 
 
 After {OUTAGE:.0f} seconds the broker dies. It is a folder, so there is no process to kill. What kill -9 does to
 a broker that keeps nothing on disk is done to the folder: every message that waits in it is deleted. A whole
-worker is killed with -9 as well, and what it had in hand is gone too. The outbox has those messages still.
+worker is killed with -9 as well, and what it had in hand is gone too. {DOOMED} mails have all their events just
+then. The outbox has those messages still, and a relay publishes them again.
 
 First with ledger and outbox, then the same storm on a plain task.
 """
@@ -47,6 +47,8 @@ ROWS = {
     "duplicates": "duplicates delivered",
     "suppressed": "duplicates suppressed",
     "wiped": "messages the broker lost",
+    "republished": "published again",
+    "unanswered": "events unanswered",
     "lost": "mails lost",
     "in_doubt": "in doubt",
     "seconds": "seconds",
@@ -71,7 +73,7 @@ def main() -> int:
         return 1
     # Doubt is only allowed where a process was killed in the hand-over.
     killed = KILLS + 2  # the worker that goes with the broker has two
-    kept = ledger.duplicates == 0 and ledger.lost == 0 and ledger.in_doubt <= killed
+    kept = ledger.duplicates == ledger.lost == ledger.unanswered == 0 and ledger.in_doubt <= killed
     report(ledger, plain, kept, storm.in_time, options.build)
     return 0 if kept else 1
 

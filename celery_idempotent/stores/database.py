@@ -22,7 +22,7 @@ from ..models import Delivery as DeliveryRow
 from ..models import LogicalEmail, SendAttempt
 from . import orm, postgresql
 from .connection import cannot_insert, open_transaction, translated
-from .rows import CLOCKS, StoreNow, entry_of, read, written
+from .rows import StoreNow, clock, entry_of, written
 
 CHUNK = 1000
 """Rows in a statement that removes: SQLite limits its variables, and a batch may be of any size."""
@@ -149,11 +149,8 @@ class DatabaseStore(Store):
 
     def now(self) -> datetime:
         """One SELECT of the database's clock."""
-        with self._reading() as alias, connections[alias].cursor() as cursor:
-            cursor.execute(CLOCKS[connections[alias].vendor])
-            now = read(alias, cursor.fetchone()[0])
-            assert now is not None
-            return now
+        with self._reading() as alias:
+            return clock(alias)
 
 
 def _delete(rows: QuerySet[LogicalEmail], keys: Sequence[int]) -> int:

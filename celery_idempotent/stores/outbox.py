@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import connections, transaction
@@ -16,7 +16,7 @@ from django.db.models import Count, F, Min, Q, QuerySet
 
 from ..core.entry import After
 from ..models import OutboxMessage
-from .rows import StoreNow, read, written
+from .rows import StoreNow, clock, read, written
 
 GRACE = 30.0
 """Seconds that a row has to be published by the process that wrote it, before a relay looks at it."""
@@ -100,7 +100,7 @@ def take(alias: str, limit: int, which: Q = ANY) -> list[OutboxMessage]:
             _hold(alias, *keys)
     else:
         keys = [key for key in wanted if _hold(alias, key, due_at__lte=StoreNow())]
-    found = rows_of(alias).in_bulk(keys)
+    found = rows_of(alias).annotate(store_now=StoreNow()).in_bulk(keys)
     return [found[key] for key in keys if key in found]
 
 
@@ -114,10 +114,11 @@ def published(alias: str, rows: Iterable[OutboxMessage], wait: Callable[[int], f
 
     One UPDATE for up to `CHUNK` that have been tried equally often and have no ETA.
     """
-    now = datetime.now(timezone.utc)  # an ETA is a time of the workers' clocks
-    for (tries, eta), keys in _grouped(rows).items():
+    groups = _grouped(rows)
+    now = clock(alias) if any(eta for _, eta in groups) else None
+    for (tries, eta), keys in groups.items():
         seconds = wait(tries + 1)
-        late = 0.0 if eta is None else max((moment(alias, eta) - now).total_seconds(), 0.0)
+        late = max((moment(alias, eta) - now).total_seconds(), 0.0) if eta and now else 0.0
         for some in _in_chunks(alias, keys):
             some.update(
                 tries=tries + 1,
@@ -125,6 +126,12 @@ def published(alias: str, rows: Iterable[OutboxMessage], wait: Callable[[int], f
                 due_at=written(alias, After(min(late + seconds, LONGEST))),
                 error="",
             )
+
+
+def age(alias: str, row: OutboxMessage) -> timedelta:
+    """Return how long before it was taken ``row`` was written, or its ETA was, if that is later."""
+    begun = max(moment(alias, row.created_at), moment(alias, row.eta or row.created_at))
+    return moment(alias, row.store_now) - begun  # type: ignore[attr-defined]
 
 
 def moment(alias: str, value: Any) -> datetime:

@@ -75,6 +75,15 @@ def _zone(alias: str) -> Any:
     return ZoneInfo(connection.timezone_name) if connection.vendor == "postgresql" else timezone.utc
 
 
+def clock(alias: str) -> datetime:
+    """Return the time by the clock of the database ``alias``."""
+    with connections[alias].cursor() as cursor:
+        cursor.execute(CLOCKS[connections[alias].vendor])
+        now = read(alias, cursor.fetchone()[0])
+    assert now is not None
+    return now
+
+
 def columns(alias: str, entry: Entry) -> dict[str, Any]:
     """Return the columns of ``entry`` for the ORM, but for those that the store counts itself."""
     values = {name: getattr(entry, name) for name in PLAIN}

@@ -90,6 +90,15 @@ else:
     DATABASE_ROUTERS = ["celery_idempotent.router.LedgerRouter"]
     CELERY_IDEMPOTENT["DATABASE"] = "ledger"
 
+if level := os.environ.get("SHOP_LOG_LEVEL"):
+    # At INFO a relay tells what it has published.
+    LOGGING = {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "handlers": {"stderr": {"class": "logging.StreamHandler"}},
+        "loggers": {"celery_idempotent": {"handlers": ["stderr"], "level": level}},
+    }
+
 # -- mail ------------------------------------------------------------------------------------------------
 
 EMAIL_BACKEND = "celery_idempotent.mail.EmailBackend"

@@ -8,22 +8,23 @@ import time
 from pathlib import Path
 
 from .crew import Crew
+from .plan import OUTAGE, Plan
 
-OUTAGE = 7.0
-"""Seconds after the first event at which the broker loses everything."""
 LEAST_LOST = 5
-LONGEST_JAM = 2.0
-"""Seconds for which workers stand still so that messages wait."""
+LONGEST_JAM = 15.0
+"""Seconds for which workers stand still at most, so that messages wait."""
 
 
 class Chaos:
-    """Strikes ``crew`` at the moments ``kills``, in seconds after the first event, and counts."""
+    """Strikes ``crew`` at the moments that ``plan`` has, in seconds after the first event, and counts."""
 
-    def __init__(self, crew: Crew, kills: list[float]) -> None:
+    def __init__(self, crew: Crew, plan: Plan) -> None:
         self.crew = crew
         self.killed = 0
         self.wiped = 0
-        self._kills = list(kills)
+        self._kills = list(plan.kills)
+        self._doomed = set(plan.doomed)
+        self._asking = sum(event.mail in self._doomed for event in plan.events)
 
     def strike(self, seconds: float) -> None:
         """Do what is due ``seconds`` after the first event."""
@@ -59,12 +60,15 @@ class Chaos:
         )
 
     def _waiting(self) -> list[Path]:
-        """Return the messages that wait, as soon as there are enough to be worth it."""
+        """Return the messages that wait, once the doomed have come and there are enough to be worth it."""
         end = time.monotonic() + LONGEST_JAM
         waiting: list[Path] = []
-        while len(waiting) < LEAST_LOST and time.monotonic() < end:
+        while time.monotonic() < end:
             time.sleep(0.02)
+            come = sum(mail in self._doomed for _, mail in self.crew.events_out())
             waiting = list((self.crew.broker / "queue").glob("*.msg"))
+            if come == self._asking and len(waiting) >= LEAST_LOST:
+                break
         return waiting
 
     def _kill_one(self) -> bool:

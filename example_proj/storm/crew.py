@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -10,6 +11,8 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+
+from .plan import Mail
 
 HERE = Path(__file__).resolve().parents[1]
 WORKERS = 2
@@ -28,6 +31,10 @@ class Crew:
         self.busy.mkdir(parents=True)
         self.record = folder / "sink.jsonl"
         self.record.touch()
+        self.published = folder / "published.jsonl"
+        self.published.touch()
+        self.relay_log = folder / "relay.log"
+        self.relay_log.touch()
         self.workers: list[subprocess.Popen[bytes]] = []
         self._seed = seed
         self._environment: dict[str, str] = {}
@@ -62,7 +69,13 @@ class Crew:
         """Start the process that publishes again what the broker has lost."""
         command = [sys.executable, str(HERE / "manage.py"), "idempotency", "relay"]
         command += ["--continuous", "--interval", "0.5"]
-        self._running.callback(kill, self._started(command, self.folder / "relay.log"))
+        self._running.callback(kill, self._started(command, self.relay_log, SHOP_LOG_LEVEL="INFO"))
+
+    def events_out(self) -> list[tuple[str, Mail]]:
+        """Return what the publishers have published so far: each task's id, and its mail."""
+        text = self.published.read_text(encoding="utf-8")
+        rows = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        return [(task_id, (order, to)) for task_id, (order, to) in rows]
 
     def replace_worker(self, number: int) -> None:
         """Kill a worker with all its processes, and start another one in its place."""
@@ -84,12 +97,12 @@ class Crew:
         command += ["--without-mingle", "--without-gossip", "--without-heartbeat"]
         return self._started(command, self._log(number))
 
-    def _started(self, command: list[str], log: Path) -> subprocess.Popen[bytes]:
+    def _started(self, command: list[str], log: Path, **environment: str) -> subprocess.Popen[bytes]:
         with log.open("ab") as stream:
             return subprocess.Popen(
                 command,
                 cwd=HERE,
-                env={**os.environ, **self._environment},
+                env={**os.environ, **self._environment, **environment},
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from .crew import Crew
 from .plan import Mail, Plan
 
 READY = ("SUCCESS", "FAILURE", "REVOKED", "REJECTED")
@@ -17,8 +18,8 @@ READY = ("SUCCESS", "FAILURE", "REVOKED", "REJECTED")
 class Figures:
     """What came of a storm.
 
-    Copies are counted at the mail server, suppressed duplicates in the tasks' results, wiped messages in the
-    broker's folder, doubt in the ledger.
+    Copies are counted at the mail server, suppressed duplicates and answers in the tasks' results, wiped
+    messages in the broker's folder, what was published again in the relay's log, doubt in the ledger.
     """
 
     logical: int
@@ -27,32 +28,39 @@ class Figures:
     duplicates: int
     suppressed: int
     wiped: int
+    republished: int
+    unanswered: int
+    """Events with neither a result nor, with an outbox, a mail that was sent or held for them."""
     lost: int
     in_doubt: int
     seconds: float
 
 
 class Tally:
-    """Counts for the task ``task_name``. ``record`` is what the mail server has written down."""
+    """Counts for the task ``task_name``, in what the processes of ``crew`` have written down."""
 
-    def __init__(self, task_name: str, plan: Plan, record: Path) -> None:
+    def __init__(self, task_name: str, plan: Plan, crew: Crew) -> None:
         from shop.celery import app
 
-        self.task_name, self.plan, self.record = task_name, plan, record
+        self.task_name, self.plan, self.crew = task_name, plan, crew
         self.task = app.tasks[task_name]
         self.has_outbox = hasattr(self.task, "enqueue")
 
     def copies(self) -> Counter[Mail]:
         """Return how often the mail server took each mail."""
-        lines = self.record.read_text(encoding="utf-8").splitlines()
+        lines = self.crew.record.read_text(encoding="utf-8").splitlines()
         rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
         return Counter((int(row["subject"].split()[1]), to) for row in rows for to in row["to"])
 
     def answered(self) -> int:
-        """Return how many events have come to an end."""
+        """Return how many events have a result."""
+        return len(self._ended())
+
+    def _ended(self) -> set[str]:
         from django_celery_results.models import TaskResult
 
-        return int(TaskResult.objects.filter(task_name=self.task_name, status__in=READY).count())
+        ended = TaskResult.objects.filter(task_name=self.task_name, status__in=READY)
+        return set(ended.values_list("task_id", flat=True))
 
     def is_done(self, answered: int) -> bool:
         """Tell whether every event is answered; with an outbox, whether nothing waits but what is in doubt."""
@@ -73,10 +81,31 @@ class Tally:
             duplicates=copies.total() - len(copies),
             suppressed=self._suppressed(),
             wiped=wiped,
+            republished=sum(map(int, re.findall(r"^relay: (\d+) published", self._relay_log(), re.MULTILINE))),
+            unanswered=self._unanswered(copies, doubtful),
             lost=sum(mail not in copies and mail not in doubtful for mail in self.plan.mails),
             in_doubt=len(doubtful),
             seconds=round(seconds, 1),
         )
+
+    def _relay_log(self) -> str:
+        return self.crew.relay_log.read_text(encoding="utf-8")
+
+    def _unanswered(self, copies: Counter[Mail], doubtful: set[Mail]) -> int:
+        """Count events that came to no end.
+
+        What the broker lost needs no result: the relay takes it out of the outbox once its mail is sent.
+        """
+        done, waiting = self._ended(), set[str]()
+        if self.has_outbox:
+            from celery_idempotent.models import OutboxMessage
+
+            waiting = set(OutboxMessage.objects.values_list("task_id", flat=True))
+        for task_id, mail in self.crew.events_out():
+            is_sent = self.has_outbox and mail in copies and task_id not in waiting
+            if is_sent or mail in doubtful:
+                done.add(task_id)
+        return len(self.plan.events) - len(done)
 
     def _suppressed(self) -> int:
         from django_celery_results.models import TaskResult

@@ -6,6 +6,10 @@ import random
 from dataclasses import dataclass
 
 PUBLISH_SECONDS = 12.0
+OUTAGE = 7.0
+"""Seconds after the first event at which workers stand still, and soon after that the broker dies."""
+DOOMED, DOOM = 3, OUTAGE + 0.2
+"""So many mails have all their events then: the broker loses each message that asks for them."""
 KILLS = 6
 
 Mail = tuple[int, str]
@@ -30,6 +34,11 @@ class Plan:
     events: list[Event]
     kills: list[float]
 
+    @property
+    def doomed(self) -> list[Mail]:
+        """The mails that nothing asks for but what the broker loses."""
+        return self.mails[:DOOMED]
+
 
 def make_plan(logical: int, events: int, seed: int) -> Plan:
     """Return a storm of ``events`` publications of ``logical`` mails, within `PUBLISH_SECONDS`."""
@@ -38,11 +47,12 @@ def make_plan(logical: int, events: int, seed: int) -> Plan:
     wanted = mails + dice.choices(mails, k=events - logical)
     dice.shuffle(wanted)
     moments = {mail: dice.uniform(0, PUBLISH_SECONDS) for mail in mails}
+    doomed = mails[:DOOMED]
     mishaps = ["before"] * 4 + ["after"] * 2 + [None] * 14
     plan = []
     for mail in wanted:
         # Half of the events of a mail come at the same moment, from several publishers.
         at = moments[mail] if dice.random() < 0.5 else dice.uniform(0, PUBLISH_SECONDS)
-        plan.append(Event(at, mail, dice.choice(mishaps)))
+        plan.append(Event(DOOM if mail in doomed else at, mail, dice.choice(mishaps)))
     kills = sorted(dice.uniform(1, PUBLISH_SECONDS) for _ in range(KILLS))
     return Plan(seed, mails, plan, kills)

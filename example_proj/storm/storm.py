@@ -24,8 +24,8 @@ class Storm:
     def __init__(self, name: str, task_name: str, plan: Plan, folder: Path) -> None:
         self.name, self.task_name, self.plan = name, task_name, plan
         self.crew = Crew(name, folder / name, folder / "broker", plan.seed)
-        self.tally = Tally(task_name, plan, self.crew.record)
-        self.chaos = Chaos(self.crew, plan.kills)
+        self.tally = Tally(task_name, plan, self.crew)
+        self.chaos = Chaos(self.crew, plan)
         self.answered = -1
         self.in_time = True
 
@@ -37,7 +37,7 @@ class Storm:
                 self.crew.start_relay()
             self.crew.wait_until_ready(deadline)
             start = time.monotonic()
-            with publishers(self.task_name, self.plan) as processes:
+            with publishers(self.task_name, self.plan, self.crew.published) as processes:
                 self._watch(start, deadline, processes)
             return self.tally.figures(self.chaos.wiped, time.monotonic() - start)
 

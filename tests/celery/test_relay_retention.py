@@ -11,6 +11,7 @@ from celery_idempotent.core.status import Status
 from celery_idempotent.models import OutboxMessage
 from celery_idempotent.relay import Pass, Relay
 from tests.celery.owed import DAY, Broker, app, delivered, make_due, relayed
+from tests.support.hostclock import host_clock
 from tests.support.seed import Seed
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quiet")]
@@ -37,6 +38,20 @@ def test_what_the_ledger_may_have_forgotten_is_not_sent_again(caplog: Any) -> No
     assert held.update(eta=datetime.now(timezone.utc)) == 2, "as its text says"
     make_due()
     assert Relay(app).once().published == 4
+
+
+@pytest.mark.parametrize("wrong", [-2 * DAY, 2 * DAY], ids=["behind", "ahead"])
+def test_the_clock_of_the_relays_host_does_not_make_a_message_old(wrong: timedelta) -> None:
+    """Ahead it would hold back what can be sent, behind it would send what may have been sent before."""
+    relayed.enqueue_many([(1,), (2,)])
+    now = datetime.now(timezone.utc)
+    OutboxMessage.objects.filter(label="n=1").update(created_at=now - 89 * DAY, tries=1)
+    OutboxMessage.objects.filter(label="n=2").update(created_at=now - 91 * DAY, tries=1)
+    make_due()
+    with host_clock(lambda: datetime.now(timezone.utc) + wrong):
+        outcome = Relay(app).once()
+    assert (outcome.published, outcome.faults.total()) == (1, 1)
+    assert OutboxMessage.objects.exclude(error="").get().label == "n=2"
 
 
 def test_an_old_message_is_judged_though_it_was_never_published(broker: Broker) -> None:

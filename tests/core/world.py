@@ -12,13 +12,18 @@ from typing import Any
 
 from celery_idempotent.core.entry import Recipient
 from celery_idempotent.core.errors import ClaimLost
+from celery_idempotent.core.expiry import expire
+from celery_idempotent.core.interventions import Operator
 from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import Acquired, Asker, Busy, Duplicate, Policy, Reply
+from celery_idempotent.core.outcomes import Acquired, Asker, Busy, Duplicate, Held, Policy, Reply, Verdict
 from celery_idempotent.core.status import DeliveryStatus
 from celery_idempotent.stores.memory import MemoryStore
 
 START = datetime(2026, 3, 28, 22, tzinfo=timezone.utc)  # a night in which clocks change
 LEASE, SEND_TIMEOUT = 60.0, 30.0
+REDELIVER = 100.0
+"""Seconds until the relay publishes again what is held."""
+NEVER = None
 TARGET = ("0", Recipient("a", "a***"))
 
 
@@ -38,37 +43,66 @@ class Delivery:
     """Seconds between the mail server's answer and the end of the body."""
     again: float = 30.0
     """Seconds until the retry of a run that failed, or the redelivery of one that was killed."""
+    taken: bool = True
+    """Of a hand-over without a reply: whether the mail server took the mail."""
+    skew: float = 0.0
+    """Seconds by which the clock of its worker is ahead."""
     waits: int = 0
     """How often it has come back already."""
 
 
+UNANSWERED = ("killed in the hand-over", "reply lost")
 FATES = (
     *("ok", "ok", "ok", "fails before", "fails after", "killed before", "killed after"),
     *("lost after", "failed and lost", "gives up"),
+    *UNANSWERED,
 )
 
 
-class World:
-    """Workers, a broker and one email of one customer, worked off step by step."""
+class Host:
+    """The clock of the worker whose turn it is, for `host_clock`."""
 
-    def __init__(self, window: float) -> None:
+    moment = START
+
+    def __call__(self) -> datetime:
+        return self.moment
+
+
+HOST = Host()
+
+
+class World:
+    """Workers, a broker, an operator and one email of one customer, worked off step by step.
+
+    ``in_doubt`` is "hold", "resend" or "verifier", who knows what the mail server took. So does the operator,
+    who looks at what is held ``decides`` seconds after it got in doubt; `NEVER` leaves it there.
+    """
+
+    def __init__(self, window: float, in_doubt: str = "hold", decides: float | None = 0.0) -> None:
         self.now = 0.0
         self.window = window
+        self.decides = decides
         self.ledger = Ledger(MemoryStore(lambda: START + timedelta(seconds=self.now)))
-        self.policy = Policy(lease=LEASE, send_timeout=SEND_TIMEOUT, window=window)
+        rule: Any = (lambda entry: self._truth()) if in_doubt == "verifier" else in_doubt
+        self.policy = Policy(lease=LEASE, send_timeout=SEND_TIMEOUT, window=window, in_doubt=rule)
+        self.longest_dither = 1.1
         self.accepted: list[tuple[float, int]] = []
+        """When the mail server took a mail, and whose."""
+        self.recorded: list[float] = []
+        """When the ledger learned of one."""
         self.first_seen: dict[int, float] = {}
         self.ended: dict[int, float] = {}
         self._steps: list[tuple[float, int, Callable[[], Any]]] = []
         self._order = count()
         self._dice = random.Random(1)
+        self._taken = False
 
     def at(self, when: float, step: Callable[[], Any]) -> None:
-        heapq.heappush(self._steps, (when, next(self._order), step))
+        heapq.heappush(self._steps, (round(when, 6), next(self._order), step))
 
     def run(self, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
-            self.at(delivery.at, lambda delivery=delivery: self._go(self._deliver(delivery)))
+            self.at(delivery.at, lambda delivery=delivery: self._start(delivery))
         for _ in range(20_000):
             if not self._steps:
                 return
@@ -76,26 +110,32 @@ class World:
             step()
         raise AssertionError("it goes on for ever")
 
-    def _go(self, body: Iterator[float]) -> None:
-        """Go on with a run until it waits."""
+    def _start(self, delivery: Delivery) -> None:
+        self._go(self._deliver(delivery), delivery.skew)
+
+    def _go(self, body: Iterator[float], skew: float) -> None:
+        """Go on with a run until it waits, on a worker whose clock is ``skew`` seconds ahead."""
+        HOST.moment = START + timedelta(seconds=self.now + skew)
         for wait in body:
             if wait:
-                self.at(self.now + wait, lambda: self._go(body))
+                self.at(self.now + wait, lambda: self._go(body, skew))
                 return
 
     def _dithered(self, wait: float) -> float:
         """Return how long who has to come back waits, as in `conduct`."""
-        return wait * self._dice.uniform(1.0, 1.1) + 0.05
+        return wait * self._dice.uniform(1.0, self.longest_dither) + 0.05
 
     def _again(self, delivery: Delivery, wait: float) -> None:
         later = replace(delivery, at=self.now + wait)
-        self.at(later.at, lambda: self._go(self._deliver(later)))
+        self.at(later.at, lambda: self._start(later))
 
     def _deliver(self, delivery: Delivery) -> Iterator[float]:
         asker = Asker("k", "reminder", f"task-{delivery.task}")
         outcome = self.ledger.claim(asker, self.policy)
         if isinstance(outcome, Busy):
             return self._again(replace(delivery, waits=delivery.waits + 1), self._dithered(outcome.retry_after))
+        if isinstance(outcome, Held):
+            return self._held(delivery)
         self.first_seen.setdefault(delivery.task, self.now)
         if isinstance(outcome, Duplicate):
             self.ended.setdefault(delivery.task, self.now)
@@ -122,9 +162,12 @@ class World:
         if not any(d.status is DeliveryStatus.ACCEPTED for d in entry.deliveries):
             entry = self.ledger.begin(entry, [TARGET], "<m@x>", asker, self.policy)
             yield delivery.sends
+            if delivery.fate in UNANSWERED:
+                return self._unanswered(delivery, asker, entry)
             self.accepted.append((self.now, delivery.task))
             reply = {TARGET: Reply(DeliveryStatus.ACCEPTED, 250)}
             entry = self.ledger.settle(entry, reply, "<m@x>", asker, self.policy)
+            self.recorded.append(self.now)
         yield delivery.ends
         if delivery.fate == "failed and lost":
             self.ledger.release(entry, self.policy, 1.0)
@@ -141,3 +184,41 @@ class World:
             self.ledger.complete(entry, None)
             self.ended.setdefault(delivery.task, self.now)
         return None
+
+    # -- doubts ------------------------------------------------------------------------------------------
+
+    def _unanswered(self, delivery: Delivery, asker: Asker, entry: Any) -> None:
+        """End a hand-over whose outcome nobody has seen: its worker died, or waited for the reply in vain."""
+        calm, self._taken = replace(delivery, fate="ok"), delivery.taken
+        if delivery.taken:
+            self.accepted.append((self.now, delivery.task))
+        if delivery.fate == "reply lost":
+            reply = {TARGET: Reply(DeliveryStatus.IN_DOUBT)}
+            self.ledger.settle(entry, reply, "<m@x>", asker, self.policy)
+            self._have_it_decided(self.now)
+            return self._held(calm) if self.policy.in_doubt == "hold" else self._again(calm, delivery.again)
+        late = self.now - delivery.sends + SEND_TIMEOUT
+        self.at(late, lambda: expire(self.ledger.store, "k"))
+        self._have_it_decided(late)
+        return self._again(calm, delivery.again)
+
+    def _have_it_decided(self, since: float) -> None:
+        if self.policy.in_doubt == "hold" and self.decides is not NEVER:
+            self.at(since + self.decides, self._decide)
+
+    def _decide(self) -> None:
+        found = self.ledger.store.get("k")
+        assert found is not None
+        Operator(self.ledger.store, "ann", "asked the mail server").resolve(found.entry, self._truth())
+        if self._taken:
+            self.recorded.append(self.now)
+
+    def _truth(self) -> Verdict:
+        return Verdict.SENT if self._taken else Verdict.NOT_SENT
+
+    def _held(self, delivery: Delivery) -> None:
+        """The message stays in the outbox, and the relay publishes it again once somebody has decided."""
+        if self.decides is NEVER:
+            self.ended.setdefault(delivery.task, self.now)
+        else:
+            self._again(delivery, REDELIVER)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -35,12 +36,20 @@ def test_the_promise_holds_and_the_figures_say_so(tmp_path: Path) -> None:
     assert ledger["wiped"] >= 5, "or the outbox was not needed"
     assert plain["wiped"] >= 5
     assert "the broker's folder was emptied" in done.stdout
+    assert ledger["republished"] >= 3, "these have no other message: without a relay they would be lost"
+    assert ledger["unanswered"] == 0, "every event that was committed came to an end"
+    assert plain["republished"] == 0
+    assert plain["lost"] >= 1, "the plain task has no outbox"
+    assert plain["unanswered"] >= 5
     assert ledger["sent"] + ledger["in_doubt"] >= 60
     assert ledger["suppressed"] > 100
     assert plain["duplicates"] > 100
     assert plain["suppressed"] == 0
     assert "The promise held" in done.stdout
     assert "Where to look next" in done.stdout
+    shown = re.search(r"^published again +(\d+) +0$", done.stdout, re.MULTILINE)
+    assert shown is not None
+    assert int(shown[1]) == ledger["republished"]
 
 
 def test_nonsense_is_refused() -> None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from django.db import connections
 
+from bench import ledger_plans
 from celery_idempotent.core.ledger import Ledger
 from celery_idempotent.core.outcomes import Acquired, Duplicate, Policy
 from celery_idempotent.models import LogicalEmail
 from celery_idempotent.stores.database import DatabaseStore
 from tests.support.databases import added
-from tests.support.filling import asker, fill, key, plans, sent
+from tests.support.filling import asker, fill, heard, key, plans, sent
 from tests.support.servers import MariaDB, Postgres
 from tests.support.worker import wait_for
 
@@ -39,19 +39,6 @@ def alias(request: Any, tmp_path_factory: Any, django_db_setup: None, django_db_
         with kind() as server, added("filled", server.database) as name:
             fill(name, ROWS)
             yield name
-
-
-@contextmanager
-def heard(alias: str) -> Iterator[list[tuple[str, Any]]]:
-    """The statements that go to the database meanwhile."""
-    statements: list[tuple[str, Any]] = []
-
-    def listen(execute: Callable[..., Any], sql: str, parameters: Any, many: bool, context: Any) -> Any:
-        statements.append((sql, parameters))
-        return execute(sql, parameters, many, context)
-
-    with connections[alias].execute_wrapper(listen):
-        yield statements
 
 
 def a_new_email(ledger: Ledger) -> None:
@@ -87,6 +74,30 @@ def test_index_probes_only(alias: str, work: Callable[[Ledger], None]) -> None:
         work(Ledger(DatabaseStore(lambda: alias)))
     assert statements
     assert plans(alias, statements) == []
+
+
+def test_what_the_benchmark_asks_of_ten_million(alias: str) -> None:
+    """The whole of claim, relay, sweep and purge, each of several statements, on a ledger that is smaller."""
+    found = ledger_plans.walks(alias, ROWS)
+    assert list(found) == ["claim", "relay", "sweep", "purge"]
+    assert all(statements >= 3 for statements, _ in found.values())
+    assert [walk for _, walks in found.values() for walk in walks] == []
+
+
+def test_an_index_that_is_read_through_is_noticed(alias: str) -> None:
+    """On PostgreSQL too, where the plan calls it an Index Scan as it calls a probe."""
+    table = "celery_idempotent_logicalemail"
+    quoted = connections[alias].ops.quote_name("key")
+    with connections[alias].cursor() as cursor:
+        if connections[alias].vendor == "postgresql":
+            cursor.execute("SET enable_seqscan = off")
+        try:
+            found = plans(alias, [(f"SELECT {quoted} FROM {table} ORDER BY {quoted}", None)])
+        finally:
+            if connections[alias].vendor == "postgresql":
+                cursor.execute("SET enable_seqscan = on")
+    assert len(found) == 1
+    assert table in found[0]
 
 
 def test_a_statement_without_an_index_is_noticed(alias: str) -> None:

@@ -18,6 +18,7 @@ from celery_idempotent.stores.database import DatabaseStore
 from celery_idempotent.testing import race
 from tests.stores.probing import analyse, probes, told
 from tests.support.databases import added, place_of, wipe
+from tests.support.hostclock import host_clock
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres", "mariadb"])
@@ -145,6 +146,18 @@ def test_what_was_published_waits_longer_each_time(alias: str) -> None:
     assert (first.due_at - first.published_at).total_seconds() == pytest.approx(20, abs=1)
     outbox.give_back(alias, [first])
     assert outbox.rows_of(alias).get(due_at=F("created_at")).task_id == first.task_id
+
+
+@pytest.mark.parametrize("wrong", [timedelta(days=-1), timedelta(days=1)], ids=["behind", "ahead"])
+def test_the_hosts_clock_does_not_move_what_waits_for_its_eta(alias: str, wrong: timedelta) -> None:
+    """Behind, a relay would look a day too late for what the broker lost; ahead, before its time has come."""
+    eta = datetime.now(timezone.utc) + timedelta(hours=1)
+    found = rows("later", eta=eta)
+    outbox.add(alias, found)
+    with host_clock(lambda: datetime.now(timezone.utc) + wrong):
+        outbox.published(alias, found, lambda tries: 10.0)
+    row = outbox.rows_of(alias).get()
+    assert (row.due_at - eta).total_seconds() == pytest.approx(10, abs=5)
 
 
 def test_an_eta_at_the_end_of_all_calendars(alias: str) -> None:

@@ -1,7 +1,10 @@
-"""A ledger of any size: one email's rows as the store wrote them, multiplied by the database."""
+"""A ledger of any size: one email's rows as the store wrote them, multiplied by the database; and its plans."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from hashlib import md5
 from typing import Any
 
@@ -11,7 +14,8 @@ from celery_idempotent.core.entry import Recipient
 from celery_idempotent.core.ledger import Ledger
 from celery_idempotent.core.outcomes import Acquired, Asker, Policy, Reply
 from celery_idempotent.core.status import DeliveryStatus
-from celery_idempotent.models import Delivery, LogicalEmail, SendAttempt
+from celery_idempotent.models import Delivery, LogicalEmail, OutboxMessage, SendAttempt
+from celery_idempotent.stores import outbox
 from celery_idempotent.stores.database import DatabaseStore
 
 TYPE = "order-confirmation"
@@ -49,30 +53,46 @@ def fill(alias: str, rows: int) -> None:
 
     In the order of their keys, or each row would be written to a page of its own.
     """
+    sent(Ledger(DatabaseStore(lambda: alias)), 0)
+    email = LogicalEmail.objects.using(alias).get(key=key(0))
+    for model, column in {LogicalEmail: "id", Delivery: "email_id", SendAttempt: "email_id"}.items():
+        _multiply(alias, model, f"t.{column} = {email.pk}", rows)
+    _settle(alias, 2 * rows + email.pk, LogicalEmail, Delivery, SendAttempt)
+
+
+def fill_outbox(alias: str, rows: int, due: int) -> None:
+    """Bring the outbox on ``alias`` to ``rows`` messages for emails of the ledger, of which ``due`` are due."""
+    first = OutboxMessage(task_id="first", task=TYPE, key=key(0), label="order=0", payload="{}")
+    outbox.add(alias, [first])
+    outbox.wait(alias, [first], 86_400.0)
+    row = outbox.rows_of(alias).get()
+    _multiply(alias, OutboxMessage, f"t.id = {row.pk}", rows)
+    outbox.give_back(alias, outbox.rows_of(alias).order_by("pk")[:due])
+    _settle(alias, 2 * rows + row.pk, OutboxMessage)
+
+
+def _multiply(alias: str, model: type[Any], condition: str, rows: int) -> None:
+    """Have ``rows`` of ``model`` in place of the one that fulfils ``condition`` on the template ``t``."""
     connection = connections[alias]
     connection.ensure_connection()
     if connection.vendor == "sqlite":
         connection.connection.create_function("md5", 1, lambda n: md5(str(n).encode()).hexdigest())
-    sent(Ledger(DatabaseStore(lambda: alias)), 0)
-    email = LogicalEmail.objects.using(alias).get(key=key(0))
     numbers = _NUMBERS[connection.vendor].format(rows - 1)
     text = "CHAR(20)" if connection.vendor == "mysql" else "TEXT"
     hashes = (
         "SELECT h, ROW_NUMBER() OVER (ORDER BY h) AS n "
         f"FROM (SELECT MD5(CAST(n AS {text})) AS h FROM ({numbers}) AS a) AS b"
     )
-    for model, column in {LogicalEmail: "id", Delivery: "email_id", SendAttempt: "email_id"}.items():
-        changed = _changed(connection.vendor, rows)
-        fields = [field.column for field in model._meta.concrete_fields]
-        names = [connection.ops.quote_name(name) for name in fields]
-        values = [changed.get(name, f"t.{quoted}") for name, quoted in zip(fields, names, strict=True)]
-        table = model._meta.db_table
-        with connection.cursor() as cursor:
-            cursor.execute(
-                f"INSERT INTO {table} ({', '.join(names)}) SELECT {', '.join(values)} "
-                f"FROM {table} AS t CROSS JOIN ({hashes}) AS s WHERE t.{column} = {email.pk} ORDER BY s.n"
-            )
-    _settle(alias, 2 * rows + email.pk)
+    changed = _changed(connection.vendor, rows)
+    fields = [field.column for field in model._meta.concrete_fields]
+    names = [connection.ops.quote_name(name) for name in fields]
+    values = [changed.get(name, f"t.{quoted}") for name, quoted in zip(fields, names, strict=True)]
+    table = model._meta.db_table
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO {table} ({', '.join(names)}) SELECT {', '.join(values)} "
+            f"FROM {table} AS t CROSS JOIN ({hashes}) AS s WHERE {condition} ORDER BY s.n"
+        )
 
 
 def _changed(vendor: str, rows: int) -> dict[str, str]:
@@ -92,11 +112,11 @@ def _joined(vendor: str, *parts: str) -> str:
     return f"CONCAT({', '.join(parts)})" if vendor == "mysql" else " || ".join(parts)
 
 
-def _settle(alias: str, following: int) -> None:
+def _settle(alias: str, following: int, *models: type[Any]) -> None:
     """Let the database know its statistics, and where ids go on."""
     connection = connections[alias]
     with connection.cursor() as cursor:
-        for model in (LogicalEmail, Delivery, SendAttempt):
+        for model in models:
             table = model._meta.db_table
             if connection.vendor == "postgresql":
                 cursor.execute(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), {following})")
@@ -105,33 +125,57 @@ def _settle(alias: str, following: int) -> None:
                 cursor.fetchall()
 
 
+@contextmanager
+def heard(alias: str) -> Iterator[list[tuple[str, Any]]]:
+    """Yield a list of the statements that go to the database meanwhile."""
+    statements: list[tuple[str, Any]] = []
+
+    def listen(execute: Callable[..., Any], sql: str, parameters: Any, many: bool, context: Any) -> Any:
+        statements.append((sql, parameters))
+        return execute(sql, parameters, many, context)
+
+    with connections[alias].execute_wrapper(listen):
+        yield statements
+
+
+_EXPLAIN = {"postgresql": "EXPLAIN (FORMAT JSON)", "mysql": "EXPLAIN", "sqlite": "EXPLAIN QUERY PLAN"}
+
+
 def plans(alias: str, statements: list[tuple[str, Any]]) -> list[str]:
-    """Return the tables that each of ``statements`` would read from end to end, one line each."""
-    connection = connections[alias]
-    found = []
-    with connection.cursor() as cursor:
+    """Return the tables and indexes that ``statements`` would read from end to end, one line each."""
+    vendor, found = connections[alias].vendor, []
+    with connections[alias].cursor() as cursor:
         for sql, parameters in statements:
-            head = sql.lstrip().split(None, 1)[0].upper()
-            if head not in ("SELECT", "UPDATE", "DELETE", "WITH", "INSERT"):
+            if sql.lstrip().split(None, 1)[0].upper() not in ("SELECT", "UPDATE", "DELETE", "WITH", "INSERT"):
                 continue
-            prefix = {"postgresql": "EXPLAIN", "mysql": "EXPLAIN", "sqlite": "EXPLAIN QUERY PLAN"}[
-                connection.vendor
-            ]
-            cursor.execute(f"{prefix} {sql}", parameters)
+            cursor.execute(f"{_EXPLAIN[vendor]} {sql}", parameters)
             names = [column[0] for column in cursor.description or ()]
-            for row in cursor.fetchall():
-                line = _full_scan(connection.vendor, dict(zip(names, row, strict=True)))
-                if line:
-                    found.append(f"{line}  in  {' '.join(sql.split())[:160]}")
+            rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+            found += [f"{line}  in  {' '.join(sql.split())[:160]}" for line in _WALKS[vendor](rows)]
     return found
 
 
-def _full_scan(vendor: str, row: dict[str, Any]) -> str:
-    text = " ".join(str(value) for value in row.values())
-    if vendor == "mysql":
-        ours = str(row.get("table") or "").startswith("celery_idempotent_")
-        whole = ours and row.get("type") in ("ALL", "index") and row.get("select_type") != "INSERT"
-        return f"{row['table']} {row['type']}" if whole else ""
-    if vendor == "sqlite":
-        return text if "SCAN celery_idempotent_" in text else ""
-    return text.strip() if "Seq Scan on celery_idempotent_" in text else ""
+def _walks_of_mysql(rows: list[dict[str, Any]]) -> Iterator[str]:
+    for row in rows:
+        derived = str(row.get("table") or "<").startswith("<")
+        if not derived and row["type"] in ("ALL", "index") and row["select_type"] != "INSERT":
+            yield f"{row['table']} {row['type']} {row['key'] or ''}".strip()
+
+
+def _walks_of_sqlite(rows: list[dict[str, Any]]) -> Iterator[str]:
+    yield from (row["detail"] for row in rows if row["detail"].startswith("SCAN celery_idempotent_"))
+
+
+def _walks_of_postgresql(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """A table, or an index without a condition on what is looked for in it."""
+    (said,) = rows[0].values()
+    nodes = [one["Plan"] for one in (json.loads(said) if isinstance(said, str) else said)]
+    while nodes:
+        node = nodes.pop()
+        nodes += node.get("Plans", ())
+        kind, table = node["Node Type"], node.get("Relation Name", "")
+        if kind == "Seq Scan" or (kind in ("Index Scan", "Index Only Scan") and "Index Cond" not in node):
+            yield f"{kind} on {table} {node.get('Index Name', '')}".strip()
+
+
+_WALKS = {"mysql": _walks_of_mysql, "sqlite": _walks_of_sqlite, "postgresql": _walks_of_postgresql}

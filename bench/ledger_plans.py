@@ -1,0 +1,96 @@
+"""What claim, relay, sweep and purge ask a database, and what of it would read a table or an index through."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from unittest.mock import patch
+
+from celery_idempotent import browse
+from celery_idempotent.core.entry import Recipient
+from celery_idempotent.core.ledger import Ledger
+from celery_idempotent.core.outcomes import Acquired, Duplicate, Policy, Reply
+from celery_idempotent.core.status import DeliveryStatus
+from celery_idempotent.stores import outbox
+from celery_idempotent.stores.database import DatabaseStore
+from celery_idempotent.sweep import Sweep
+from tests.support.filling import asker, fill_outbox, heard, plans, sent
+
+OUTBOX, DUE = 100_000, 20
+"""Messages in the outbox, and how many of them are due."""
+FRESH = itertools.count(2_000_000_000)
+"""Emails that no ledger has."""
+TARGET = ("0", Recipient("e" * 64, "e***@example.com"))
+
+
+def claim(alias: str, ledger: Ledger) -> None:
+    """A new email and its duplicate; then one that is taken over."""
+    number = next(FRESH)
+    sent(ledger, number)
+    assert isinstance(ledger.claim(asker(number, "other"), Policy()), Duplicate)
+    assert isinstance(ledger.claim(asker(1, "other"), Policy()), Duplicate), "one of those it was filled with"
+    number = next(FRESH)
+    assert isinstance(ledger.claim(asker(number), Policy()), Acquired)
+    assert isinstance(ledger.claim(asker(number), Policy()), Acquired)
+
+
+def relay(alias: str, ledger: Ledger) -> None:
+    """Take what is due, look it up, and do all that can be done with a message."""
+    rows = outbox.take(alias, DUE)
+    assert len(rows) == DUE
+    assert ledger.store.get_many([row.key for row in rows])
+    outbox.published(alias, rows, lambda tries: 900.0)
+    outbox.wait(alias, rows, 1.0, "why")
+    outbox.give_back(alias, rows)
+    assert outbox.remove(alias, [row.task_id for row in rows]) == DUE
+
+
+def sweep(alias: str, ledger: Ledger) -> None:
+    """All that one pass does; there is a passed lease, a passed hand-over, a doubt and something stuck."""
+    passed = Policy(lease=-1.0, send_timeout=-1.0)
+    ledger.claim(asker(next(FRESH)), passed)
+    _begun(ledger, next(FRESH), passed)
+    number = next(FRESH)
+    doubtful = {TARGET: Reply(DeliveryStatus.IN_DOUBT)}
+    ledger.settle(_begun(ledger, number, Policy()), doubtful, "<m@x>", asker(number), Policy())
+    with patch.multiple(browse, ledger_alias=lambda: alias, has_tables=lambda: True):
+        one = Sweep(ledger)
+        one.expired()
+        one.verified()
+        one.reported(0.0)
+    assert one.done.released
+    assert one.done.in_doubt
+    assert one.done.stuck
+
+
+def _begun(ledger: Ledger, number: int, policy: Policy) -> object:
+    claimed = ledger.claim(asker(number), policy)
+    assert isinstance(claimed, Acquired)
+    return ledger.begin(claimed.entry, [TARGET], "<m@x>", asker(number), policy)
+
+
+def purge(alias: str, ledger: Ledger) -> None:
+    """A batch of a hundred."""
+    assert ledger.store.purge(older_than=0, limit=100) == 100
+
+
+WORK: dict[str, Callable[[str, Ledger], None]] = {
+    "claim": claim,
+    "relay": relay,
+    "sweep": sweep,
+    "purge": purge,
+}
+
+
+def walks(alias: str, messages: int = OUTBOX) -> dict[str, tuple[int, list[str]]]:
+    """Do each kind of work on the ledger in ``alias``, and an outbox of so many ``messages``.
+
+    Return how many statements it took, and what they would read from end to end by the database's own plans.
+    """
+    fill_outbox(alias, messages, DUE)
+    ledger, found = Ledger(DatabaseStore(lambda: alias)), {}
+    for name, work in WORK.items():
+        with heard(alias) as statements:
+            work(alias, ledger)
+        found[name] = len(statements), plans(alias, statements)
+    return found
