@@ -53,7 +53,7 @@ def test_enqueue_many_takes_calls_of_each_form(broker: Broker) -> None:
 
 @pytest.mark.usefixtures("quiet")
 def test_enqueue_many_is_one_write() -> None:
-    """However many calls: as few INSERTs as the database allows; by SQLite's old limit that is 76 rows in one."""
+    """As few INSERTs as the database allows; by SQLite's old limit that is 76 rows in one."""
     with CaptureQueriesContext(connection) as queries:
         owed.enqueue_many([(n,) for n in range(250)])
     inserts = [query["sql"] for query in queries if query["sql"].startswith("INSERT")]
