@@ -17,8 +17,8 @@ from celery_idempotent import signals
 from celery_idempotent.conf import DEFAULTS
 from celery_idempotent.core.replies import TABLE, Kind, kind_of
 from celery_idempotent.core.status import TRANSITIONS
-from celery_idempotent.management.commands.idempotency import Command
 from celery_idempotent.mail.classify import STATUS
+from celery_idempotent.management.commands.idempotency import Command
 from celery_idempotent.options import Options
 
 ROOT = Path(__file__).parents[1]
