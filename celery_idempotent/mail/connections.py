@@ -250,7 +250,8 @@ def guarded(kind: Any) -> Any:
 
         @property
         def connection_class(self) -> Any:
-            return partial(patient(super().connection_class), within=self.opens_within)
+            in_time: Any = patient(super().connection_class)
+            return partial(in_time, within=self.opens_within)
 
     Guarded.__name__, Guarded.__qualname__ = kind.__name__, kind.__qualname__
     return Guarded

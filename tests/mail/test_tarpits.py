@@ -15,7 +15,7 @@ from celery_idempotent.core.status import DeliveryStatus
 from celery_idempotent.mail import smtp
 from tests.mail.bodies import task
 from tests.mail.walking import Case, assert_as_the_replies_say, walked
-from tests.support.mailserver import STALL, ScriptedSMTP
+from tests.support.mailserver import STALL, ScriptedSMTP, by_name
 
 LATER = "450 4.2.0 later"
 
@@ -79,15 +79,15 @@ def test_refusals_for_good_that_take_their_time(tarpit: Tarpit) -> None:
 
 def test_those_who_were_not_asked_come_first_in_the_next_try(tarpit: Tarpit) -> None:
     """So some who are never taken, and slowly, do not keep the others from getting their mail."""
-    slow, never = slowly(LATER, 0.2), people(10)[:5]
+    slow, never = slowly(LATER, 0.2), people(10)[:8]
 
     def rcpt(line: str) -> str:
         return slow(line) if any(address in line for address in never) else "250 ok"
 
     with ScriptedSMTP(rcpt=rcpt) as server:
-        tarpit.run(server, many=10, send_timeout=0.5, attempts=8)
-        assert served(server) == Counter(people(10)[5:])
-    assert statuses(10) == {"deferred": 5, "accepted": 5}
+        tarpit.run(server, many=10, send_timeout=0.5, attempts=9)
+        assert served(server) == Counter(people(10)[8:])
+    assert statuses(10) == {"deferred": 8, "accepted": 2}
 
 
 def test_all_come_to_their_turn_again(tarpit: Tarpit) -> None:
@@ -144,6 +144,16 @@ def test_a_list_that_takes_too_long_goes_on_in_the_next_try(tarpit: Tarpit, monk
         assert_as_the_replies_say(Case(5), result, server, walked.entry_for(1, people(5)))
 
 
+def test_a_list_that_takes_too_long_is_not_at_its_end(tarpit: Tarpit, monkeypatch: Any) -> None:
+    """Those whom time was left for are refused for good: that is not the end for the others."""
+    monkeypatch.setattr(smtp, "LONGEST_LIST", 0.0)
+    script = {"ehlo": "250-test\r\n250-LIMITS RCPTMAX=2\r\n250 SIZE 0"}
+    with ScriptedSMTP(rcpt=by_name(r0="550 5.1.1 no", r1="550 5.1.1 no"), **script) as server:
+        assert isinstance(tarpit.run(server, many=3, send_timeout=20).result, RecipientsDeferred)
+        tarpit.run(server, many=3, send_timeout=20)
+    assert served(server) == {"r2@example.com": 1}
+
+
 def test_the_steps_before_the_payload_have_one_time_together(tarpit: Tarpit) -> None:
     """Each is within ``send_timeout``, all together are not."""
     slow = {step: slowly(answer, 0.4) for step, answer in (("mail", "250 ok"), ("rcpt", "250 ok"))}
@@ -179,3 +189,20 @@ def test_a_connection_of_the_bodys_own_has_one_time_too(settings: Any) -> None:
         settings.EMAIL_PORT = server.port
         assert isinstance(own.apply((1,)).result, OSError)
         assert server.count("mail") == 0
+
+
+def test_a_connection_that_the_body_opens_early(settings: Any) -> None:
+    """The time for its introduction is not that for the mail, which may be written after it."""
+    settings.EMAIL_TIMEOUT = None
+
+    @task("own-early-connection", send_timeout=2.0)
+    def early(n: int) -> str:
+        with get_connection() as connection:
+            threading.Event().wait(2.1)
+            EmailMessage("Hi", "text", to=["ann@example.com"], connection=connection).send()
+        return "sent"
+
+    with ScriptedSMTP() as server:
+        settings.EMAIL_PORT = server.port
+        assert early.apply((1,)).get() == "sent"
+    assert len(server.accepted) == 1
