@@ -224,7 +224,7 @@ def check_mail(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckM
             found.append(
                 Warning(
                     f"mailer {mailer.alias!r} has no timeout: a mail server that stalls holds a worker "
-                    "for send_timeout at each of its replies",
+                    "for all of send_timeout, before the payload and again after it",
                     hint="Set EMAIL_TIMEOUT (or the option 'timeout' in MAILERS) to some seconds, such as 30.",
                     id="celery_idempotent.W021",
                 )

@@ -9,6 +9,7 @@ released (`celery/app/trace.py`, `celery/worker/request.py`). So no Celery hook 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from copy import copy
 from datetime import datetime, timezone
@@ -30,6 +31,8 @@ from .publishing import KeyedTask
 from .run import Run, is_inside
 
 _STATE = "_celery_idempotent_state"
+_GIVEN_UP = "_celery_idempotent_given_up"
+"""On the request: the error for which the body had no retry left."""
 
 
 class CeleryCall(Call):
@@ -54,9 +57,15 @@ class CeleryCall(Call):
         self.asker = asker_of(task, found, str(request.hostname or ""), args, kwargs)
 
     def retries_itself(self, error: Exception) -> bool:
-        """Tell whether the task declares a retry for this, or has come that way."""
-        declared = tuple(getattr(self.task, "autoretry_for", ()))
-        return bool(self.task.request.retries or isinstance(error, declared))
+        """Tell whether the task declares a retry for this, or its body has given up after retries of its own.
+
+        A body may count them itself. So one that has had all of them is taken to have had them for this.
+        """
+        task, request = self.task, self.task.request
+        declared = tuple(getattr(task, "autoretry_for", ()))
+        most = getattr(task, "retry_kwargs", {}).get("max_retries", task.max_retries)
+        spent = bool(request.retries) and most is not None and request.retries >= most
+        return spent or isinstance(error, declared) or request.__dict__.get(_GIVEN_UP) is error
 
     def raise_in_body(self, error: Exception) -> NoReturn:
         """Raise it where the task's ``autoretry_for`` sees it, which Celery puts around the body."""
@@ -129,12 +138,21 @@ class IdempotentTask(KeyedTask):
         return self._conduct(claimed, args, kwargs)
 
     def retry(self, args: Any = None, kwargs: Any = None, exc: Any = None, *more: Any, **options: Any) -> Any:
-        """Retry as Celery does, but not before the mail server takes it: greylisting says for how long."""
-        asked = getattr(exc, "retry_after", None)
+        """Retry as Celery does, but not before the mail server takes it: greylisting says for how long.
+
+        By ``exc`` as by the error that the body is handling, which may be retried without being named.
+        """
+        asked = max(_wait_of(exc), _wait_of(sys.exc_info()[1]))
         if asked and not more and options.get("eta") is None:
             given = options.get("countdown")
             options["countdown"] = max(asked, self.default_retry_delay if given is None else given)
-        return super().retry(args, kwargs, exc, *more, **options)
+        try:
+            return super().retry(args, kwargs, exc, *more, **options)
+        except (Retry, Reject):
+            raise
+        except Exception as error:
+            setattr(self.request, _GIVEN_UP, error)
+            raise
 
     def _call_directly(self, args: Any, kwargs: Any) -> Any:
         fresh = {"headers": None, "retries": 0, "is_eager": False, "called_directly": True}
@@ -194,6 +212,12 @@ class IdempotentEmailTask(IdempotentTask):
 
     def _is_opaque(self) -> bool:
         return not backend_in_place()
+
+
+def _wait_of(error: BaseException | None) -> float:
+    """Return how long the mail server wants to be left alone. Others may mean something else by that name."""
+    asked = getattr(error, "retry_after", None)
+    return float(asked) if isinstance(asked, int | float) else 0.0
 
 
 def _seconds_until(when: float | datetime | None) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from argparse import _SubParsersAction
 from collections.abc import Iterator
@@ -14,7 +15,9 @@ from django.dispatch import Signal
 
 from celery_idempotent import signals
 from celery_idempotent.conf import DEFAULTS
+from celery_idempotent.core.replies import TABLE, Kind, kind_of
 from celery_idempotent.core.status import TRANSITIONS
+from celery_idempotent.mail.classify import STATUS
 from celery_idempotent.management.commands.idempotency import Command
 from celery_idempotent.options import Options
 
@@ -85,6 +88,48 @@ def test_every_option_is_in_the_table() -> None:
     assert set(rows) == set(Options.__annotations__) - {"filled_in"}
     for name, default in written_defaults(rows):
         assert getattr(Options, name) == default, name
+
+
+MEANINGS = {
+    "a limit": Kind.LIMIT,
+    "yes": Kind.ACCEPTED,
+    "no, for now": Kind.TEMPORARY,
+    "no, for good": Kind.PERMANENT,
+    "unknown": Kind.UNKNOWN,
+}
+
+
+def replies_of(row: str) -> Iterator[tuple[int, str]]:
+    """Yield replies as ``row`` describes them: each of its codes with each of its texts, or else with none."""
+    texts = re.findall(r'"([^"]+)"', row) + re.findall(r"`(x\.\d\.\d)`", row)
+    for pattern in re.findall(r"`([1-5][\dx]{2})`", row):
+        for digits in itertools.product(*(range(10) if x == "x" else (int(x),) for x in pattern)):
+            code = int("".join(map(str, digits)))
+            for text in texts or ["", "later"]:
+                yield code, text.replace("x", pattern[0])
+
+
+def fitting(code: int, text: str, at_rcpt: bool) -> int | None:
+    """Return the place in `TABLE` of what decides about a reply."""
+    reply = f"{code} {text}"
+    fits = (n for n, (_, rcpt, found) in enumerate(TABLE) if (at_rcpt or not rcpt) and found.match(reply))
+    return next(fits, None)
+
+
+def test_the_table_of_replies_is_the_classifiers() -> None:
+    """Each row of the page is what the classifier says, and each of its own rows is on the page, in order."""
+    rows = table("reference/mail.md", "## What a reply means")
+    seen: list[int | None] = []
+    before: set[tuple[int, str, bool]] = set()
+    for row, (means, becomes, _) in rows.items():
+        at_rcpt = "to RCPT" in row
+        told = {(*reply, at_rcpt) for reply in replies_of(f"`{row}`")} - before
+        assert told
+        assert {kind_of(*reply) for reply in told} == {MEANINGS[means]}, row
+        assert becomes == "the same" or STATUS[MEANINGS[means]].value.replace("_", " ") in becomes, row
+        seen += sorted({fitting(*reply) for reply in told}, key=str)
+        before |= told
+    assert seen == [*range(len(TABLE)), None]
 
 
 def test_every_setting_is_in_the_table() -> None:

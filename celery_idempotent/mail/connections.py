@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import inf
 from typing import Any
 
@@ -23,7 +23,7 @@ HEALTH_PATIENCE = 5.0
 
 Idle = deque[tuple[smtplib.SMTP, float, float]]
 """Connections to one server by one account: each with when it was opened, and since when nobody uses it."""
-_STATE = frozenset({"connection", "_partial_connection", "_lock", "ssl_context", "timeout"})
+_STATE = frozenset({"connection", "_partial_connection", "_lock", "ssl_context", "timeout", "opens_within"})
 
 
 class Kept:
@@ -128,6 +128,7 @@ class Connection:
 
     def __init__(self, backend: Any, timeout: float) -> None:
         self.backend = backend
+        self.timeout = timeout
         self.patience = bound(backend, timeout)
         self.fresh = False
         """True if opened for this hand-over: a failure is then no matter of its age."""
@@ -157,6 +158,7 @@ class Connection:
         else:
             self.renew()
             return
+        self.lines.end = time.monotonic() + self.timeout
         self._introduce()
 
     def renew(self) -> None:
@@ -173,7 +175,6 @@ class Connection:
         self._introduce()
 
     def _introduce(self) -> None:
-        self.lines.end = inf
         try:
             # Else the final dot, a packet of its own, would wait for the acknowledgement of the payload.
             self.smtp.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -222,7 +223,11 @@ def connected(backend: Any, timeout: float) -> Iterator[Connection]:
 
 
 def bound(backend: Any, timeout: float) -> float:
-    """Give ``backend`` a time limit for each reply, of at most ``timeout`` seconds, and return it."""
+    """Give ``backend`` a time limit for each reply, of at most ``timeout`` seconds, and return it.
+
+    A connection that it opens has ``timeout`` for all that comes before it is ready.
+    """
+    backend.opens_within = timeout
     own = backend.timeout
     backend.timeout = timeout if own is None else min(own, timeout)
     return float(backend.timeout)
@@ -241,9 +246,12 @@ def guarded(kind: Any) -> Any:
     """Return ``kind`` of backend, its connections reading within their time from the first reply on."""
 
     class Guarded(kind):  # type: ignore[misc]
+        opens_within = inf
+
         @property
         def connection_class(self) -> Any:
-            return patient(super().connection_class)
+            in_time: Any = patient(super().connection_class)
+            return partial(in_time, within=self.opens_within)
 
     Guarded.__name__, Guarded.__qualname__ = kind.__name__, kind.__qualname__
     return Guarded

@@ -17,7 +17,7 @@ from ..core.entry import Delivery, Recipient
 from ..core.outcomes import Reply, Target
 from ..core.replies import wait_for
 from ..core.status import DeliveryStatus
-from ..run import Run, TakenBack
+from ..run import NOT_YET, Run, TakenBack
 from .recognition import ProviderKey, in_doubt, known_key, new_key, place
 from .routes import may_pass
 from .transports import HandOverId, Transport
@@ -127,6 +127,12 @@ class HandOver:
         """Return what the next transaction is called in the ledger."""
         entry = self.run.entry
         return HandOverId(entry.key, entry.generation, entry.attempts + 1, self.message_id, entry.begun_at)
+
+    def not_asked(self) -> set[str]:
+        """Return whose address no server was told in the last try."""
+        known = self.run.known()
+        asked = {where for where, d in known.items() if not d.detail.startswith(NOT_YET)}
+        return {address for address, target in self._pending.items() if place(target) not in asked}
 
     def key(self) -> ProviderKey | None:
         """Return the provider key for the next transaction."""

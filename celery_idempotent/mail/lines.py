@@ -114,12 +114,17 @@ def lines_of(smtp: smtplib.SMTP, patience: float) -> Lines:
 
 
 class _Patient:
-    """Reads greeting, EHLO, STARTTLS and AUTH with `Lines` as well."""
+    """Reads greeting, EHLO, STARTTLS and AUTH with `Lines` as well, all of them ``within`` so many seconds."""
+
+    def __init__(self, *args: Any, within: float = inf, **options: Any) -> None:
+        self.ready_by = time.monotonic() + within
+        super().__init__(*args, **options)
 
     def getreply(self: Any) -> Any:
         if not isinstance(self.file, Lines):
             known = isinstance(self.timeout, int | float)
-            lines_of(self, float(self.timeout) if known else DEFAULT_PATIENCE)
+            lines = lines_of(self, float(self.timeout) if known else DEFAULT_PATIENCE)
+            lines.end = self.ready_by
         return super().getreply()  # type: ignore[misc]
 
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import re
 import smtplib
-from collections.abc import Sequence
+import time
+from collections.abc import Sequence, Set
 from typing import Any
 
 from django.core.mail import EmailMessage
 
 from ..core.outcomes import Reply
 from ..core.status import DeliveryStatus
-from .connections import connected
+from ..run import NOT_YET
+from .connections import Connection, connected
 from .providers import Deduplication
 from .recognition import ProviderKey
 from .rendering import Letter, render
 from .transaction import Stale, Transaction
 from .transports import Witness
 
+LONGEST_LIST = 900.0
+"""Seconds after which no further part of a list is begun: brokers give up a consumer that takes for ever."""
 _RCPTMAX = re.compile(r"\bRCPTMAX=(\d+)", re.IGNORECASE)
 
 
@@ -34,8 +38,9 @@ class SMTPTransport:
     ) -> None:
         """Hand ``message`` over, one transaction after the other on one connection.
 
-        A doubt ends it: the recipients that have not been offered yet wait until it is settled. Raises what
-        went wrong before a transaction began: nothing of it was sent.
+        A doubt ends it: the recipients that have not been offered yet wait until it is settled. So does a
+        server that takes too long, but those it had taken before are offered once more, without the others.
+        Raises what went wrong before a transaction began: nothing of it was sent.
         """
         letter = render(self.backend, message, addresses, witness.name)
         addresses = _readable(letter, addresses, witness)
@@ -43,21 +48,47 @@ class SMTPTransport:
             return
         with connected(self.backend, timeout) as connection:
             todo = _servable(letter, connection.smtp, addresses, witness)
-            most = _most(connection.smtp)
-            while todo:
-                if not connection.usable:
-                    connection.renew()
-                batch, rest = todo[:most], todo[most:] if most else []
-                key = witness.key() if self.provider else None
-                transaction = Transaction(connection, _with_key(letter, key), witness, timeout)
-                try:
-                    todo = transaction.run(batch) + rest
-                except Stale:
-                    connection.renew()
-                    continue
-                most = transaction.most or most
-                if transaction.doubtful or (key is not None and key.again):
-                    return
+            self._serve(connection, letter, _in_turn(todo, witness.not_asked()), witness, timeout)
+
+    def _serve(
+        self, connection: Connection, letter: Letter, todo: list[str], witness: Witness, timeout: float
+    ) -> None:
+        most, end = _most(connection.smtp), time.monotonic() + LONGEST_LIST
+        while todo:
+            if not connection.usable:
+                connection.renew()
+            batch, rest = todo[:most], todo[most:] if most else []
+            key = witness.key() if self.provider else None
+            transaction = Transaction(connection, _with_key(letter, key), witness, timeout)
+            try:
+                again = transaction.run(batch)
+            except Stale:
+                connection.renew()
+                continue
+            most = transaction.most or most
+            if transaction.doubtful or (key is not None and key.again):
+                return
+            if time.monotonic() > end:
+                _put_off(again + rest, witness)
+                return
+            if transaction.out_of_time:
+                _put_off(rest, witness)
+                rest, end = [], 0.0  # the next is the last
+            todo = again + rest
+
+
+def _in_turn(addresses: Sequence[str], first: Set[str]) -> list[str]:
+    """Return ``addresses`` from after those on who were asked last, so that all come to their turn."""
+    waiting = [address in first for address in addresses]
+    start = next((n for n, waits in enumerate(waiting) if waits and not waiting[n - 1]), 0)
+    return [*addresses[start:], *addresses[:start]]
+
+
+def _put_off(addresses: Sequence[str], witness: Witness) -> None:
+    """Record that time was up before ``addresses`` were offered the mail."""
+    if addresses:
+        reply = Reply(DeliveryStatus.DEFERRED, None, f"{NOT_YET}: out of time")
+        witness.record(dict.fromkeys(addresses, reply))
 
 
 def _with_key(letter: Letter, key: ProviderKey | None) -> Letter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import smtplib
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..core.addresses import mask_all
 from ..core.outcomes import Reply
 from ..core.replies import Kind, is_about_utf8, is_too_large
 from ..core.status import DeliveryStatus
+from ..run import NOT_YET
 from .classify import kind, readable, refusal, unoffered, verdict
 from .connections import Connection
 from .lines import left
@@ -20,8 +22,11 @@ from .sockets import discard_unsent
 from .transports import Witness
 
 _LOST = (OSError, smtplib.SMTPException)
-RCPT_SHARE = 0.5
-"""Part of the send timeout after which those taken so far are served before more are offered."""
+RCPT_SHARE = 1 / 3
+"""Part of the send timeout after which those taken so far are served before more are offered.
+
+Of a server that takes equally long for each reply, one more and DATA fit into the rest.
+"""
 
 
 class Stale(Exception):
@@ -29,7 +34,10 @@ class Stale(Exception):
 
 
 class Transaction:
-    """Offers ``letter`` to a batch of addresses, and tells ``witness``."""
+    """Offers ``letter`` to a batch of addresses, and tells ``witness``.
+
+    ``timeout`` is for all that comes before the write-ahead, and once more for what follows from there on.
+    """
 
     def __init__(self, connection: Connection, letter: Letter, witness: Witness, timeout: float) -> None:
         self.connection = connection
@@ -39,8 +47,11 @@ class Transaction:
         self.most: int | None = None
         """The most recipients that another transaction should have, after a refusal of so many."""
         self.doubtful = False
+        self.out_of_time = False
+        """The server took too long before the payload."""
         self._began = time.monotonic()
         self._replies: dict[str, Reply] = {}
+        self._asked = 0
         self._taken: list[str] = []
 
     def run(self, batch: Sequence[str]) -> list[str]:
@@ -81,13 +92,22 @@ class Transaction:
             raise
         except _LOST as error:
             self.connection.usable = False
-            self._taken = []
-            self._replies = dict.fromkeys(batch, _not_offered(error)) | self._replies
-            return []
+            self.out_of_time = _is_timeout(error)
+            return self._lost(batch, _not_offered(error))
+
+    def _lost(self, batch: Sequence[str], reply: Reply) -> list[str]:
+        """Defer those without a reply, and return who may be served in time without the others: those taken."""
+        again = frozenset(self._taken if self.out_of_time and len(self._taken) < len(batch) else ())
+        later = replace(reply, detail=f"{NOT_YET}: {reply.detail}")
+        for place, address in enumerate(batch):
+            if address not in again:
+                self._replies.setdefault(address, later if place >= self._asked > 0 else reply)
+        self._taken = []
+        return [address for address in batch if address in again]
 
     def _mail(self, batch: Sequence[str]) -> Reply | None:
         """Begin. Return the refusal that concerns the recipients, or None."""
-        self.connection.lines.end = inf
+        self.connection.lines.end = self._began + self.timeout
         sender = self.letter.sender
         try:
             code, text = self.connection.smtp.mail(sender, self._options(batch))
@@ -127,6 +147,7 @@ class Transaction:
         for place, address in enumerate(batch):
             if self._taken and time.monotonic() - self._began > self.timeout * RCPT_SHARE:
                 return list(batch[place:])
+            self._asked = place + 1
             code, text = self.connection.smtp.rcpt(self.letter.wire[address])
             if _is_yes(code):
                 self._taken.append(address)
@@ -209,6 +230,11 @@ def _not_offered(error: Exception) -> Reply:
     if isinstance(error, smtplib.SMTPResponseException):
         return unoffered(error.smtp_code, error.smtp_error)
     return Reply(DeliveryStatus.DEFERRED, None, f"before the payload: {_named(error)}")
+
+
+def _is_timeout(error: Exception) -> bool:
+    """`smtplib` makes a lost connection of it."""
+    return isinstance(error, TimeoutError) or isinstance(error.__context__, TimeoutError)
 
 
 def _named(error: Exception) -> str:

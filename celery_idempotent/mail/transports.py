@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import smtplib
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -48,6 +48,9 @@ class Witness(Protocol):
 
     def hand_over(self) -> HandOverId:
         """Return the name of the hand-over that `write_ahead` begins."""
+
+    def not_asked(self) -> Set[str]:
+        """Return the addresses that the last try did not get to: they have to come first in this one."""
 
     def key(self) -> ProviderKey | None:
         """Called once for each transaction, by a transport with a provider: the key that has to go along."""

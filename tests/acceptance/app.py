@@ -139,6 +139,58 @@ def announce_just_once(order: int) -> str:
     return "announced"
 
 
+@app.task(
+    bind=True,
+    key_fields=("order",),
+    deferred_retries=3,
+    autoretry_for=(LookupError,),
+    max_retries=2,
+    default_retry_delay=0.1,
+    **COMMON,
+)
+def announce_after_trouble(self, order: int, troubles: int = 1) -> str:
+    """Declares retries for trouble of another kind, which it has at first."""
+    note(f"announce {order}")
+    if self.request.retries < troubles:
+        raise LookupError("no such order yet")
+    EmailMessage("Announcement", f"Order {order}", to=["ann@example.com"]).send()
+    return "announced"
+
+
+def by_hand(self, order: int, **retry: object) -> str:
+    """Make its own retries of what the mail raises, as Celery's documentation shows it."""
+    note(f"announce {order}")
+    try:
+        EmailMessage("Announcement", f"Order {order}", to=["ann@example.com"]).send()
+    except SMTPException as error:
+        raise self.retry(exc=error, countdown=0.1, **retry)
+    return "announced"
+
+
+BY_HAND = {"bind": True, "key_fields": ("order",), "deferred_retries": 3, **COMMON}
+announce_twice_by_hand = app.task(name="announce_twice_by_hand", max_retries=1, **BY_HAND)(by_hand)
+announce_once_by_hand = app.task(name="announce_once_by_hand", max_retries=0, **BY_HAND)(by_hand)
+
+
+@app.task(max_retries=9, **BY_HAND)
+def announce_twice_by_limit(self, order: int) -> str:
+    """Gives the limit when it retries."""
+    return by_hand(self, order, max_retries=1)
+
+
+@app.task(max_retries=1, **BY_HAND)
+def announce_twice_by_count(self, order: int) -> str:
+    """Looks itself whether there is a retry left."""
+    note(f"announce {order}")
+    try:
+        EmailMessage("Announcement", f"Order {order}", to=["ann@example.com"]).send()
+    except SMTPException:
+        if self.request.retries >= self.max_retries:
+            raise
+        self.retry(countdown=0.1)
+    return "announced"
+
+
 @app.task(base=IdempotentTask, key_fields=("order",), lease=2, send_timeout=3)
 def opaque(order: int, fail: bool = False) -> str:
     """A body that the ledger cannot see into."""

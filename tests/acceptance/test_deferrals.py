@@ -56,7 +56,25 @@ def test_who_is_never_taken_fails_visibly_in_the_end(shop: Shop, rcpt: dict[str,
     assert shop.copies() == 1
 
 
-@pytest.mark.parametrize(("task", "offers"), [("announce_once_more", 2), ("announce_just_once", 1)])
+def test_an_earlier_retry_for_something_else_changes_nothing(shop: Shop, rcpt: dict[str, list[str]]) -> None:
+    """What the task declares for other trouble says nothing about recipients who are refused for now."""
+    rcpt["ann"] = ["450 4.7.1 greylisted, try again in 1 second", "450 4.2.0 mailbox busy"]
+    value, status, _, state = shop.ask(RUN.format(task="announce_after_trouble", order=next(orders)))
+    assert (value, status, state) == ("announced", "sent", "SUCCESS")
+    assert (shop.copies(), len(shop.bodies())) == (1, 4)
+
+
+OWN_RETRIES = {
+    "announce_once_more": 2,
+    "announce_just_once": 1,
+    "announce_twice_by_hand": 2,
+    "announce_once_by_hand": 1,
+    "announce_twice_by_limit": 2,
+    "announce_twice_by_count": 2,
+}
+
+
+@pytest.mark.parametrize(("task", "offers"), OWN_RETRIES.items())
 def test_a_task_with_retries_of_its_own_has_those_alone(
     shop: Shop, rcpt: dict[str, list[str]], task: str, offers: int
 ) -> None:
@@ -139,3 +157,10 @@ def test_the_pauses_grow_from_a_minute_to_a_quarter_of_an_hour() -> None:
     """Not longer, because brokers do not keep a message for longer."""
     assert [deferral(n, RecipientsDeferred("x")) for n in range(6)] == [60, 120, 240, 480, 900, 900]
     assert deferral(10_000, RecipientsDeferred("x")) == 900
+
+
+def test_a_pause_is_as_long_as_the_server_asks_for() -> None:
+    """Up to a quarter of an hour, for the same reason; and not shorter than it would be anyway."""
+    asking = RecipientsDeferred("x", 300.0)
+    assert [deferral(n, asking) for n in range(5)] == [300, 300, 300, 480, 900]
+    assert deferral(0, RecipientsDeferred("x", 3600.0)) == 900

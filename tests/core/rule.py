@@ -22,6 +22,8 @@ class Rule:
         self.sent: list[tuple[int, int]] = []
         self._recorded: int | None = None
         self._busy_until = 0
+        self._deadline = 0
+        """Before it nobody can say that what is in doubt was not sent."""
         self._doubt: bool | None = None
         """Whether the mail server has what is in doubt."""
         self._now, self._before = set[int](), set[int]()
@@ -54,6 +56,8 @@ class Rule:
             self._before, self._now, self._recorded = self._before | self._now, set(), None
         elif now < self._busy_until:
             return self._later(self._busy_until + 50, delivery)
+        elif self._doubt is False and self.in_doubt == "verifier" and now < self._deadline:
+            return self._later(self._deadline + 50, delivery)
         elif self._doubt is not None and self.in_doubt == "hold":
             return None if self.decides is NEVER else self._later(now + _ms(REDELIVER), delivery)
         self._now.add(task)
@@ -67,10 +71,12 @@ class Rule:
         if answered:
             return self._record(now)
         killed, self._doubt = delivery.fate == "killed in the hand-over", delivery.taken
-        self._busy_until = now + _ms(SEND_TIMEOUT) if killed else now
+        self._deadline = now + _ms(SEND_TIMEOUT)
+        self._busy_until = self._deadline if killed else now
         held = self.in_doubt == "hold"
         if held and self.decides is not NEVER:
-            self._at(self._busy_until + _ms(self.decides), self._decided)
+            open_until = self._busy_until if delivery.taken else self._deadline
+            self._at(open_until + _ms(self.decides), self._decided)
         calm = replace(delivery, fate="ok")
         if killed or not held:
             return self._later(now + _ms(delivery.again), calm)

@@ -195,7 +195,8 @@ class World:
         if delivery.fate == "reply lost":
             reply = {TARGET: Reply(DeliveryStatus.IN_DOUBT)}
             self.ledger.settle(entry, reply, "<m@x>", asker, self.policy)
-            self._have_it_decided(self.now)
+            # What is not there may still come until then.
+            self._have_it_decided(self.now if delivery.taken else self.now - delivery.sends + SEND_TIMEOUT)
             return self._held(calm) if self.policy.in_doubt == "hold" else self._again(calm, delivery.again)
         late = self.now - delivery.sends + SEND_TIMEOUT
         self.at(late, lambda: expire(self.ledger.store, "k"))

@@ -24,6 +24,7 @@ from tests.esp.conftest import KEY, Use
 from tests.esp.receipts import ANN
 from tests.esp.sealed import gone, unreadable
 from tests.esp.webhooks import AT, WEBHOOKS
+from tests.support.doubts import past_deadline
 from tests.support.mailserver import DROP_AFTER_ACCEPT
 from tests.support.peeking import dump
 from tests.support.providers import API, KeyedSMTP
@@ -137,7 +138,8 @@ def test_a_webhook_ends_it_as_well(connected: Any, mark: dict[str, str], told: A
 @pytest.mark.parametrize("verdict", [Verdict.SENT, Verdict.NOT_SENT])
 def test_an_operators_word_ends_it_as_well(connected: Any, mark: dict[str, str], verdict: Verdict) -> None:
     """Whichever: what was kept to ask the provider is not needed any more."""
-    Operator(wiring.get_ledger().store, "ann", "the provider's log").resolve(entry(), verdict)
+    found = past_deadline(wiring.get_ledger().store, entry())
+    Operator(wiring.get_ledger().store, "ann", "the provider's log").resolve(found, verdict)
     assert entry().status is not Status.IN_DOUBT
     gone(dump(connected), *SECRETS)
 

@@ -14,6 +14,7 @@ from celery_idempotent import (
     DeliveryInDoubt,
     Status,
     Verdict,
+    wiring,
 )
 from celery_idempotent.core.entry import After
 from celery_idempotent.core.errors import DeliveryUnconfirmed
@@ -31,7 +32,7 @@ from tests.mail.provider_keys.confirmations import (
     resent,
     run,
 )
-from tests.support.doubts import is_held
+from tests.support.doubts import is_held, past_deadline
 from tests.support.providers import KeyedSMTP
 
 
@@ -106,6 +107,7 @@ def test_a_key_that_cannot_be_offered_any_more_leaves_the_choice_to_the_task(
     kept = task.entry_for(1, people)
     assert (kept.status, kept.provider_key, kept.sealed) == (Status.IN_DOUBT, "", "")
     assert len(silent.accepted) == 1, "nothing was offered without the key by the run that had it"
+    past_deadline(wiring.get_ledger().store, kept)
     assert task.apply((1, people)).get() == "sent"
     assert [sorted(received.recipients) for received in silent.accepted] == [people, people]
     kept = task.entry_for(1, people)
