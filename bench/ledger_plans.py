@@ -47,7 +47,7 @@ def relay(alias: str, ledger: Ledger) -> None:
 
 def sweep(alias: str, ledger: Ledger) -> None:
     """All that one pass does; there is a passed lease, a passed hand-over, a doubt and something stuck."""
-    passed = Policy(lease=-1.0, send_timeout=-1.0)
+    passed = Policy(lease=-86_400.0, send_timeout=-86_400.0)  # before all that measuring has left
     ledger.claim(asker(next(FRESH)), passed)
     _begun(ledger, next(FRESH), passed)
     number = next(FRESH)
@@ -85,12 +85,13 @@ WORK: dict[str, Callable[[str, Ledger], None]] = {
 def walks(alias: str, messages: int = OUTBOX) -> dict[str, tuple[int, list[str]]]:
     """Do each kind of work on the ledger in ``alias``, and an outbox of so many ``messages``.
 
-    Return how many statements it took, and what they would read from end to end by the database's own plans.
+    Return how many different statements it took, and what they would read from end to end by their plans.
     """
     fill_outbox(alias, messages, DUE)
     ledger, found = Ledger(DatabaseStore(lambda: alias)), {}
     for name, work in WORK.items():
         with heard(alias) as statements:
             work(alias, ledger)
-        found[name] = len(statements), plans(alias, statements)
+        different = dict(statements)
+        found[name] = len(different), plans(alias, list(different.items()))
     return found

@@ -61,7 +61,7 @@ def main() -> int:
     parser.add_argument("--cache", type=int, default=8192, help="MB of each server's own cache")
     parser.add_argument("--databases", default="postgres,mariadb,sqlite")
     options = parser.parse_args()
-    logging.disable(logging.WARNING)  # what a sweep finds
+    logging.disable(logging.ERROR)  # what a sweep finds
     bad: list[str] = []
     print(f"{'':10} {'':4} {'what':20} {options.small:>12,} {options.rows:>14,}   ratio   (medians, ms)")
     for name in options.databases.split(","):

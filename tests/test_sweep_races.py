@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 import redis as client
+from celery import Celery
 from django.db import connections
 
-from celery_idempotent import ClaimLost, Status, sweep
+from celery_idempotent import ClaimLost, IdempotentEmailTask, Status, Verdict, browse, sweep
 from celery_idempotent.core.entry import After, Recipient
 from celery_idempotent.core.expiry import expire
 from celery_idempotent.core.ledger import Ledger
@@ -25,7 +26,7 @@ from celery_idempotent.stores.database import DatabaseStore
 from celery_idempotent.stores.memory import MemoryStore
 from celery_idempotent.stores.redis import RedisStore
 from celery_idempotent.testing import race
-from tests.support.databases import added, wipe
+from tests.support.databases import added, place_of, wipe
 from tests.support.servers import Redis
 
 TARGET = ("0", Recipient("d1" * 32, "a***@example.com"))
@@ -126,20 +127,91 @@ def test_the_same_race_on_redis(redis: Redis) -> None:
         assert race_sweep_and_hand_over(store, range(300), 0.02).writes > 0
 
 
-@pytest.fixture
-def postgresql(request: Any, django_db_setup: None, django_db_blocker: Any) -> Iterator[str]:
-    """A database of PostgreSQL with the ledger's tables, empty."""
-    database = request.getfixturevalue("postgres").database
-    with django_db_blocker.unblock(), added("swept", database) as alias:
+@pytest.fixture(params=["sqlite", "postgres", "mariadb"])
+def database(request: Any, django_db_setup: None, django_db_blocker: Any) -> Iterator[str]:
+    """A database of each kind with the ledger's tables, empty."""
+    options = {
+        "transaction_mode": "IMMEDIATE",
+        "init_command": "PRAGMA journal_mode=wal; PRAGMA synchronous=off",
+    }
+    place = place_of(request, **options)
+    with django_db_blocker.unblock(), added(f"swept-{request.param}", place) as alias:
         wipe(alias)
         yield alias
 
 
-def test_the_same_race_on_postgresql(postgresql: str) -> None:
-    """With the server's clock, on a connection for each thread."""
-    store = DatabaseStore(lambda: postgresql)
-    watched = race_sweep_and_hand_over(store, range(300), 0.002, lambda: connections[postgresql].close())
+def test_the_same_race_on_databases(database: str) -> None:
+    """With the database's clock, on a connection for each thread."""
+    store = DatabaseStore(lambda: database)
+    watched = race_sweep_and_hand_over(store, range(300), 0.002, lambda: connections[database].close())
     assert watched.writes > 0
+
+
+app = Celery("raced", broker="memory://", backend="cache+memory://", set_as_current=False)
+
+
+class Provider:
+    """Knows what it took, and answers once two sweeps have asked."""
+
+    def __init__(self) -> None:
+        self.says = Verdict.UNKNOWN
+        self.both = threading.Barrier(2, timeout=60)
+
+    def __call__(self, entry: Any) -> Verdict:
+        self.both.wait()
+        return self.says
+
+
+provider = Provider()
+
+
+@app.task(
+    base=IdempotentEmailTask, key_fields=("n",), name="verified-mail", in_doubt=lambda entry: provider(entry)
+)
+def verified_mail(n: int) -> None: ...
+
+
+@pytest.mark.parametrize("verdict", [Verdict.SENT, Verdict.NOT_SENT])
+def test_two_whole_sweeps_with_a_verifier(
+    database: str, verdict: Verdict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both find the doubt and ask; the verdict is applied once, with one row of audit, and nothing is lost."""
+    ledger = Ledger(DatabaseStore(lambda: database))
+    monkeypatch.setattr(sweep, "get_ledger", lambda app: ledger)
+    monkeypatch.setattr(browse, "ledger_alias", lambda: database)
+    monkeypatch.setattr(provider, "says", verdict)
+
+    def go_round(_: int) -> sweep.Swept:
+        try:
+            return sweep.sweep(app=app)
+        finally:
+            connections[database].close()
+
+    for number in range(5):
+        who = replace(asker(number), email_type="verified-mail")
+        late = Policy(send_timeout=-1.0)
+        ledger.begin(ledger.claim(who, late).entry, [TARGET], "<m@x>", who, late)  # type: ignore[union-attr]
+        passes = race(go_round, 2)
+        assert sum(one.in_doubt for one in passes) == 1
+        told = [(one.sent, one.not_sent, one.unknown) for one in passes]
+        once = (1, 0, 0) if verdict is Verdict.SENT else (0, 1, 0)
+        assert sorted(told) == [(0, 0, 0), once]
+        entry = ledger.store.get(who.key).entry  # type: ignore[union-attr]
+        assert [(one.actor, one.action) for one in entry.audit] == [("sweep", f"resolved as {verdict.value}")]
+        assert entry.attempts == 1
+        _goes_on(ledger, entry, who, verdict)
+
+
+def _goes_on(ledger: Ledger, entry: Any, who: Asker, verdict: Verdict) -> None:
+    """Have another task call: it is a duplicate of what was sent, and sends what was not."""
+    (delivery,) = entry.deliveries
+    outcome = ledger.claim(replace(who, task_id="task-2"), Policy())
+    if verdict is Verdict.SENT:
+        assert (entry.status, delivery.status) == (Status.SENT, DeliveryStatus.ACCEPTED)
+        assert isinstance(outcome, Duplicate)
+    else:
+        assert (entry.status, delivery.status) == (Status.RELEASED, DeliveryStatus.DEFERRED)
+        assert isinstance(outcome, Acquired)
 
 
 def test_sweeps_and_duplicates_of_the_same_emails() -> None:

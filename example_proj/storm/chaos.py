@@ -11,7 +11,7 @@ from .crew import Crew
 from .plan import OUTAGE, Plan
 
 LEAST_LOST = 5
-LONGEST_JAM = 15.0
+LONGEST_JAM = 4.0
 """Seconds for which workers stand still at most, so that messages wait."""
 
 

@@ -43,7 +43,7 @@ def test_the_promise_holds_and_the_figures_say_so(tmp_path: Path) -> None:
     assert plain["unanswered"] >= 5
     assert ledger["sent"] + ledger["in_doubt"] >= 60
     assert ledger["suppressed"] > 100
-    assert plain["duplicates"] > 100
+    assert plain["duplicates"] > 20, "what the broker lost cannot be delivered twice, on a busy machine many"
     assert plain["suppressed"] == 0
     assert "The promise held" in done.stdout
     assert "Where to look next" in done.stdout

@@ -67,7 +67,7 @@ def fill_outbox(alias: str, rows: int, due: int) -> None:
     outbox.wait(alias, [first], 86_400.0)
     row = outbox.rows_of(alias).get()
     _multiply(alias, OutboxMessage, f"t.id = {row.pk}", rows)
-    outbox.give_back(alias, outbox.rows_of(alias).order_by("pk")[:due])
+    outbox.give_back(alias, outbox.rows_of(alias).order_by("-pk")[:due])  # a purge begins with the first
     _settle(alias, 2 * rows + row.pk, OutboxMessage)
 
 
