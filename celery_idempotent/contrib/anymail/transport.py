@@ -90,7 +90,7 @@ class AnymailTransport:
     ) -> None:
         key = witness.key() if self.provider else None
         message = addressed(original, addresses)
-        if message is not original and not message.to:  # no provider takes a message to nobody
+        if original.to and not message.to:  # no provider takes a message to nobody
             message.to, message.cc = message.cc, []
         message.anymail_status = AnymailStatus()  # type: ignore[attr-defined]
         frozen = key is not None and key.frozen
