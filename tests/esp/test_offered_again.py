@@ -1,4 +1,4 @@
-"""Whom a request is for: each mailbox once, and when it comes again nobody who was served, and somebody in To."""
+"""Whom a request is for: each mailbox once; when it comes again, nobody who was served, and somebody in To."""
 
 from __future__ import annotations
 
