@@ -14,6 +14,7 @@ import urllib3.exceptions
 from anymail.exceptions import AnymailAPIError, AnymailRecipientsRefused
 from requests import exceptions as requests_errors
 from requests.structures import CaseInsensitiveDict
+from urllib3.util.ssl_match_hostname import CertificateError
 
 from ...core.outcomes import Reply
 from ...core.status import DeliveryStatus
@@ -33,6 +34,7 @@ _NOT_SENT: tuple[type[BaseException], ...] = (
     ConnectionRefusedError,
     socket.gaierror,
     ssl.SSLCertVerificationError,
+    CertificateError,
     urllib3.exceptions.NewConnectionError,
     urllib3.exceptions.ConnectTimeoutError,
     urllib3.exceptions.ProxyError,
