@@ -15,14 +15,14 @@ from .core.entry import Entry
 from .core.errors import DeliveryInDoubt, InterventionRefused
 from .core.interventions import Operator, changed_meanwhile
 from .core.keys import make_key
-from .core.outcomes import Asker, Verdict
+from .core.outcomes import Verdict
 from .core.status import Status
 from .core.store import Stored
 from .identity import folded
 from .options import plain
 from .outbox import forget_participants
 from .registry import by_email_type
-from .reporting import Report
+from .reporting import tell
 from .wiring import get_ledger, get_mirror
 
 logger = logging.getLogger("celery_idempotent")
@@ -58,17 +58,8 @@ def decide(decision: str, key: str, actor: str, reason: str, version: int | None
     last = entry.audit[-1]
     logger.info("%s: %s %s by %s: %s", entry.email_type, key, last.action, last.actor, last.reason)
     if decision.startswith("resolve"):
-        _tell(entry, last.reason)
+        tell(by_email_type().get(entry.email_type), entry, "operator", DeliveryInDoubt(last.reason))
     return entry
-
-
-def _tell(entry: Entry, reason: str) -> None:
-    asker = Asker(entry.key, entry.email_type, entry.owner, "operator", entry.label)
-    report = Report(by_email_type().get(entry.email_type), asker, entry)
-    if entry.status is Status.SENT:
-        report.sent()
-    else:
-        report.ended(DeliveryInDoubt(reason))
 
 
 def look(key: str) -> Stored | None:

@@ -126,3 +126,15 @@ class Report:
             self.channel.event(kind, self.entry)
         except Exception:
             logger.warning("the event %s could not be sent", kind, exc_info=True)
+
+
+def tell(task: Any, entry: Entry, by: str, error: BaseException) -> None:
+    """Report what ``entry`` has become by something else than a run of ``task``, which may be unknown (None).
+
+    ``by`` is who did it, ``error`` why, where it is not SENT.
+    """
+    report = Report(task, Asker(entry.key, entry.email_type, entry.owner, by, entry.label), entry)
+    if entry.status is Status.SENT:
+        report.sent()
+    else:
+        report.ended(error)

@@ -26,13 +26,13 @@ from .core.errors import (
 from .core.expiry import expire
 from .core.interventions import Operator
 from .core.ledger import Ledger
-from .core.outcomes import Asker, Policy, Verdict
+from .core.outcomes import Policy, Verdict
 from .core.status import Status
 from .core.store import Stored
 from .core.writing import swap
 from .options import plain
 from .registry import by_email_type
-from .reporting import Report
+from .reporting import tell
 from .wiring import get_ledger, get_mirror
 
 logger = logging.getLogger("celery_idempotent")
@@ -165,12 +165,7 @@ class Sweep:
     def _tell(self, entry: Entry, error: IdempotencyError) -> None:
         if self.mirror is not None:
             self.mirror.keep(entry)
-        asker = Asker(entry.key, entry.email_type, entry.owner, "sweep", entry.label)
-        report = Report(self._known.get(entry.email_type), asker, entry)
-        if entry.status is Status.SENT:
-            report.sent()
-        else:
-            report.ended(error)
+        tell(self._known.get(entry.email_type), entry, "sweep", error)
 
 
 def sweep(limit: int = LIMIT, stuck_after: float = STUCK_AFTER, app: Any = None) -> Swept:

@@ -169,7 +169,9 @@ def test_what_the_sweep_settles_as_sent_is_finished_by_its_own_task(
         told = Event(
             "delivered", datetime.now(timezone.utc), 1, mark("<m@x>", entry.begun_at), 1, TARGET[1].digest
         )
-        entry = ledger.hear("half", told)
+        heard_of = ledger.hear("half", told)
+        assert heard_of is not None
+        entry = heard_of.entry
     late(ledger, entry)
     done = sweep.sweep(app=app)
     row = LogicalEmail.objects.get(key="half")

@@ -102,4 +102,7 @@ class RecipientsDeferred(IdempotencyError, SMTPException):
 
 
 class RecipientsRefused(IdempotencyError, SMTPException):
-    """Raised when the mail server refused recipients for good (5xx); everyone else is settled."""
+    """Raised when the mail server refused recipients for good (5xx); everyone else is settled.
+
+    Also where a provider refused a request for several and named nobody: a later call offers it to them again.
+    """

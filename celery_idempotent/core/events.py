@@ -44,6 +44,15 @@ class Event:
     """The message went as one request: if the provider has it for one recipient, it has it for all."""
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What an event came to."""
+
+    entry: Entry
+    settled: bool = False
+    """It was this event that changed the entry's status."""
+
+
 def mark(message_id: str, begun_at: Moment | None) -> str:
     """Return what stands for a message in places that have little room, or take no address-like text.
 

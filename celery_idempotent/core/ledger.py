@@ -17,7 +17,7 @@ from .deliveries import in_doubt, merged, unsettled
 from .doubts import doubtful
 from .entry import After, Delivery, Entry
 from .errors import DeliveryInDoubt, IdempotencyError, LedgerUnavailable
-from .events import Event
+from .events import Event, Heard
 from .fencing import has_left, lost, stands, write
 from .offers import Offer
 from .outcomes import Acquired, Asker, Outcome, Policy, Reply, Target
@@ -195,8 +195,8 @@ class Ledger:
 
     # -- what the provider tells later ---------------------------------------------------------------------
 
-    def hear(self, key: str, event: Event) -> Entry | None:
-        """Keep ``event`` beside the deliveries of ``key``, and settle what it proves; return the entry.
+    def hear(self, key: str, event: Event) -> Heard | None:
+        """Keep ``event`` beside the deliveries of ``key``, and settle what it proves.
 
         None for an unknown key. An event that is known already, or about another generation, changes nothing.
         Raises `LedgerUnavailable`.
@@ -207,7 +207,7 @@ class Ledger:
                 return None
             changed = events.heard(found.entry, event, found.now)
             if changed == found.entry:
-                return found.entry
+                return Heard(found.entry)
             if (stored := swap(self.store, changed, found.entry)) is not None:
-                return stored
+                return Heard(stored, settled=stored.status is not found.entry.status)
         raise LedgerUnavailable(f"{key} changes all the time; tell again")

@@ -32,14 +32,19 @@ def readable(text: bytes | str) -> str:
 def kind(code: int, text: bytes | str, at_rcpt: bool = False) -> Kind:
     """Return what a reply says: by ``CLASSIFY_REPLY``, and by the table where that returns None or raises."""
     said = readable(text)
+    own = own_reading(code, said)
+    return kind_of(code, said, at_rcpt) if own is None else own
+
+
+def own_reading(code: int, text: str) -> Kind | None:
+    """Return what ``CLASSIFY_REPLY`` says of a reply, or None where it leaves that to the table."""
     try:
         hook = conf.classify_reply
-        own = hook(code, said) if hook is not None else None
-        if own is not None:
-            return Kind(own)
+        own = hook(code, readable(text)) if hook is not None else None
+        return None if own is None else Kind(own)
     except Exception:  # a reply that has come must not be lost by a mistake in reading it
         logger.exception("CLASSIFY_REPLY cannot be used for the reply code %s; the table decides", code)
-    return kind_of(code, said, at_rcpt)
+        return None
 
 
 def refusal(said: Kind, code: int, text: bytes | str) -> Reply:

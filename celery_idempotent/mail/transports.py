@@ -124,11 +124,22 @@ def _refused(code: int, text: bytes) -> Reply:
 
 
 def addressed(message: EmailMessage, addresses: Sequence[str]) -> EmailMessage:
-    """Return ``message`` for ``addresses`` alone: such a backend takes recipients from the headers."""
-    served = {normalise(address) for address in addresses}
-    if all(normalise(address) in served for address in message.recipients()):
-        return message
+    """Return ``message`` for ``addresses`` alone, each mailbox once: such a backend goes by the headers.
+
+    Where several spellings mean one mailbox, the first counts, in the order of To, Cc, Bcc.
+    """
+    left = {normalise(address) for address in addresses}
     reduced = copy.copy(message)
     for field in ("to", "cc", "bcc"):
-        setattr(reduced, field, [a for a in getattr(message, field) if normalise(a) in served])
-    return reduced
+        setattr(reduced, field, _taken(getattr(message, field), left))
+    return message if reduced.recipients() == message.recipients() else reduced
+
+
+def _taken(addresses: Sequence[str], left: set[str]) -> list[str]:
+    """Return those of ``addresses`` that mean one of ``left``, and take it away from there."""
+    taken = []
+    for address in addresses:
+        if (mailbox := normalise(address)) in left:
+            left.remove(mailbox)
+            taken.append(address)
+    return taken

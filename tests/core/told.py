@@ -49,7 +49,9 @@ def in_doubt(ledger: Ledger, *targets: Any, offer: Offer | None = None) -> Entry
 def told(ledger: Ledger, *told: Event) -> Entry:
     entry = None
     for one in told:
-        entry = ledger.hear("k", one)
+        heard = ledger.hear("k", one)
+        assert heard is not None
+        entry = heard.entry
     assert entry is not None
     return entry
 

@@ -116,15 +116,27 @@ def clock(memory_ledger: Any, monkeypatch: Any) -> Callable[[float], None]:
     return at
 
 
+def certified(issuer: trustme.CA, name: str = "127.0.0.1") -> ssl.SSLContext:
+    """Return what a server identifies itself with as ``name``."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    issuer.issue_cert(name).configure_cert(context)
+    return context
+
+
 @pytest.fixture
-def tls(tmp_path: Path, monkeypatch: Any) -> ssl.SSLContext:
-    """A context for a server whose certificate the clients of this process accept."""
+def authority(tmp_path: Path, monkeypatch: Any) -> trustme.CA:
+    """An authority whose certificates the clients of this process accept."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "authority.pem"))
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    return context
+    for name in ("REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE"):
+        monkeypatch.setenv(name, str(tmp_path / "authority.pem"))
+    return authority
+
+
+@pytest.fixture
+def tls(authority: trustme.CA) -> ssl.SSLContext:
+    """A context for a server whose certificate the clients of this process accept."""
+    return certified(authority)
 
 
 @pytest.fixture

@@ -74,7 +74,20 @@ def _complained(who: str) -> dict[str, Any]:
     return {"notificationType": "Complaint", "complaint": complaint}
 
 
+def _delayed(who: str) -> dict[str, Any]:
+    delay = {
+        "timestamp": STAMP,
+        "delayType": "TransientCommunicationFailure",
+        "expirationTime": "2026-03-01T23:59:59.000Z",
+        "delayedRecipients": [
+            {"emailAddress": who, "status": "4.4.1", "diagnosticCode": "smtp; 421 4.4.1 Unable to connect"}
+        ],
+    }
+    return {"eventType": "DeliveryDelay", "deliveryDelay": delay}
+
+
 _EVENTS = {
+    "deferred": _delayed,
     "delivered": _delivered,
     "bounced": _bounced,
     "complained": _complained,

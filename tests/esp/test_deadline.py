@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import ssl
 import time
@@ -71,9 +70,8 @@ def test_a_client_that_the_body_has_opened(name: str, use: Use) -> None:
 
 
 @pytest.mark.parametrize("name", ["mailgun", "amazon_ses"])
-def test_an_answer_that_trickles_in_tls(name: str, use: Use, tls: ssl.SSLContext, monkeypatch: Any) -> None:
+def test_an_answer_that_trickles_in_tls(name: str, use: Use, tls: ssl.SSLContext) -> None:
     """The same in TLS, whose records are cut as well."""
-    monkeypatch.setenv("AWS_CA_BUNDLE", os.environ["REQUESTS_CA_BUNDLE"])
     with SlowAPI(tls=tls) as api:
         use(name, api.url)
         assert_cut_at_the_deadline(api, 1)

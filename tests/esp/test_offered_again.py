@@ -1,4 +1,4 @@
-"""Whom a message is for when it is offered again: nobody who was served, and somebody in To."""
+"""Whom a request is for: each mailbox once; when it comes again, nobody who was served, and somebody in To."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import pytest
 from django.core import mail
 
 from celery_idempotent.core.errors import RecipientsDeferred
+from tests.esp.conftest import Use
 from tests.esp.outbox import answer, params
-from tests.esp.receipts import ANN, BOB, CAT, receipt, send
+from tests.esp.receipts import ACCEPTED, ANN, BOB, CAT, receipt, send, statuses
+from tests.support.providers import API
 
 pytestmark = pytest.mark.usefixtures("outbox")
 
@@ -34,3 +36,28 @@ def test_a_message_that_the_project_addressed_so_stays_so() -> None:
     assert receipt.apply((1, []), {"cc": [BOB]}).get() == "sent"
     assert [str(one) for one in params()["cc"]] == [BOB]
     assert (mail.outbox[0].to, mail.outbox[0].cc) == ([], [BOB])
+
+
+def test_a_mailbox_that_is_named_twice_is_in_the_request_once() -> None:
+    """P1: SendGrid refuses duplicates altogether, and others make two copies."""
+    twice = {"cc": ["Ann@Example.com", BOB], "bcc": [BOB.upper(), CAT]}
+    assert send(f"Ann <{ANN}>", ANN.upper(), **twice).get() == "sent"
+    given = {name: [str(one) for one in params().get(name, [])] for name in FIELDS}
+    assert given == {"to": [f"Ann <{ANN}>"], "cc": [BOB], "bcc": [CAT]}
+
+
+def test_one_named_twice_does_not_move_from_cc_to_to() -> None:
+    """Cc alone is the project's own choice here as well."""
+    assert receipt.apply((1, []), {"cc": [BOB, BOB.upper()]}).get() == "sent"
+    assert ([str(one) for one in params().get("to", [])], [str(one) for one in params()["cc"]]) == ([], [BOB])
+
+
+def test_content_that_is_frozen_stays_so(use: Use) -> None:
+    """The same bytes go out again, and the doubt is settled for each mailbox."""
+    with API("drop_after_accept", "ok") as api:
+        use("resend", api)
+        assert send(ANN, ANN.upper(), cc=[BOB, ANN]).get() == "sent"
+    assert api.requests[0].body == api.requests[1].body
+    assert api.requests[0].body["to"] == [ANN]
+    assert len(api.accepted) == 1
+    assert statuses() == [ACCEPTED] * 2

@@ -55,6 +55,25 @@ def test_a_rejection_settles_a_doubt_as_refused(name: str, doubtful: Any, told: 
     assert entry().deliveries[0].events == (("rejected", AT),)
 
 
+@pytest.mark.parametrize("name", [name for name in WEBHOOKS if name != "amazon_ses"])
+def test_a_delay_proves_that_the_provider_has_it(name: str, doubtful: Any, told: Any) -> None:
+    """It goes on trying, so nobody else has to."""
+    mark = doubtful(name)
+    assert told(WEBHOOKS[name]("deferred", ANN, mark)) == 200
+    assert entry().status is Status.SENT
+    assert entry().deliveries[0].events == (("deferred", AT),)
+
+
+def test_a_delay_at_amazon_changes_nothing(doubtful: Any, told: Any) -> None:
+    """Anymail calls a DeliveryDelay unknown, and names everybody; the event that comes in the end counts."""
+    mark = doubtful("amazon_ses", ANN, BOB)
+    before = entry()
+    assert told(webhooks.amazon_ses("deferred", ANN, mark, also=(BOB,))) == 200
+    assert entry() == before
+    assert told(webhooks.amazon_ses("delivered", ANN, mark, also=(BOB,))) == 200
+    assert entry().status is Status.SENT
+
+
 def test_one_recipient_proves_the_request(doubtful: Any, told: Any) -> None:
     """Mailgun tells about Ann; Bob was in the same request."""
     mark = doubtful("mailgun", ANN, BOB)

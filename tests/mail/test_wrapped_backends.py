@@ -29,6 +29,32 @@ def test_a_backend_of_another_kind_gets_only_who_is_owed(settings: Any) -> None:
     assert [sent.recipients() for sent in mail.outbox] == [["ann@example.com"], ["bob@example.com"]]
 
 
+def test_addresses_that_mean_one_mailbox_go_out_once(settings: Any) -> None:
+    """P1: as first spelt, in the order of To, Cc and Bcc; the project's own message stays as it was."""
+    settings.CELERY_IDEMPOTENT |= {"EMAIL_BACKEND": "django.core.mail.backends.locmem.EmailBackend"}
+    fields = {
+        "to": ["Ann <Ann@Example.com>", "ann@example.com"],
+        "cc": ["ANN@example.com", "bob@example.com"],
+        "bcc": ["Bob@Example.com", "cat@example.com", "ann@EXAMPLE.com"],
+    }
+    made: list[EmailMessage] = []
+
+    @task("one-mailbox")
+    def twice(n: int) -> None:
+        made.append(EmailMessage("Hi", "text", **fields))
+        made[0].send()
+
+    assert twice.apply((1,)).successful()
+    (sent,) = mail.outbox
+    assert (sent.to, sent.cc, sent.bcc) == (
+        ["Ann <Ann@Example.com>"],
+        ["bob@example.com"],
+        ["cat@example.com"],
+    )
+    assert {name: getattr(made[0], name) for name in fields} == fields
+    assert len(twice.entry_for(1).deliveries) == 3
+
+
 class Redirecting(DjangoSMTP):
     """Sends everything to one address, as on a staging system."""
 

@@ -51,7 +51,7 @@ class Deadline:
     def uses(self, connection: Any) -> None:
         """Keep what is to be cut, and let it send until then. Raises `NotBegun` if the end has come."""
         self._connections.append(connection)
-        if connection.sock is not None:  # kept, as it goes to the answer if nothing is to follow that
+        if _is_open(connection.sock):  # kept, as it goes to the answer if nothing is to follow that
             self._sockets.add(_bare(connection.sock))
             discard_unsent(_bare(connection.sock))
             # urllib3 would give all of the request as long as it gave the connection.
@@ -65,6 +65,11 @@ class Deadline:
         open_ones = (connection.sock for connection in self._connections if connection.sock is not None)
         for sock in {*self._sockets, *map(_bare, open_ones)}:
             _hang_up(sock)
+
+
+def _is_open(sock: Any) -> bool:
+    """Tell whether it can be cut: one whose certificate does not match is closed by the time that is raised."""
+    return sock is not None and _bare(sock).fileno() >= 0
 
 
 def _bare(sock: Any) -> Any:

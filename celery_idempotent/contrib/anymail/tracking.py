@@ -12,8 +12,10 @@ from typing import Any
 
 from ...conf import conf
 from ...core.addresses import recipient
-from ...core.errors import EntryUnreadable
+from ...core.errors import DeliveryInDoubt, EntryUnreadable
 from ...core.events import ACCEPTED, Event
+from ...registry import by_email_type
+from ...reporting import tell
 from ...wiring import get_ledger, get_mirror
 from . import marks
 
@@ -38,7 +40,7 @@ KINDS = {
 
 
 def hear(sender: Any, event: Any, esp_name: str, **_: Any) -> None:
-    """Keep ``event`` with its entry. Raises `LedgerUnavailable`."""
+    """Keep ``event`` with its entry, and report what it settles. Raises `LedgerUnavailable`."""
     mark = marks.read(event.metadata)
     kind = KINDS.get(event.event_type)
     if mark is None or kind is None:
@@ -55,14 +57,19 @@ def hear(sender: Any, event: Any, esp_name: str, **_: Any) -> None:
         whole=mark.whole,
     )
     try:
-        entry = ledger.hear(mark.key, heard)
+        came_to = ledger.hear(mark.key, heard)
     except EntryUnreadable as error:
         logger.error("%s told %s of an entry that cannot be read: %s", esp_name, kind, error)
         return
-    if entry is None:
+    if came_to is None:
         logger.info("%s told %s of %s, which the ledger does not know (any more)", esp_name, kind, mark.key)
-    elif mirror := get_mirror():
+        return
+    entry = came_to.entry
+    if mirror := get_mirror():
         mirror.keep(entry)
+    if came_to.settled:
+        task = by_email_type().get(entry.email_type)
+        tell(task, entry, "webhook", DeliveryInDoubt(f"{esp_name} tells: {kind}"))
 
 
 def _aware(moment: Any) -> datetime | None:

@@ -21,7 +21,8 @@ from anymail.message import AnymailStatus
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 
-from ...core.addresses import normalise
+from ...core.addresses import mask_all, normalise
+from ...core.errors import RecipientsRefused
 from ...core.outcomes import Reply
 from ...core.status import DeliveryStatus
 from ...mail.providers import BREVO, RESEND, SMTP, Deduplication
@@ -29,7 +30,7 @@ from ...mail.recognition import ProviderKey
 from ...mail.transports import Witness, addressed
 from . import marks
 from .deadline import Deadline, watch
-from .errors import reply_for
+from .errors import Unnamed, reply_for
 from .patience import bound
 from .retries import tries
 
@@ -89,7 +90,7 @@ class AnymailTransport:
     ) -> None:
         key = witness.key() if self.provider else None
         message = addressed(original, addresses)
-        if message is not original and not message.to:  # no provider takes a message to nobody
+        if original.to and not message.to:  # no provider takes a message to nobody
             message.to, message.cc = message.cc, []
         message.anymail_status = AnymailStatus()  # type: ignore[attr-defined]
         frozen = key is not None and key.frozen
@@ -104,11 +105,13 @@ class AnymailTransport:
         witness.write_ahead(addresses, content)
         with Deadline(end) as deadline:
             witness.released = True
-            replies, response = self._posted(payload, message, addresses, witness)
+            several = len(addresses) > 1 and not (key is not None and key.again)
+            replies, response = self._posted(payload, message, addresses, witness, several)
         if deadline.cut:
             late = Reply(DeliveryStatus.IN_DOUBT, None, "no answer by the send deadline")
             replies, response = dict.fromkeys(addresses, late), None
         witness.record(replies)
+        _raise_unnamed(replies, witness.name)
         if response is not None:
             original.anymail_status = message.anymail_status  # type: ignore[attr-defined]
             self._tell(message)
@@ -152,21 +155,28 @@ class AnymailTransport:
         return json.dumps({"url": params["url"], "data": data}).encode() if isinstance(data, str) else b""
 
     def _posted(
-        self, payload: Any, message: EmailMessage, addresses: Sequence[str], witness: Witness
+        self,
+        payload: Any,
+        message: EmailMessage,
+        addresses: Sequence[str],
+        witness: Witness,
+        several: bool,
     ) -> tuple[dict[str, Reply], Any]:
         """Make the request. Return what it comes to for each address, and the response if it was understood."""
         backend = self.backend
         try:
             response = backend.post_to_esp(payload, message)
         except (AnymailAPIError, AnymailRecipientsRefused) as error:
-            return dict.fromkeys(addresses, reply_for(error, self.provider, tries(backend) > 1)), None
+            said = reply_for(error, self.provider, tries(backend) > 1, several)
+            return dict.fromkeys(addresses, said), None
         except AnymailError:
             witness.released = False  # Anymail found out while it prepared the request
             raise
         try:
             said = backend.parse_recipient_status(response, payload, message)
         except AnymailAPIError as error:
-            return dict.fromkeys(addresses, reply_for(error, self.provider, tries(backend) > 1)), None
+            said = reply_for(error, self.provider, tries(backend) > 1, several)
+            return dict.fromkeys(addresses, said), None
         message.anymail_status.esp_response = response  # type: ignore[attr-defined]
         message.anymail_status.set_recipient_status(said)  # type: ignore[attr-defined]
         code = getattr(response, "status_code", None)
@@ -187,6 +197,16 @@ class AnymailTransport:
             self.backend.close()
         except Exception:
             logger.warning("the client of %s could not be closed", self.backend.esp_name, exc_info=True)
+
+
+def _raise_unnamed(replies: Mapping[str, Reply], name: str) -> None:
+    """Raise what keeps the task from trying a request again that was refused as a whole."""
+    for reply in replies.values():
+        if isinstance(reply, Unnamed):
+            raise RecipientsRefused(
+                f"{name}: the request for {len(replies)} recipients was refused as a whole, nothing was sent: "
+                + mask_all(reply.detail)
+            )
 
 
 def _reply(status: Any, code: int | None) -> Reply:
