@@ -85,8 +85,8 @@ def main() -> int:
 
 def planned(name: str, rows: int) -> list[str]:
     """Print for each kind of work whether it only probes indexes, and return what does not."""
-    bad = []
-    for work, (statements, walks) in ledger_plans.walks(f"{name}_{rows}", min(rows, ledger_plans.OUTBOX)).items():
+    bad, messages = [], min(rows, ledger_plans.OUTBOX)
+    for work, (statements, walks) in ledger_plans.walks(f"{name}_{rows}", messages).items():
         said = "index probes only" if not walks else f"{len(walks)} NOT by index probes"
         print(f"{name:10} plan {work:20} {statements:12} statements: {said}", flush=True)
         bad += [f"{name}: {work}: {walk}" for walk in walks]
