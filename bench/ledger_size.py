@@ -78,15 +78,15 @@ def main() -> int:
                         )
                         if state == "warm" and kind in (new, duplicate) and ratio > MOST:
                             bad.append(f"{name}: {what} takes {ratio:.2f} times as long, more than {MOST}")
-            bad += planned(name, f"{name}_{options.rows}")
+            bad += planned(name, options.rows)
     print("\n".join(bad) or f"index probes only, and no warm claim takes more than {MOST} times as long")
     return 1 if bad else 0
 
 
-def planned(name: str, alias: str) -> list[str]:
+def planned(name: str, rows: int) -> list[str]:
     """Print for each kind of work whether it only probes indexes, and return what does not."""
-    bad = []
-    for work, (statements, walks) in ledger_plans.walks(alias).items():
+    bad, messages = [], min(rows, ledger_plans.OUTBOX)
+    for work, (statements, walks) in ledger_plans.walks(f"{name}_{rows}", messages).items():
         said = "index probes only" if not walks else f"{len(walks)} NOT by index probes"
         print(f"{name:10} plan {work:20} {statements:12} statements: {said}", flush=True)
         bad += [f"{name}: {work}: {walk}" for walk in walks]
