@@ -81,15 +81,15 @@ def race_sweep_and_hand_over(
     ledger = Ledger(store)
 
     def go_round() -> None:
-        while not stop.is_set():
-            sweep.Sweep(Ledger(watched)).expired()  # type: ignore[arg-type]
-        close()
+        try:
+            while not stop.is_set():
+                sweep.Sweep(Ledger(watched)).expired()  # type: ignore[arg-type]
+        finally:
+            close()
 
-    sweeps = [threading.Thread(target=go_round) for _ in range(2)]
-    for thread in sweeps:
-        thread.start()
-    try:
-        with ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor(2) as sweepers, ThreadPoolExecutor(4) as pool:
+        sweeps = [sweepers.submit(go_round) for _ in range(2)]
+        try:
 
             def one(number: int) -> Any:
                 try:
@@ -98,10 +98,10 @@ def race_sweep_and_hand_over(
                     close()
 
             done = list(pool.map(one, numbers))
-    finally:
-        stop.set()
-        for thread in sweeps:
-            thread.join(60)
+        finally:
+            stop.set()
+        for each in sweeps:
+            each.result(60)
     for number, entry in zip(numbers, done, strict=True):
         assert (entry.status, entry.result, entry.attempts) == (Status.SENT, number, 1)
         assert [d.status for d in entry.deliveries] == [DeliveryStatus.ACCEPTED]
