@@ -8,6 +8,7 @@ from typing import Any
 
 from .calls import LONGEST_WAIT, Call, Ending, Next, TakenOver
 from .core.deliveries import in_doubt
+from .core.doubts import left_to_rules
 from .core.errors import (
     ClaimLost,
     DeliveryInDoubt,
@@ -53,7 +54,7 @@ def conduct(call: Call, state: Run | Duplicate, body: Callable[[], Any]) -> Any:
 
 def _raise_swallowed(call: Call, run: Run) -> None:
     """Raise what a body that ended well should not have swallowed, as if that had been its end."""
-    error = run.unserved.owed(run.entry.deliveries) if run.stopped_by is None else _left_to_rules(run)
+    error = run.unserved.owed(run.entry.deliveries) if run.stopped_by is None else _doubt_to_settle(run)
     if error is not None:
         logger.warning("%s: the body swallowed %r, which counts", run.asker.email_type, type(error).__name__)
         call.raise_in_body(error)
@@ -83,14 +84,14 @@ def _is_offered_again(call: Call, run: Run, error: Exception) -> bool:
     if run.stopped_by is None:
         passes = isinstance(error, RecipientsDeferred) or run.unserved.passes(error)
     else:
-        passes = error is _left_to_rules(run)
+        passes = error is _doubt_to_settle(run)
     return passes and not call.retries_itself(error)
 
 
-def _left_to_rules(run: Run) -> Exception | None:
+def _doubt_to_settle(run: Run) -> Exception | None:
     """Return what stopped a run by a doubt that the task's own rules may settle, at the next claim; or None."""
-    rules = run.policy.in_doubt != "hold" and bool(in_doubt(run.entry))
-    return run.stopped_by if rules and not isinstance(run.stopped_by, IdempotencyError) else None
+    settles = bool(in_doubt(run.entry)) and left_to_rules(run.entry, run.policy)
+    return run.stopped_by if settles and not isinstance(run.stopped_by, IdempotencyError) else None
 
 
 def deferral(times: int, error: Exception) -> float:

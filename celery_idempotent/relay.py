@@ -17,7 +17,7 @@ from django.db import Error as DatabaseError
 from django.db import close_old_connections
 
 from .conf import conf
-from .core.doubts import is_to_finish
+from .core.doubts import is_to_finish, left_to_rules
 from .core.entry import running
 from .core.errors import EntryUnreadable, LedgerUnavailable
 from .core.generations import took_part, window_has_passed
@@ -74,7 +74,7 @@ def judge(stored: Stored, asker: Asker, rules: Policy) -> Next:
             # Another task's failure does not answer for this one: called, it would try again.
             return Next.REMOVE if entry.owner == asker.task_id else Next.PUBLISH
         case Status.IN_DOUBT:
-            if rules.in_doubt != "hold" or is_recognised(entry, now, rules.send_timeout):
+            if left_to_rules(entry, rules) or is_recognised(entry, now, rules.send_timeout):
                 return Next.PUBLISH  # the next claim settles it, or offers it again under the provider's key
             return Next.WAIT  # once an operator has released it, the arguments are still here
     return Next.WAIT if running(entry, now) else Next.PUBLISH

@@ -15,6 +15,9 @@ from .status import DeliveryStatus, Status
 
 logger = logging.getLogger("celery_idempotent")
 
+_AGAIN = "offered again in doubt"
+"""The action in the audit."""
+
 
 def doubtful(entry: Entry) -> Entry:
     """Return ``entry`` in doubt, with what was being handed over and of which the provider has told nothing.
@@ -61,12 +64,22 @@ def verdict(entry: Entry, policy: Policy) -> Verdict:
     return Verdict.UNKNOWN
 
 
+def left_to_rules(entry: Entry, policy: Policy) -> bool:
+    """Tell whether ``entry``, in doubt, is to be claimed again by itself, so that its rules settle it.
+
+    With "resend" once in a generation: a server whose replies always get lost takes a copy each time.
+    """
+    if policy.in_doubt == "resend":
+        return not any(one.action == _AGAIN and one.generation == entry.generation for one in entry.audit)
+    return callable(policy.in_doubt)
+
+
 def resolved_by_rules(entry: Entry, said: Verdict, policy: Policy, now: datetime) -> Entry:
     """Return ``entry``, in doubt, as what the task's rules ``said`` settles it, with that in its audit."""
     if said is Verdict.SENT:
         status, action = DeliveryStatus.ACCEPTED, "resolved as sent"
     else:
-        status, action = DeliveryStatus.DEFERRED, "offered again in doubt"
+        status, action = DeliveryStatus.DEFERRED, _AGAIN
     reason = 'in_doubt="resend"' if policy.in_doubt == "resend" else f"the verifier says: {said.value}"
     one = Intervention(action, "in_doubt", reason, now, entry.generation, entry.status)
     return replace(resolved(entry, status), audit=with_decision(entry.audit, one))

@@ -145,6 +145,14 @@ def test_a_doubt_that_the_tasks_own_rules_settle(shop: Shop, task: str, args: st
     assert len({received.message_id for received in shop.server.accepted}) == 1
 
 
+def test_a_server_whose_replies_always_get_lost(shop: Shop) -> None:
+    """It may have the mail twice, and not as often as there are retries: then somebody has to look."""
+    shop.server.script["dot"] = [DROP_AFTER_ACCEPT] * 9
+    value, status, deliveries, state = shop.ask(RUN.format(task="insistent", order=next(orders)))
+    assert (value, status, deliveries, state) == ("SMTPServerDisconnected", "in_doubt", ["in_doubt"], "FAILURE")
+    assert shop.copies() == 2
+
+
 def test_a_doubt_that_no_rule_settles_is_held(shop: Shop) -> None:
     """The verifier does not know, when the task has come back: it ends as one that is held."""
     shop.server.script["dot"] = [DROP_AFTER_ACCEPT, "250 ok"]

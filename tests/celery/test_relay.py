@@ -105,12 +105,21 @@ def test_doubt_that_a_claim_can_settle_is_published(in_doubt: Any, monkeypatch: 
     assert Relay(app).once().published == 1
 
 
+def test_what_was_sent_again_in_doubt_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``resend``, a server whose replies always get lost would else take a copy with each round."""
+    monkeypatch.setattr(relayed, "in_doubt", "resend")
+    seed = Seed(relayed, 1, by=lost(relayed), in_doubt="resend")
+    seed.settled(DeliveryStatus.IN_DOUBT)
+    seed.settled(DeliveryStatus.IN_DOUBT)
+    assert Relay(app).once().waiting == 1
+
+
 def test_what_an_operator_releases_goes_out(memory_ledger: Any) -> None:
     """In doubt it waits with its arguments; once somebody has decided "not sent", it is published."""
     task_id = lost(relayed)
     entry = seeds(task_id)["in doubt"]()
     assert Relay(app).once().waiting == 1
-    memory_ledger.store.swap(replace(entry, status=Status.RELEASED), entry.version)
+    memory_ledger.store.swap(replace(entry, status=Status.RELEASED, deadline=None), entry.version)
     make_due()
     assert Relay(app).once().published == 1
 
