@@ -166,7 +166,7 @@ provider = Provider()
 
 
 @app.task(
-    base=IdempotentEmailTask, key_fields=("n",), name="verified-mail", in_doubt=lambda entry: provider(entry)
+    base=IdempotentEmailTask, key_fields=("n",), name="raced-mail", in_doubt=lambda entry: provider(entry)
 )
 def verified_mail(n: int) -> None: ...
 
@@ -188,7 +188,7 @@ def test_two_whole_sweeps_with_a_verifier(
             connections[database].close()
 
     for number in range(5):
-        who = replace(asker(number), email_type="verified-mail")
+        who = replace(asker(number), email_type="raced-mail")
         late = Policy(send_timeout=-1.0)
         ledger.begin(ledger.claim(who, late).entry, [TARGET], "<m@x>", who, late)  # type: ignore[union-attr]
         passes = race(go_round, 2)
