@@ -8,6 +8,8 @@ from typing import Any
 import django
 import pytest
 import redis as client
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from celery_idempotent import wiring
 from celery_idempotent.mail.connections import kept
@@ -15,6 +17,10 @@ from tests.matrix import pytest_xdist_make_scheduler  # noqa: F401
 from tests.support.mailserver import ScriptedSMTP
 from tests.support.servers import MariaDB, Postgres, RabbitMQ, Redis
 from tests.support.shop import Shop, opened, sqlite
+
+# How long an example takes says nothing on a machine that runs other tests beside.
+hypothesis_settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("busy")
 
 collect_ignore = [] if django.VERSION >= (6, 1) else ["mail/test_django_6_1.py"]
 

@@ -25,10 +25,14 @@ TARGET = ("0", Recipient("a" * 64, "a***@example.com"))
 def doubtful(db: None, settings: Any) -> Entry:
     """An email whose reply was lost."""
     settings.CELERY_IDEMPOTENT |= {"LEDGER": "database"}
+    return in_doubt(Policy(send_timeout=0.0))
+
+
+def in_doubt(policy: Policy) -> Entry:
     ledger = wiring.get_ledger()
-    entry = ledger.begin(ledger.claim(ASKER, Policy()).entry, [TARGET], "<m@shop>", ASKER, Policy())
+    entry = ledger.begin(ledger.claim(ASKER, policy).entry, [TARGET], "<m@shop>", ASKER, policy)
     lost = {TARGET: Reply(DeliveryStatus.IN_DOUBT, None, "connection lost")}
-    return ledger.settle(entry, lost, "<m@shop>", ASKER, Policy())
+    return ledger.settle(entry, lost, "<m@shop>", ASKER, policy)
 
 
 def page(client: Any) -> str:
@@ -43,6 +47,17 @@ def test_a_doubt_shows_what_to_look_for_beside_the_buttons(admin_client: Any, do
     assert "by worker@host" in box
     assert "+00:00" in box
     assert 'value="resolve_not_sent"' in box
+
+
+def test_a_doubt_whose_deadline_is_running_is_not_said_to_be_unsent(
+    admin_client: Any, db: None, settings: Any
+) -> None:
+    """The mail server may be at it; that it has the mail can be said."""
+    settings.CELERY_IDEMPOTENT |= {"LEDGER": "database"}
+    in_doubt(Policy())
+    box = page(admin_client).partition('class="decide"')[2].partition("</form>")[0]
+    assert 'value="resolve_sent"' in box
+    assert 'value="resolve_not_sent"' not in box
 
 
 def test_a_doubt_of_an_opaque_body_names_no_message_id(admin_client: Any, db: None, settings: Any) -> None:

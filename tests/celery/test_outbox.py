@@ -116,7 +116,7 @@ def test_the_row_of_a_duplicate_goes_with_its_answer(broker: Broker) -> None:
 )
 def test_arguments_go_with_the_decision_that_ends_an_email(broker: Broker, decision: str, left: int) -> None:
     """Withdrawn, its own message goes at once. Others keep theirs: a body may have to go on with it."""
-    seed = Seed(owed, 1, by=owed.enqueue(1).id)
+    seed = Seed(owed, 1, by=owed.enqueue(1).id, send_timeout=0.0)
     stranger = owed.enqueue(2)
     seed.settled(DeliveryStatus.IN_DOUBT) if decision.startswith("resolve") else seed.released(100)
     desk.decide(decision, owed.key_for(1), "ann", "asked for")

@@ -6,6 +6,7 @@ from typing import Any
 
 import psutil
 import redis
+from celery._state import _get_active_apps
 from kombu import pools
 from pytest_celery import (
     CeleryTestBroker,
@@ -78,8 +79,8 @@ class LocalBroker(LocalNode, CeleryTestBroker):
     def forget(self) -> None:
         """Close this process's connections; Kombu keeps them by address, for all apps."""
         pools.reset()
-        if self.app:
-            self.app._after_fork()
+        for app in _get_active_apps():
+            app._after_fork()
 
     def purge(self, queue: str) -> None:
         """Forget every message, those that a worker has not acknowledged as well. No worker may run."""
