@@ -40,7 +40,9 @@ def test_a_window_that_is_none_is_refused_when_the_task_is_called(window: Any, m
     """Zero, negative or no duration at all, in a project that silences its checks: before anything is sent."""
     options = {"window": window, "window_mode": mode, "event_time_field": "at"}
 
-    @app.task(base=IdempotentTask, key_fields=("user",), name=f"no-window-{mode}-{window}", **options)
+    @app.task(
+        base=IdempotentTask, key_fields=("user",), name=f"no-window-{mode}-{window}", shared=False, **options
+    )
     def windowed(user: int, at: Any) -> None: ...
 
     for call in (windowed.delay, windowed.enqueue, windowed.key_for):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_idempotent import IdempotentEmailTask, registry, retention, wiring
+from celery_idempotent import IdempotentEmailTask, checks, registry, retention, wiring
 from celery_idempotent.core.ledger import Ledger
 from tests.support.apps import current, see_only
 
@@ -21,7 +21,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
     @app.task(base=IdempotentEmailTask, name="commanded", shared=False, key_fields=("order_id", "to"))
     def commanded(order_id: Any, to: str) -> None: ...
 
-    see_only(monkeypatch, "commanded", registry, retention)
+    see_only(monkeypatch, "commanded", registry, retention, checks)
     with current(app):
         yield app
 
