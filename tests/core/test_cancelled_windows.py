@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from celery_idempotent.core.entry import After
+from celery_idempotent.core.entry import After, Entry
 from celery_idempotent.core.errors import ClaimLost
 from celery_idempotent.core.forgetting import FORGOTTEN
 from celery_idempotent.core.interventions import Operator
@@ -103,12 +103,17 @@ def test_the_cancellation_of_this_generation_counts(ledger: Ledger, clock: Clock
     assert claimed(ledger, FOUR, DAILY).generation == 3
 
 
+def answered(ledger: Ledger, reply: Reply) -> Entry:
+    """A hand-over, and what the mail server said."""
+    entry = ledger.begin(claimed(ledger, ONE, DAILY), [TARGET], "<m@x>", ONE, DAILY)
+    return ledger.settle(entry, {TARGET: reply}, "<m@x>", ONE, DAILY)
+
+
 def test_what_was_given_up_and_then_forgotten_is_withdrawn_until_its_window_ends(
     ledger: Ledger, clock: Clock, operator: Operator
 ) -> None:
     """`forget` cancels it: within the window nobody gets it a second time, after it everybody does anew."""
-    entry = ledger.begin(claimed(ledger, ONE, DAILY), [TARGET], "<m@x>", ONE, DAILY)
-    entry = ledger.settle(entry, {TARGET: Reply(DeliveryStatus.REFUSED, 550)}, "<m@x>", ONE, DAILY)
+    entry = answered(ledger, Reply(DeliveryStatus.REFUSED, 550))
     operator.forget(ledger.fail(entry, "x"), ANN.digest, [FORGOTTEN])
     assert isinstance(ledger.claim(TWO, DAILY), Duplicate)
     clock.forward(DAY)
@@ -119,8 +124,7 @@ def test_an_acceptance_that_is_proven_after_the_cancellation_counts(
     ledger: Ledger, clock: Clock, operator: Operator
 ) -> None:
     """P1: a webhook tells that it had gone out after all: a window from then on."""
-    entry = ledger.begin(claimed(ledger, ONE, DAILY), [TARGET], "<m@x>", ONE, DAILY)
-    entry = ledger.settle(entry, {TARGET: Reply(DeliveryStatus.DEFERRED, 451)}, "<m@x>", ONE, DAILY)
+    entry = answered(ledger, Reply(DeliveryStatus.DEFERRED, 451))
     entry = operator.cancel(ledger.release(entry, DAILY))
     clock.forward(10)
     ledger.store.swap(replace(entry, sent_at=After()), entry.version)
