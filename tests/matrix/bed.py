@@ -25,6 +25,8 @@ TRANSPORT: dict[str, dict[str, Any]] = {
         # Kombu looks for unacknowledged messages every interval x throttle seconds: 10 x 10 by default.
         "unacked_restore_interval": 1,
         "unacked_restore_throttle": 1,
+        # A worker killed while it looks leaves its lock, and nobody looks for as long as that: 300 by default.
+        "unacked_mutex_expire": 3,
     },
     # Without confirmation a killed broker may forget what it was just given.
     "rabbitmq": {"confirm_publish": True},

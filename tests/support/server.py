@@ -11,19 +11,31 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from glob import glob
+from itertools import cycle, islice
 from typing import Any
 
 from tests.support.processes import kill_group
 
 
-def free_port() -> int:
-    """Return a port that was free a moment ago.
+def _ports() -> Iterator[int]:
+    """Yield this test process's share of the ports, in any order, again and again.
 
-    Below the range that outgoing connections are given, so that nobody takes it during an outage.
+    Below the range that outgoing connections are given, and none that another process of the same run is given:
+    nobody takes one before its server listens, or during an outage.
     """
-    for port in random.sample(range(15_000, 32_000), 200):
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    share = range(15_000 + number, 32_000, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+    return cycle(random.sample(share, len(share)))
+
+
+_PORTS = _ports()
+
+
+def free_port() -> int:
+    """Return a port that was free a moment ago, and that this process was not given for thousands of calls."""
+    for port in islice(_PORTS, 200):
         try:
             socket.create_server(("127.0.0.1", port)).close()
         except OSError:

@@ -13,6 +13,7 @@ import pytest
 import redis
 from kombu import Connection
 
+from tests.support import server
 from tests.support.servers import MariaDB, Postgres, RabbitMQ, Redis, Server, find, free_port
 from tests.support.worker import wait_for
 
@@ -94,6 +95,17 @@ def test_a_server_that_does_not_start_leaves_nothing_and_shows_its_log() -> None
 
 def test_ports_are_below_those_of_outgoing_connections() -> None:
     assert all(port < 32_768 for port in (free_port() for _ in range(20)))
+
+
+def test_no_port_is_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by one process of a run nor by another: a server may not listen yet, or be in an outage."""
+    monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", "2")
+    given: list[int] = []
+    for worker in ("gw0", "gw1"):
+        monkeypatch.setenv("PYTEST_XDIST_WORKER", worker)
+        monkeypatch.setattr(server, "_PORTS", server._ports())
+        given += [free_port() for _ in range(2000)]
+    assert len(set(given)) == len(given)
 
 
 def living_in(directory: str) -> list[str]:
