@@ -152,6 +152,19 @@ def test_a_crash_between_claim_and_offer_leaves_the_doubt(ledger: Ledger, clock:
     assert outcome.entry.status is Status.IN_DOUBT
 
 
+def test_a_claim_to_offer_it_again_does_not_shorten_the_send_deadline(ledger: Ledger, clock: Clock) -> None:
+    """P1: the server may still be at the first offer, so until then nobody knows that it was not sent."""
+    policy = replace(POLICY, lease=5, send_timeout=300, in_doubt=lambda entry: Verdict.NOT_SENT)
+    entry = ledger.begin(acquired(ledger, policy=policy), [ANN], "<m>", ONE, policy, OFFER)
+    until = entry.deadline
+    ledger.settle(entry, {ANN: LOST}, "<m>", ONE, policy)
+    clock.forward(10)
+    entry = ledger.close_offer(ledger.fail(acquired(ledger, policy=policy), "x"))
+    assert (entry.status, entry.deadline) == (Status.IN_DOUBT, until)
+    clock.forward(289)
+    assert isinstance(ledger.claim(TWO, policy), Busy)
+
+
 @pytest.mark.parametrize("end", ["release", "fail", "complete"])
 def test_a_body_that_does_not_offer_it_leaves_the_doubt(ledger: Ledger, end: str) -> None:
     """P2: a body that takes another way this time does not make it sent, free or failed."""
