@@ -144,11 +144,11 @@ class Run:
                 self._withdraw(targets, message_id)
                 raise
 
-    def begin_again(self) -> None:
+    def begin_again(self, served: Sequence[Target]) -> None:
         """Write ahead that what is in doubt goes out once more. Raises as `begin`, and `DeliveryInDoubt`."""
         with self._stopping():
             began = time.monotonic()
-            self.entry = self.ledger.begin_again(self.entry, self.asker, self.policy)
+            self.entry = self.ledger.begin_again(self.entry, self.asker, self.policy, served)
             if time.monotonic() - began > self.policy.send_timeout:
                 raise LedgerUnavailable(
                     f"{self.asker.email_type}: the write-ahead took longer than send_timeout"

@@ -150,7 +150,7 @@ class HandOver:
         """Write that ``served`` are about to get it. Raises `ClaimLost`, `LedgerUnavailable`: do not send."""
         self._replies, self.released = {}, False  # those of an earlier transaction are on record
         if self._again is not None:
-            self.run.begin_again()
+            self.run.begin_again([self._pending[address] for address in served])
             self._open = list(self._pending)
             return
         offer = self._next.offer(content) if self._next else None
