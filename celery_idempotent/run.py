@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from .core.outcomes import Acquired, Asker, Policy, Reply, Target
 from .core.status import DeliveryStatus
 from .insisting import insist
 from .parts import Parts, named_targets
-from .unserved import Unserved
+from .unserved import Place, Unserved
 
 logger = logging.getLogger("celery_idempotent")
 
@@ -72,6 +72,7 @@ class Run:
         self.unserved = Unserved()
         """What hand-overs raised that the body may have swallowed."""
         self._parts = Parts()
+        self._named: dict[str, frozenset[Place]] = {}
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -99,6 +100,19 @@ class Run:
         """Return the Message-ID of the message whose first target this is: one for all attempts."""
         part, who = target
         return f"<{digest(self.entry.key, self.entry.generation, part, who.digest)[:40]}@{domain}>"
+
+    def named(self, places: Iterable[Place], names: Iterable[str]) -> str:
+        """Return the first of ``names`` that no other message of this body has, and keep it for ``places``.
+
+        A body that runs again in another order gives a message the parts of another one, and so its name. Two
+        of one name are one to receivers that suppress duplicates.
+        """
+        own, first = frozenset(places), ""
+        for name in names:
+            first = first or name
+            if self._named.setdefault(name, own) & own:
+                return name
+        return first
 
     def known(self) -> dict[tuple[str, str], Delivery]:
         """Return the deliveries so far, by part and recipient digest."""
@@ -130,11 +144,11 @@ class Run:
                 self._withdraw(targets, message_id)
                 raise
 
-    def begin_again(self) -> None:
+    def begin_again(self, served: Sequence[Target]) -> None:
         """Write ahead that what is in doubt goes out once more. Raises as `begin`, and `DeliveryInDoubt`."""
         with self._stopping():
             began = time.monotonic()
-            self.entry = self.ledger.begin_again(self.entry, self.asker, self.policy)
+            self.entry = self.ledger.begin_again(self.entry, self.asker, self.policy, served)
             if time.monotonic() - began > self.policy.send_timeout:
                 raise LedgerUnavailable(
                     f"{self.asker.email_type}: the write-ahead took longer than send_timeout"

@@ -101,7 +101,7 @@ class Claim:
             return self._acquire(entry, mismatch)
         said = verdict(entry, self.policy)
         if said is not Verdict.SENT and self._is_recognised(entry, now):
-            return self._acquire_to_offer_again(entry, mismatch)
+            return self._acquire_to_offer_again(entry, now, mismatch)
         if said is Verdict.NOT_SENT and callable(self.policy.in_doubt) and running(entry, now):
             return Busy(entry, remaining(entry, now))
         if said is Verdict.UNKNOWN:
@@ -125,9 +125,11 @@ class Claim:
     def _acquire(self, entry: Entry, mismatch: bool = False, becoming: Entry | None = None) -> Acquired | None:
         return self._take(self._taken(becoming or entry), entry, mismatch)
 
-    def _acquire_to_offer_again(self, entry: Entry, mismatch: bool) -> Acquired | None:
-        """Claim what the provider would recognise. SENDING: it may have the mail already."""
-        return self._take(replace(self._taken(entry), status=Status.SENDING), entry, mismatch)
+    def _acquire_to_offer_again(self, entry: Entry, now: datetime, mismatch: bool) -> Acquired | None:
+        """Claim what the provider would recognise. SENDING: it may have the mail already, or still take it."""
+        seconds = max(self.policy.lease, remaining(entry, now) if running(entry, now) else 0.0)
+        taken = replace(self._taken(entry), status=Status.SENDING, deadline=After(seconds))
+        return self._take(taken, entry, mismatch)
 
     def _take(self, wanted: Entry, entry: Entry, mismatch: bool) -> Acquired | None:
         swapped = swap(self.store, wanted, entry, opaque_begun(wanted, self.asker, self.policy))

@@ -23,9 +23,12 @@ def begun(
     return changed, attempts.begun(changed, asker, rows)
 
 
-def begun_again(entry: Entry, asker: Asker, policy: Policy) -> tuple[Entry, Attempt]:
-    """Return ``entry`` with what is in doubt on its way once more, under its provider key."""
-    changed = _sending(offers.again(entry), policy)
+def begun_again(
+    entry: Entry, asker: Asker, policy: Policy, served: Iterable[Target] | None = None
+) -> tuple[Entry, Attempt]:
+    """Return ``entry`` with what is in doubt on its way once more, under its provider key; None: to all."""
+    places = None if served is None else {(part, who.digest) for part, who in served}
+    changed = _sending(offers.again(entry, places), policy)
     rows = [delivery for delivery in changed.deliveries if delivery.status is DeliveryStatus.SENDING]
     return changed, attempts.begun(changed, asker, rows)
 

@@ -95,13 +95,16 @@ class Ledger:
         changed, attempt = handover.begun(entry, targets, message_id, asker, policy, offer)
         return write(self.store, changed, entry, attempt)
 
-    def begin_again(self, entry: Entry, asker: Asker, policy: Policy) -> Entry:
+    def begin_again(
+        self, entry: Entry, asker: Asker, policy: Policy, served: Iterable[Target] | None = None
+    ) -> Entry:
         """Write ahead that what is in doubt is about to be handed over once more under its provider key.
 
+        ``served`` are those whom that reaches, None for all; no answer under it counts for the others then.
         Raises `DeliveryInDoubt` if the provider could have forgotten the key before that is over, and as
         `begin` does: nothing may be sent then.
         """
-        changed, attempt = handover.begun_again(entry, asker, policy)
+        changed, attempt = handover.begun_again(entry, asker, policy, served)
         begun = write(self.store, changed, entry, attempt)
         if begun.deadline <= begun.recognised_until:  # type: ignore[operator]
             return begun

@@ -7,6 +7,7 @@ can have seen the key; so the provider remembers it for at least as long.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -14,6 +15,9 @@ from .deliveries import in_doubt
 from .entry import After, Entry
 from .outcomes import Reply
 from .status import DeliveryStatus, Status
+
+LEFT_OUT = "left out of a later offer"
+"""How the detail of a delivery in doubt begins, for which the key does not stand any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +66,26 @@ def is_recognised(entry: Entry, now: datetime, seconds: float) -> bool:
     )
 
 
-def again(entry: Entry) -> Entry:
-    """Return ``entry`` with its doubtful deliveries being handed over once more under the same key."""
-    turned = _turned(entry, DeliveryStatus.IN_DOUBT, DeliveryStatus.SENDING)
-    return replace(turned, offers=entry.offers + 1)
+def again(entry: Entry, served: Collection[tuple[str, str]] | None = None) -> Entry:
+    """Return ``entry`` with its doubtful deliveries being handed over once more under the same key.
+
+    Where not all of them are ``served``, by (part, digest), the others are marked: the provider may know the
+    key from this offer, and then its answer to a later one says nothing about them.
+    """
+    rows = tuple(
+        replace(d, detail=_marked(d.detail))
+        if d.status is DeliveryStatus.IN_DOUBT
+        and served is not None
+        and (d.part, d.recipient.digest) not in served
+        else d
+        for d in entry.deliveries
+    )
+    marked = replace(entry, deliveries=rows, offers=entry.offers + 1)
+    return _turned(marked, DeliveryStatus.IN_DOUBT, DeliveryStatus.SENDING)
+
+
+def _marked(detail: str) -> str:
+    return detail if detail.startswith(LEFT_OUT) else f"{LEFT_OUT}: {detail}"[:200]
 
 
 def _turned(entry: Entry, status: DeliveryStatus, other: DeliveryStatus) -> Entry:
@@ -85,13 +105,14 @@ def settled(entry: Entry, place: tuple[str, str], reply: Reply) -> Reply:
     """Return what ``reply`` says about the delivery at ``place``, (part, digest), of ``entry``.
 
     ``entry`` is as it was `before` the offer. Of one that was in doubt then, only an acceptance says something:
-    a refusal is about this offer, not about the one whose reply was lost.
+    a refusal is about this offer, not about the one whose reply was lost. Of one `LEFT_OUT` nothing does.
     """
-    if reply.status is DeliveryStatus.ACCEPTED:
-        return reply
     for d in entry.deliveries:
         if (d.part, d.recipient.digest) == place and d.status is DeliveryStatus.IN_DOUBT:
-            return replace(reply, status=DeliveryStatus.IN_DOUBT)
+            if d.detail.startswith(LEFT_OUT):
+                return replace(reply, status=DeliveryStatus.IN_DOUBT, detail=_marked(reply.detail))
+            if reply.status is not DeliveryStatus.ACCEPTED:
+                return replace(reply, status=DeliveryStatus.IN_DOUBT)
     return reply
 
 

@@ -43,7 +43,7 @@ class HandOver:
         self.message = message
         self.transport = transport
         self.addresses = _by_target(run, message)
-        self.message_id = _given_message_id(message) or self._known_message_id() or self._new_message_id()
+        self.message_id = _given_message_id(message) or run.named(map(place, self.addresses), self._names())
         self._pending: dict[str, Target] = {}
         self._open: list[str] = []
         self._replies: Mapping[str, Reply] = {}
@@ -55,15 +55,16 @@ class HandOver:
         """Another try would come to the same."""
         self.released = False
 
-    def _known_message_id(self) -> str:
-        """Return what this message was called when it was offered before: by another host, perhaps."""
+    def _names(self) -> Iterator[str]:
+        """Yield Message-IDs, the best first: what this was called when it was offered, perhaps elsewhere."""
+        yield from self._known_message_ids()
+        for target in self.addresses:
+            yield self.run.message_id(target, conf.message_id_domain or DNS_NAME.get_fqdn())
+
+    def _known_message_ids(self) -> Iterator[str]:
         known = self.run.known()
         rows = (known.get(place(target)) for target in self.addresses)
-        return next((row.message_id for row in rows if row is not None and row.message_id), "")
-
-    def _new_message_id(self) -> str:
-        domain = conf.message_id_domain or DNS_NAME.get_fqdn()
-        return self.run.message_id(next(iter(self.addresses)), domain)
+        return (row.message_id for row in rows if row is not None and row.message_id)
 
     def deliver(self) -> None:
         """Hand over what is owed. Raises what is not settled, and what the transport raises before it sends."""
@@ -149,7 +150,7 @@ class HandOver:
         """Write that ``served`` are about to get it. Raises `ClaimLost`, `LedgerUnavailable`: do not send."""
         self._replies, self.released = {}, False  # those of an earlier transaction are on record
         if self._again is not None:
-            self.run.begin_again()
+            self.run.begin_again([self._pending[address] for address in served])
             self._open = list(self._pending)
             return
         offer = self._next.offer(content) if self._next else None
@@ -165,8 +166,8 @@ class HandOver:
         self._waits += [wait for r in deferred if (wait := wait_for(r.code, r.detail)) is not None]
         settled = {self._pending[address]: _scrubbed(reply) for address, reply in replies.items()}
         # What went before is offered again as it was then, also where the project gives each try a Message-ID.
-        again = self._again is not None
-        self.run.settle(settled, (again and self._known_message_id()) or self.message_id)
+        names = self._known_message_ids() if self._again is not None else iter(())
+        self.run.settle(settled, next(names, self.message_id))
         self._is_final = self._repeats(replies)
         self._open = []
 

@@ -136,9 +136,12 @@ def addressed(message: EmailMessage, addresses: Sequence[str]) -> EmailMessage:
 
 
 def _taken(addresses: Sequence[str], left: set[str]) -> list[str]:
-    """Return those of ``addresses`` that mean one of ``left``, and take it away from there."""
+    """Return those of ``addresses`` that mean one of ``left``, and take it away from there.
+
+    Django passes over those that are empty or None.
+    """
     taken = []
-    for address in addresses:
+    for address in filter(None, addresses):
         if (mailbox := normalise(address)) in left:
             left.remove(mailbox)
             taken.append(address)

@@ -127,6 +127,21 @@ def test_whom_a_second_offer_leaves_out_is_in_doubt_as_before(ledger: Ledger, sa
     assert isinstance(outcome, Held if said is YES else Acquired), "accepted: the key stands for Ann alone"
 
 
+@pytest.mark.parametrize("crash", [False, True], ids=["lost", "crash"])
+def test_whom_an_offer_left_out_is_not_settled_by_a_later_one(
+    ledger: Ledger, clock: Clock, crash: bool
+) -> None:
+    """P2: the provider may have the second offer alone. It says yes to the third, and takes nothing of it."""
+    entry = ledger.begin_again(offered(ledger, ANN, BOB), ONE, POLICY, [ANN])
+    if not crash:
+        ledger.settle(entry, {BOB: Reply(DeliveryStatus.DEFERRED, 450), ANN: LOST}, "<m>", ONE, POLICY)
+    clock.forward(31)
+    entry = ledger.begin_again(acquired(ledger), ONE, POLICY, [ANN, BOB])
+    entry = ledger.settle(entry, {ANN: YES, BOB: YES}, "<m>", ONE, POLICY)
+    assert [d.status for d in entry.deliveries] == [DeliveryStatus.ACCEPTED, DeliveryStatus.IN_DOUBT]
+    assert isinstance(ledger.claim(TWO, POLICY), Held)
+
+
 @pytest.mark.parametrize("again", [False, True], ids=["first offer", "second offer"])
 def test_a_crash_in_the_hand_over_is_offered_again(ledger: Ledger, clock: Clock, again: bool) -> None:
     """What was written ahead is all that is needed; everyone waits for the send deadline before."""
@@ -150,6 +165,19 @@ def test_a_crash_between_claim_and_offer_leaves_the_doubt(ledger: Ledger, clock:
     outcome = ledger.claim(ONE, POLICY)
     assert isinstance(outcome, Held)
     assert outcome.entry.status is Status.IN_DOUBT
+
+
+def test_a_claim_to_offer_it_again_does_not_shorten_the_send_deadline(ledger: Ledger, clock: Clock) -> None:
+    """P1: the server may still be at the first offer, so until then nobody knows that it was not sent."""
+    policy = replace(POLICY, lease=5, send_timeout=300, in_doubt=lambda entry: Verdict.NOT_SENT)
+    entry = ledger.begin(acquired(ledger, policy=policy), [ANN], "<m>", ONE, policy, OFFER)
+    until = entry.deadline
+    ledger.settle(entry, {ANN: LOST}, "<m>", ONE, policy)
+    clock.forward(10)
+    entry = ledger.close_offer(ledger.fail(acquired(ledger, policy=policy), "x"))
+    assert (entry.status, entry.deadline) == (Status.IN_DOUBT, until)
+    clock.forward(289)
+    assert isinstance(ledger.claim(TWO, policy), Busy)
 
 
 @pytest.mark.parametrize("end", ["release", "fail", "complete"])

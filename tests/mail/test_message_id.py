@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from django.core.mail import EmailMessage
+from django.core.mail import EmailMessage, get_connection
 from django.core.mail.utils import DNS_NAME
 
 from tests.mail.bodies import run, task
@@ -65,3 +65,26 @@ def test_what_comes_first_on_another_host_is_named_there(settings: Any, hosts: A
         "pod-a>",
         "pod-b>",
     ]
+
+
+def test_two_messages_to_one_person_have_two_names_in_any_order(settings: Any) -> None:
+    """P2: receivers that suppress duplicates by Message-ID would show one of them alone."""
+    order = [0, 1]
+
+    @task("in-any-order")
+    def in_any_order(n: int) -> None:
+        both = [
+            EmailMessage("Hi", "one", to=["ann@example.com", "bob@example.com"]),
+            EmailMessage("Hi", "two", to=["bob@example.com"]),
+        ]
+        with get_connection() as connection:
+            connection.send_messages([both[n] for n in order])
+
+    with ScriptedSMTP(rcpt=by_name(bob=LATER)) as server:
+        run(server, settings, in_any_order)
+    order.reverse()
+    with ScriptedSMTP() as server:
+        assert run(server, settings, in_any_order).successful()
+    first, second = server.accepted
+    assert first.recipients == second.recipients == ["bob@example.com"]
+    assert first.message_id != second.message_id

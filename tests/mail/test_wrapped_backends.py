@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from django.core import mail
 from django.core.mail import EmailMessage
 from django.core.mail.backends.smtp import EmailBackend as DjangoSMTP
@@ -53,6 +54,20 @@ def test_addresses_that_mean_one_mailbox_go_out_once(settings: Any) -> None:
     )
     assert {name: getattr(made[0], name) for name in fields} == fields
     assert len(twice.entry_for(1).deliveries) == 3
+
+
+@pytest.mark.parametrize("bcc", [[None], [""], [None, "bob@example.com"]])
+def test_an_address_that_is_none_is_passed_over(settings: Any, bcc: list[Any]) -> None:
+    """P2: as Django does, so that a setting which is empty keeps no mail back."""
+    settings.CELERY_IDEMPOTENT |= {"EMAIL_BACKEND": "django.core.mail.backends.locmem.EmailBackend"}
+
+    @task(f"copied-to-{bcc}")
+    def copied(n: int) -> None:
+        EmailMessage("Hi", "text", to=["ann@example.com"], bcc=bcc).send()
+
+    assert copied.apply((1,)).successful()
+    (sent,) = mail.outbox
+    assert sent.recipients() == ["ann@example.com", *filter(None, bcc)]
 
 
 class Redirecting(DjangoSMTP):

@@ -98,6 +98,15 @@ def test_a_server_that_takes_fewer_recipients_now(silent: KeyedSMTP) -> None:
     assert entry().status is Status.IN_DOUBT
 
 
+def test_a_server_that_took_fewer_recipients_for_a_while(settings: Any) -> None:
+    """P2: Bob was in the first offer, which got lost, and not in the second, which is what the provider has."""
+    rcpt = ["250 ok", "250 ok", "250 ok", "450 4.2.0 later", "250 ok"]
+    with KeyedSMTP(rcpt=rcpt, dot=[DROP, DROP_AFTER_ACCEPT, "250 ok"]) as server:
+        assert isinstance(send(server, settings, ANN, BOB).result, DeliveryInDoubt)
+    assert [received.recipients for received in server.accepted] == [[ANN]]
+    assert [d.status for d in entry().deliveries] == [DeliveryStatus.ACCEPTED, DeliveryStatus.IN_DOUBT]
+
+
 def test_a_body_that_addresses_others_now_does_not_offer_it_again(silent: KeyedSMTP) -> None:
     """The doubt is about Ann and Bob; a message to Ann alone cannot settle it."""
     run(ANN, BOB)
