@@ -52,12 +52,16 @@ def _duplicate(call: Call, duplicate: Duplicate) -> Duplicate:
 
 
 def _busy(call: Call, busy: Busy) -> Duplicate:
-    """Do as the task's ``on_conflict`` says while somebody else is at work; with "skip", nobody waits."""
+    """Do as the task's ``on_conflict`` says while somebody else is at work; with "skip", nobody waits.
+
+    For the end of its own hand-over a task always waits: nobody else would send what was not sent.
+    """
     entry = busy.entry
     error = InProgress(f"{call.asker.email_type}: {entry.owner} works on {entry.key}", busy.retry_after)
-    if call.task.on_conflict == "raise":
+    on_conflict = "retry" if entry.owner == call.asker.task_id else call.task.on_conflict
+    if on_conflict == "raise":
         raise error
-    if call.task.on_conflict == "skip":
+    if on_conflict == "skip":
         call.report(entry).duplicate()
         return Duplicate(entry)
     # Whoever works on it is usually done long before the lease ends.

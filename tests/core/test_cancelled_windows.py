@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from celery_idempotent.core.audit import MAX_AUDIT
 from celery_idempotent.core.entry import After, Entry
 from celery_idempotent.core.errors import ClaimLost
 from celery_idempotent.core.forgetting import FORGOTTEN
@@ -101,6 +102,18 @@ def test_the_cancellation_of_this_generation_counts(ledger: Ledger, clock: Clock
     assert isinstance(ledger.claim(THREE, DAILY), Duplicate)
     clock.forward(1)
     assert claimed(ledger, FOUR, DAILY).generation == 3
+
+
+def test_a_cancellation_ends_however_much_has_been_decided_since(
+    ledger: Ledger, clock: Clock, operator: Operator
+) -> None:
+    """P2: of a list, a hundred want to be forgotten, and the audit has no room for when it was withdrawn."""
+    entry = cancelled(ledger, operator)
+    for _ in range(MAX_AUDIT):
+        entry = operator.forget(entry, ANN.digest, [FORGOTTEN])
+    assert isinstance(ledger.claim(TWO, DAILY), Duplicate)
+    clock.forward(DAY)
+    assert claimed(ledger, THREE, DAILY).generation == 2
 
 
 def answered(ledger: Ledger, reply: Reply) -> Entry:
