@@ -116,6 +116,18 @@ def test_a_cancellation_ends_however_much_has_been_decided_since(
     assert claimed(ledger, THREE, DAILY).generation == 2
 
 
+def test_a_resend_that_was_taken_back_does_not_lengthen_it(
+    ledger: Ledger, clock: Clock, operator: Operator
+) -> None:
+    """P2: its message could not be published, and everything is as it was."""
+    entry = cancelled(ledger, operator)
+    clock.forward(DAY / 2)
+    operator.take_back(operator.resend(entry, "resent", 60), entry)
+    assert isinstance(ledger.claim(TWO, DAILY), Duplicate)
+    clock.forward(DAY / 2)
+    assert claimed(ledger, THREE, DAILY).generation == 2
+
+
 def answered(ledger: Ledger, reply: Reply) -> Entry:
     """A hand-over, and what the mail server said."""
     entry = ledger.begin(claimed(ledger, ONE, DAILY), [TARGET], "<m@x>", ONE, DAILY)
