@@ -54,7 +54,7 @@ def _duplicate(call: Call, duplicate: Duplicate) -> Duplicate:
 def _busy(call: Call, busy: Busy) -> Duplicate:
     """Do as the task's ``on_conflict`` says while somebody else is at work; with "skip", nobody waits.
 
-    What its own earlier run has left to the server is no conflict: if it ended here, nobody would come back.
+    For the end of its own hand-over a task always waits: nobody else would send what was not sent.
     """
     entry = busy.entry
     error = InProgress(f"{call.asker.email_type}: {entry.owner} works on {entry.key}", busy.retry_after)

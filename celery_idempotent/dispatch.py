@@ -31,6 +31,10 @@ class BrokerDown(Exception):
     """Raised when the broker does not take messages. The rows wait."""
 
 
+class UnknownTask(Unsendable):
+    """Raised for a message of a task that this process does not know. Another one may."""
+
+
 @dataclass
 class Sent:
     """What became of messages."""
@@ -70,7 +74,9 @@ def send(
                     hand_over(app, alias, row, producer)
                     done.append(row)
                 except Unsendable as error:
-                    store.wait(alias, [row], conf.redeliver_after, str(error))
+                    # Its own relay may only be late: for that one it stays due.
+                    seconds = 0.0 if isinstance(error, UnknownTask) else conf.redeliver_after
+                    store.wait(alias, [row], seconds, str(error))
                     outcome.faults.append((row.task, str(error)))
                 left.pop(0)
     finally:
@@ -129,7 +135,7 @@ def task_of(app: Any, row: OutboxMessage) -> Any:
     """Return the task of ``row``. Raises `Unsendable` for one that is gone, or is no longer idempotent."""
     task = app.tasks.get(row.task)
     if task is None:
-        raise Unsendable(
+        raise UnknownTask(
             f"this process knows no task {row.task!r}. Another app's: run a relay there. Renamed: register the "
             "old name as well until the outbox is empty. Removed: delete these messages"
         )

@@ -106,6 +106,8 @@ class Relay:
     def once(self, limit: int | None = None) -> Pass:
         """Work off what is due, up to ``limit`` messages of each database, and as many that nobody knows.
 
+        Without a limit, all that is due, and a batch of those that nobody knows.
+
         Raises `BrokerDown`, and Django's database errors once the other databases are done. What was in hand
         then is due again.
         """
@@ -148,11 +150,12 @@ class Relay:
     def _work_off(self, alias: str, limit: int | None, outcome: Pass) -> None:
         """Work off what is due of the app's own tasks, and then what nobody seems to know.
 
-        What another app's relay may be about to take is left to it.
+        What another app's relay may be about to take is left to it. Of what nobody knows there may be more than
+        could be looked at before it is to be looked at again, and the app's own must not wait for that.
         """
         known = [task.name for task in tasks(self.app)]
-        for which in (store.of(known), store.strange(alias, known, conf.redeliver_after)):
-            left = limit
+        strange = store.strange(alias, known, conf.redeliver_after)
+        for which, left in ((store.of(known), limit), (strange, self.batch if limit is None else limit)):
             while not self.stop.is_set() and left != 0:
                 size = self.batch if left is None else min(self.batch, left)
                 rows = store.take(alias, size, which)

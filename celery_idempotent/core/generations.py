@@ -57,7 +57,11 @@ def _counts_from(entry: Entry) -> datetime | None:
     accepted = entry.sent_at if isinstance(entry.sent_at, datetime) else None
     if entry.status is not Status.CANCELLED:
         return accepted
-    withdrawn = next((one.at for one in reversed(entry.audit) if one.found is not Status.CANCELLED), None)
+    # The audit keeps the newest decisions: if the one that withdrew it is gone, the oldest of them came later.
+    oldest = entry.audit[0].at if entry.audit else None
+    # A resend that was taken back is in there as well, about the generation that did not come to be.
+    own = (one for one in reversed(entry.audit) if one.generation == entry.generation)
+    withdrawn = next((one.at for one in own if one.found is not Status.CANCELLED), oldest)
     return max(withdrawn, accepted or withdrawn) if withdrawn else None
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from celery_idempotent.core.audit import MAX_AUDIT
 from celery_idempotent.core.entry import After, Entry
 from celery_idempotent.core.errors import ClaimLost
 from celery_idempotent.core.forgetting import FORGOTTEN
@@ -101,6 +102,30 @@ def test_the_cancellation_of_this_generation_counts(ledger: Ledger, clock: Clock
     assert isinstance(ledger.claim(THREE, DAILY), Duplicate)
     clock.forward(1)
     assert claimed(ledger, FOUR, DAILY).generation == 3
+
+
+def test_a_cancellation_ends_however_much_has_been_decided_since(
+    ledger: Ledger, clock: Clock, operator: Operator
+) -> None:
+    """P2: of a list, a hundred want to be forgotten, and the audit has no room for when it was withdrawn."""
+    entry = cancelled(ledger, operator)
+    for _ in range(MAX_AUDIT):
+        entry = operator.forget(entry, ANN.digest, [FORGOTTEN])
+    assert isinstance(ledger.claim(TWO, DAILY), Duplicate)
+    clock.forward(DAY)
+    assert claimed(ledger, THREE, DAILY).generation == 2
+
+
+def test_a_resend_that_was_taken_back_does_not_lengthen_it(
+    ledger: Ledger, clock: Clock, operator: Operator
+) -> None:
+    """P2: its message could not be published, and everything is as it was."""
+    entry = cancelled(ledger, operator)
+    clock.forward(DAY / 2)
+    operator.take_back(operator.resend(entry, "resent", 60), entry)
+    assert isinstance(ledger.claim(TWO, DAILY), Duplicate)
+    clock.forward(DAY / 2)
+    assert claimed(ledger, THREE, DAILY).generation == 2
 
 
 def answered(ledger: Ledger, reply: Reply) -> Entry:
