@@ -47,6 +47,7 @@ ACCOUNT = [
     ("postmark", postmark(412)),
     ("postmark", postmark(413)),
     ("postmark", postmark(300, "Invalid 'From' address: 'shop'.")),
+    ("postmark", (422, r'{"ErrorCode": 300, "Message": "Invalid \u0027From\u0027 address."}')),
 ]
 MAIL = [
     ("amazon_ses", ses("MessageRejected")),

@@ -85,8 +85,10 @@ class _Answer(NamedTuple):
     text: str
     provider: str
     """Anymail's ``esp_name``."""
-    code: str
+    code: str = ""
     """The provider's own, where it is known how that tells it."""
+    words: str = ""
+    """What the provider says beside its code, out of JSON."""
 
 
 def reply_for(
@@ -158,7 +160,7 @@ def _is_of_the_account(answer: _Answer) -> bool:
     if not answer.code:
         return False
     name = answer.provider
-    return answer.code not in _OF_THE_MAIL[name] or _OF_THE_SENDER[name] in answer.text
+    return answer.code not in _OF_THE_MAIL[name] or _OF_THE_SENDER[name] in answer.words
 
 
 def _answer(error: BaseException) -> _Answer | None:
@@ -171,8 +173,8 @@ def _answer(error: BaseException) -> _Answer | None:
     if response is None or getattr(response, "status_code", None) is None:
         return None
     name = str(error.esp_name)
-    code = _postmarks(response) if name == "Postmark" else ""
-    return _Answer(response.status_code, response.headers, response.text, name, code)
+    own = _postmarks(response) if name == "Postmark" else ()
+    return _Answer(response.status_code, response.headers, response.text, name, *own)
 
 
 def _botos(response: Mapping[str, Any]) -> _Answer | None:
@@ -180,15 +182,17 @@ def _botos(response: Mapping[str, Any]) -> _Answer | None:
     if about.get("HTTPStatusCode") is None:
         return None
     headers, code = CaseInsensitiveDict(about.get("HTTPHeaders", {})), str(said.get("Code", ""))
-    text = f"{code}: {said.get('Message', '')}"
-    return _Answer(about["HTTPStatusCode"], headers, text, "Amazon SES", code)
+    words = str(said.get("Message", ""))
+    return _Answer(about["HTTPStatusCode"], headers, f"{code}: {words}", "Amazon SES", code, words)
 
 
-def _postmarks(response: Any) -> str:
+def _postmarks(response: Any) -> tuple[str, ...]:
+    """Return the answer's code and words, or nothing."""
     try:
-        return str(response.json()["ErrorCode"])
-    except (ValueError, KeyError, TypeError):
-        return ""
+        said = response.json()
+        return str(said["ErrorCode"]), str(said.get("Message", ""))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ()
 
 
 def _was_retried(error: BaseException) -> bool:
