@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timezone
 from threading import Timer
 from typing import Any
@@ -20,7 +16,8 @@ from celery_idempotent import IdempotentTask, outbox
 from celery_idempotent.dispatch import BrokerDown
 from celery_idempotent.models import OutboxMessage
 from celery_idempotent.relay import Relay
-from tests.support.servers import RabbitMQ, Redis, Server
+from tests.support.frozen import frozen
+from tests.support.servers import RabbitMQ, Redis
 
 pytestmark = pytest.mark.django_db(transaction=True)
 PATIENCE = 1.0
@@ -43,18 +40,6 @@ def task_on(url: str, name: str, **conf: Any) -> Any:
     return task
 
 
-@contextmanager
-def frozen(server: Server) -> Iterator[None]:
-    """Have it hang: it takes connections, and says nothing."""
-    assert server.process is not None
-    group = server.process.pid
-    os.killpg(group, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.killpg(group, signal.SIGCONT)
-
-
 def make_due() -> None:
     OutboxMessage.objects.update(due_at=datetime(2020, 1, 1, tzinfo=timezone.utc))
 
@@ -66,7 +51,7 @@ def test_a_broker_that_hangs_holds_no_request_up(known: bool, caplog: Any) -> No
         task = task_on(server.url, f"held-up-{known}")
         if known:
             task.enqueue(0)
-        with frozen(server):
+        with frozen(server.process):
             before = time.monotonic()
             for n in range(1, 4):
                 with transaction.atomic():
@@ -87,7 +72,7 @@ def test_a_relay_whose_broker_hangs_can_be_told_to_stop(request: Any, broker: st
     assert relay.once().published == 1, "it has a connection"
     make_due()
     told = Timer(0.3, relay.stop.set)
-    with frozen(server):
+    with frozen(server.process):
         told.start()
         before = time.monotonic()
         relay.run(0.1)
@@ -104,7 +89,7 @@ def test_a_broker_that_hangs_is_down_for_the_relay(rabbitmq: RabbitMQ) -> None:
     relay = Relay(task.app)
     assert relay.once().published == 1
     make_due()
-    with frozen(rabbitmq), pytest.raises(BrokerDown):
+    with frozen(rabbitmq.process), pytest.raises(BrokerDown):
         relay.once()
     assert OutboxMessage.objects.get().tries == 2
 
