@@ -11,12 +11,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import django
 import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/tutorial.md").read_text()
 BLOCKS = re.findall(r"```(python|console)\n(.*?)```", PAGE, re.DOTALL)
 WITHOUT = ("DJANGO_SETTINGS_MODULE", "CELERY_SKIP_CHECKS")
+NEW = django.VERSION >= (6, 1)
+FOR_US = {"": True, "from Django 6.1 on": NEW, "before Django 6.1": not NEW}
 
 
 class Reader:
@@ -42,8 +45,11 @@ class Reader:
                     self.printed[command] = self.run(command)
 
     def write(self, text: str) -> None:
-        """Write a file; what belongs to the end of one that is there is added."""
-        name, _, code = text.removeprefix("# ").partition("\n")
+        """Write a file, but none for another Django. What belongs to the end of one that is there is added."""
+        place, _, code = text.removeprefix("# ").partition("\n")
+        name, _, whose = place.partition(", ")
+        if not FOR_US[whose]:
+            return
         with (self.folder / name).open("a" if name.endswith("settings.py") else "w") as file:
             file.write(code)
 
