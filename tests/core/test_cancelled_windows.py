@@ -104,6 +104,13 @@ def test_the_cancellation_of_this_generation_counts(ledger: Ledger, clock: Clock
     assert claimed(ledger, FOUR, DAILY).generation == 3
 
 
+def assert_it_ends_in(seconds: float, ledger: Ledger, clock: Clock) -> None:
+    """Until then nobody gets it, after that everybody does anew."""
+    assert isinstance(ledger.claim(TWO, DAILY), Duplicate)
+    clock.forward(seconds)
+    assert claimed(ledger, THREE, DAILY).generation == 2
+
+
 def test_a_cancellation_ends_however_much_has_been_decided_since(
     ledger: Ledger, clock: Clock, operator: Operator
 ) -> None:
@@ -111,9 +118,7 @@ def test_a_cancellation_ends_however_much_has_been_decided_since(
     entry = cancelled(ledger, operator)
     for _ in range(MAX_AUDIT):
         entry = operator.forget(entry, ANN.digest, [FORGOTTEN])
-    assert isinstance(ledger.claim(TWO, DAILY), Duplicate)
-    clock.forward(DAY)
-    assert claimed(ledger, THREE, DAILY).generation == 2
+    assert_it_ends_in(DAY, ledger, clock)
 
 
 def test_a_resend_that_was_taken_back_does_not_lengthen_it(
@@ -123,9 +128,7 @@ def test_a_resend_that_was_taken_back_does_not_lengthen_it(
     entry = cancelled(ledger, operator)
     clock.forward(DAY / 2)
     operator.take_back(operator.resend(entry, "resent", 60), entry)
-    assert isinstance(ledger.claim(TWO, DAILY), Duplicate)
-    clock.forward(DAY / 2)
-    assert claimed(ledger, THREE, DAILY).generation == 2
+    assert_it_ends_in(DAY / 2, ledger, clock)
 
 
 def answered(ledger: Ledger, reply: Reply) -> Entry:
@@ -140,9 +143,7 @@ def test_what_was_given_up_and_then_forgotten_is_withdrawn_until_its_window_ends
     """`forget` cancels it: within the window nobody gets it a second time, after it everybody does anew."""
     entry = answered(ledger, Reply(DeliveryStatus.REFUSED, 550))
     operator.forget(ledger.fail(entry, "x"), ANN.digest, [FORGOTTEN])
-    assert isinstance(ledger.claim(TWO, DAILY), Duplicate)
-    clock.forward(DAY)
-    assert claimed(ledger, THREE, DAILY).generation == 2
+    assert_it_ends_in(DAY, ledger, clock)
 
 
 def test_an_acceptance_that_is_proven_after_the_cancellation_counts(
