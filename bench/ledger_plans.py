@@ -6,15 +6,16 @@ import itertools
 from collections.abc import Callable
 from unittest.mock import patch
 
-from celery_idempotent import browse
-from celery_idempotent.core.entry import Recipient
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import Acquired, Duplicate, Policy, Reply
-from celery_idempotent.core.status import DeliveryStatus
-from celery_idempotent.stores import outbox
-from celery_idempotent.stores.database import DatabaseStore
-from celery_idempotent.sweep import Sweep
-from tests.support.filling import asker, fill_outbox, heard, plans, sent
+from celery_idempotent.ledger.entry import Recipient
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.outcomes import Acquired, Duplicate, Reply
+from celery_idempotent.ledger.policy import Policy
+from celery_idempotent.ledger.status import DeliveryStatus
+from celery_idempotent.operations import search
+from celery_idempotent.operations.sweep import Sweep
+from celery_idempotent.outbox import rows as outbox_rows
+from celery_idempotent.stores.database.store import DatabaseStore
+from tests.support.filling import claimant, fill_outbox, heard, plans, sent
 
 OUTBOX, DUE = 100_000, 20
 """Messages in the outbox, and how many of them are due."""
@@ -27,33 +28,35 @@ def claim(alias: str, ledger: Ledger) -> None:
     """A new email and its duplicate; then one that is taken over."""
     number = next(FRESH)
     sent(ledger, number)
-    assert isinstance(ledger.claim(asker(number, "other"), Policy()), Duplicate)
-    assert isinstance(ledger.claim(asker(1, "other"), Policy()), Duplicate), "one of those it was filled with"
+    assert isinstance(ledger.claim(claimant(number, "other"), Policy()), Duplicate)
+    assert isinstance(ledger.claim(claimant(1, "other"), Policy()), Duplicate), (
+        "one of those it was filled with"
+    )
     number = next(FRESH)
-    assert isinstance(ledger.claim(asker(number), Policy()), Acquired)
-    assert isinstance(ledger.claim(asker(number), Policy()), Acquired)
+    assert isinstance(ledger.claim(claimant(number), Policy()), Acquired)
+    assert isinstance(ledger.claim(claimant(number), Policy()), Acquired)
 
 
 def relay(alias: str, ledger: Ledger) -> None:
     """Take what is due, look it up, and do all that can be done with a message."""
-    rows = outbox.take(alias, DUE)
+    rows = outbox_rows.take(alias, DUE)
     assert len(rows) == DUE
     assert ledger.store.get_many([row.key for row in rows])
-    outbox.published(alias, rows, lambda tries: 900.0)
-    outbox.wait(alias, rows, 1.0, "why")
-    outbox.give_back(alias, rows)
-    assert outbox.remove(alias, [row.task_id for row in rows]) == DUE
+    outbox_rows.published(alias, rows, lambda tries: 900.0)
+    outbox_rows.wait(alias, rows, 1.0, "why")
+    outbox_rows.give_back(alias, rows)
+    assert outbox_rows.remove(alias, [row.task_id for row in rows]) == DUE
 
 
 def sweep(alias: str, ledger: Ledger) -> None:
     """All that one pass does; there is a passed lease, a passed hand-over, a doubt and something stuck."""
     passed = Policy(lease=-86_400.0, send_timeout=-86_400.0)  # before all that measuring has left
-    ledger.claim(asker(next(FRESH)), passed)
+    ledger.claim(claimant(next(FRESH)), passed)
     _begun(ledger, next(FRESH), passed)
     number = next(FRESH)
     doubtful = {TARGET: Reply(DeliveryStatus.IN_DOUBT)}
-    ledger.settle(_begun(ledger, number, Policy()), doubtful, "<m@x>", asker(number), Policy())
-    with patch.multiple(browse, ledger_alias=lambda: alias, has_tables=lambda: True):
+    ledger.settle(_begun(ledger, number, Policy()), doubtful, "<m@x>", claimant(number), Policy())
+    with patch.multiple(search, ledger_alias=lambda: alias, has_tables=lambda: True):
         one = Sweep(ledger)
         one.expired()
         one.verified()
@@ -64,9 +67,9 @@ def sweep(alias: str, ledger: Ledger) -> None:
 
 
 def _begun(ledger: Ledger, number: int, policy: Policy) -> object:
-    claimed = ledger.claim(asker(number), policy)
+    claimed = ledger.claim(claimant(number), policy)
     assert isinstance(claimed, Acquired)
-    return ledger.begin(claimed.entry, [TARGET], "<m@x>", asker(number), policy)
+    return ledger.begin(claimed.entry, [TARGET], "<m@x>", claimant(number), policy)
 
 
 def purge(alias: str, ledger: Ledger) -> None:

@@ -36,12 +36,13 @@ from django.db import connections
 django.setup()
 
 from bench import ledger_plans  # noqa: E402
-from celery_idempotent.core.ledger import Ledger  # noqa: E402
-from celery_idempotent.core.outcomes import Acquired, Duplicate, Policy  # noqa: E402
+from celery_idempotent.ledger.ledger import Ledger  # noqa: E402
+from celery_idempotent.ledger.outcomes import Acquired, Duplicate  # noqa: E402
+from celery_idempotent.ledger.policy import Policy  # noqa: E402
 from celery_idempotent.models import Delivery, LogicalEmail, SendAttempt  # noqa: E402
-from celery_idempotent.stores.database import DatabaseStore  # noqa: E402
+from celery_idempotent.stores.database.store import DatabaseStore  # noqa: E402
 from tests.support.databases import added  # noqa: E402
-from tests.support.filling import asker, fill, sent  # noqa: E402
+from tests.support.filling import claimant, fill, sent  # noqa: E402
 from tests.support.servers import MariaDB, Postgres  # noqa: E402
 
 SMALL = 10_000
@@ -131,12 +132,12 @@ def opened(name: str, cache: int) -> Iterator[dict[str, Any]]:
 
 def new(ledger: Ledger, rows: int, turn: int) -> None:
     """A key that nobody has claimed: claimed."""
-    assert isinstance(ledger.claim(asker(next(FRESH)), Policy()), Acquired)
+    assert isinstance(ledger.claim(claimant(next(FRESH)), Policy()), Acquired)
 
 
 def duplicate(ledger: Ledger, rows: int, turn: int) -> None:
     """A key that was sent, anywhere in the ledger."""
-    assert isinstance(ledger.claim(asker(random.randrange(rows), "other"), Policy()), Duplicate)
+    assert isinstance(ledger.claim(claimant(random.randrange(rows), "other"), Policy()), Duplicate)
 
 
 def whole(ledger: Ledger, rows: int, turn: int) -> None:

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .core.errors import (
+    from .exceptions import (
         ArgumentsNotSerializable,
         ClaimLost,
         DeliveryInDoubt,
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
         RecipientsRefused,
         UnsafeTransaction,
     )
-    from .core.outcomes import Verdict
-    from .core.status import Status
-    from .tasks import IdempotentEmailTask, IdempotentTask
+    from .ledger.policy import Verdict
+    from .ledger.status import Status
+    from .tasks.idempotent import IdempotentEmailTask, IdempotentTask
 
 __version__ = "0.1.0"
 __all__ = [
@@ -49,15 +49,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "IdempotentEmailTask": "tasks",
-    "IdempotentTask": "tasks",
-    "Status": "core.status",
-    "Verdict": "core.outcomes",
+    "IdempotentEmailTask": "tasks.idempotent",
+    "IdempotentTask": "tasks.idempotent",
+    "Status": "ledger.status",
+    "Verdict": "ledger.policy",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = import_module(f".{_HOMES.get(name, 'core.errors')}", __name__)
+    module = import_module(f".{_HOMES.get(name, 'exceptions')}", __name__)
     return getattr(module, name)

@@ -14,7 +14,10 @@ class CeleryIdempotentConfig(AppConfig):
 
     def ready(self) -> None:
         """Connect what has to be there before the first task or request."""
-        from . import checks, maintenance, receivers  # noqa: F401
-        from .wiring import add_own_connection
+        from . import checks  # noqa: F401
+        from .operations import periodic_tasks  # noqa: F401
+        from .outbox import cleanup  # noqa: F401
+        from .stores.database.connection import add_own_connection
+        from .tasks import worker  # noqa: F401
 
         add_own_connection()

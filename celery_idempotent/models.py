@@ -10,7 +10,7 @@ from __future__ import annotations
 from django.db import models
 from django.db.models import Q
 
-from .core.status import IN_FLIGHT, DeliveryStatus, Status
+from .ledger.status import IN_FLIGHT, DeliveryStatus, Status
 
 
 def _choices(enum: type[Status] | type[DeliveryStatus]) -> list[tuple[str, str]]:

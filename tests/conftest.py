@@ -11,8 +11,8 @@ import redis as client
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-from celery_idempotent import wiring
-from celery_idempotent.mail.connections import kept
+from celery_idempotent.mail.smtp.connections import pool
+from celery_idempotent.stores import factory
 from tests.matrix import pytest_xdist_make_scheduler  # noqa: F401
 from tests.support.mailserver import ScriptedSMTP
 from tests.support.servers import MariaDB, Postgres, RabbitMQ, Redis
@@ -48,7 +48,7 @@ def keep_ledger_in(request: Any, settings: Any) -> Iterator[Callable[[str], None
 
 
 def _forget_ledgers() -> None:
-    for cache in (wiring._ledger, wiring._mirror):
+    for cache in (factory._ledger, factory._mirror):
         cache.cache_clear()
 
 
@@ -56,7 +56,7 @@ def _forget_ledgers() -> None:
 def memory_ledger(keep_ledger_in: Callable[[str], None]) -> Any:
     """A ledger of this process alone, empty."""
     keep_ledger_in("memory://")
-    return wiring.get_ledger()
+    return factory.get_ledger()
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def tracked(settings: Any) -> Iterator[None]:
     """Mail through the ledger: Django's test runner puts its own backend in place of the project's."""
     settings.EMAIL_BACKEND = "celery_idempotent.mail.EmailBackend"
     yield
-    kept.close()
+    pool.close()
 
 
 def _session(kind: type[Any]) -> Any:

@@ -8,10 +8,10 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.urls import reverse
 
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import Asker, Policy
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.policy import Claimant, Policy
 from celery_idempotent.models import LogicalEmail
-from celery_idempotent.stores.database import DatabaseStore
+from celery_idempotent.stores.database.store import DatabaseStore
 
 REASON = "ann@example.com has asked for it"
 
@@ -20,8 +20,8 @@ REASON = "ann@example.com has asked for it"
 def failed(db: None, settings: Any) -> LogicalEmail:
     """An email that was given up."""
     settings.CELERY_IDEMPOTENT |= {"LEDGER": "database"}
-    ledger, asker = Ledger(DatabaseStore()), Asker("1:" + "ab" * 32, "receipt", "task-1")
-    ledger.fail(ledger.claim(asker, Policy()).entry, "SMTPException")
+    ledger, claimant = Ledger(DatabaseStore()), Claimant("1:" + "ab" * 32, "receipt", "task-1")
+    ledger.fail(ledger.claim(claimant, Policy()).entry, "SMTPException")
     return LogicalEmail.objects.get()
 
 

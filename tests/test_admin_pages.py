@@ -10,14 +10,15 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.urls import reverse
 
-from celery_idempotent import wiring
-from celery_idempotent.admin_decisions import OPAQUE
-from celery_idempotent.core.entry import Entry, Recipient
-from celery_idempotent.core.outcomes import Asker, Policy, Reply
-from celery_idempotent.core.status import DeliveryStatus, Status
+from celery_idempotent.ledger.entry import Entry, Recipient
+from celery_idempotent.ledger.outcomes import Reply
+from celery_idempotent.ledger.policy import Claimant, Policy
+from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.models import LogicalEmail
+from celery_idempotent.operations.advice import OPAQUE
+from celery_idempotent.stores import factory
 
-ASKER = Asker("1:" + "cd" * 32, "invoice", "task-1", "worker@host", "invoice=" + "7" * 70)
+CLAIMANT = Claimant("1:" + "cd" * 32, "invoice", "task-1", "worker@host", "invoice=" + "7" * 70)
 TARGET = ("0", Recipient("a" * 64, "a***@example.com"))
 
 
@@ -29,10 +30,10 @@ def doubtful(db: None, settings: Any) -> Entry:
 
 
 def in_doubt(policy: Policy) -> Entry:
-    ledger = wiring.get_ledger()
-    entry = ledger.begin(ledger.claim(ASKER, policy).entry, [TARGET], "<m@shop>", ASKER, policy)
+    ledger = factory.get_ledger()
+    entry = ledger.begin(ledger.claim(CLAIMANT, policy).entry, [TARGET], "<m@shop>", CLAIMANT, policy)
     lost = {TARGET: Reply(DeliveryStatus.IN_DOUBT, None, "connection lost")}
-    return ledger.settle(entry, lost, "<m@shop>", ASKER, policy)
+    return ledger.settle(entry, lost, "<m@shop>", CLAIMANT, policy)
 
 
 def page(client: Any) -> str:
@@ -63,8 +64,8 @@ def test_a_doubt_whose_deadline_is_running_is_not_said_to_be_unsent(
 def test_a_doubt_of_an_opaque_body_names_no_message_id(admin_client: Any, db: None, settings: Any) -> None:
     """The ledger has seen none."""
     settings.CELERY_IDEMPOTENT |= {"LEDGER": "database"}
-    store = wiring.get_ledger().store
-    entry = wiring.get_ledger().claim(ASKER, Policy(opaque=True)).entry
+    store = factory.get_ledger().store
+    entry = factory.get_ledger().claim(CLAIMANT, Policy(opaque=True)).entry
     store.swap(replace(entry, status=Status.IN_DOUBT, deadline=None), entry.version)
     text = page(admin_client)
     assert OPAQUE in text
@@ -85,13 +86,13 @@ def test_what_webhooks_told_is_beside_the_delivery(admin_client: Any, doubtful: 
     """A bounce answers the question before it is asked."""
     (delivery,) = doubtful.deliveries
     told = replace(delivery, events=(("bounced", datetime(2026, 5, 1, 12, 30, tzinfo=timezone.utc)),))
-    wiring.get_ledger().store.swap(replace(doubtful, deliveries=(told,)), doubtful.version, None, (told,))
+    factory.get_ledger().store.swap(replace(doubtful, deliveries=(told,)), doubtful.version, None, (told,))
     assert "bounced 2026-05-01 12:30:00.000+00:00" in page(admin_client)
 
 
 def test_a_long_label_leaves_the_status_in_sight(admin_client: Any, doubtful: Entry) -> None:
     """A key field may be a digest, which no browser breaks; the email's own page has it whole."""
     listed = admin_client.get(reverse("admin:celery_idempotent_logicalemail_changelist")).content.decode()
-    assert f"{ASKER.label}</a>" not in listed
+    assert f"{CLAIMANT.label}</a>" not in listed
     assert "invoice=7777777777777777777777777777777…</a>" in listed
-    assert ASKER.label in page(admin_client)
+    assert CLAIMANT.label in page(admin_client)

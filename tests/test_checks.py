@@ -13,7 +13,11 @@ import redis as client
 from celery import Celery
 from cryptography.fernet import Fernet
 
-from celery_idempotent import IdempotentEmailTask, checks, receivers
+from celery_idempotent import IdempotentEmailTask, checks
+from celery_idempotent.checks import mail, tasks
+from celery_idempotent.checks.mail import check_mail
+from celery_idempotent.checks.settings import check_settings, check_store
+from celery_idempotent.tasks import worker
 from tests.support.apps import current
 from tests.support.servers import Redis
 
@@ -21,10 +25,14 @@ from tests.support.servers import Redis
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
     """A Celery app whose tasks the checks see, without tasks and functions that other test modules share."""
-    seen = checks.tasks
-    monkeypatch.setattr(checks, "tasks", lambda: [t for t in seen() if t.name.startswith("shop.")])
-    known = checks.functions
-    monkeypatch.setattr(checks, "functions", lambda: [f for f in known() if f.name.startswith(__name__)])
+    seen, known = tasks.tasks, tasks.functions
+    for module in (tasks, mail, checks.settings):
+        monkeypatch.setattr(
+            module, "functions", lambda: [f for f in known() if f.name.startswith(__name__)], raising=False
+        )
+        monkeypatch.setattr(
+            module, "tasks", lambda: [t for t in seen() if t.name.startswith("shop.")], raising=False
+        )
     with current(Celery("checks", set_as_current=False)) as app:
         yield app
 
@@ -44,7 +52,7 @@ def task(app: Celery, **options: Any) -> Any:
 def test_a_good_project_is_silent(app: Celery, settings: Any, tracked: None) -> None:
     """Nothing to say about the settings of these tests."""
     task(app, autoretry_for=(OSError,), retry_backoff=True, retry_kwargs={"countdown": 1}, retry_jitter=False)
-    found = checks.check_settings(None) + checks.check_tasks(None) + checks.check_mail(None)
+    found = check_settings(None) + tasks.check_tasks(None) + check_mail(None)
     assert ids(found) == []
 
 
@@ -83,7 +91,7 @@ WRONG = {
 def test_e010_an_unusable_option(app: Celery, options: dict[str, Any], text: str) -> None:
     """The message names the task, the option and the way out."""
     task(app, **options)
-    found = checks.check_tasks(None)
+    found = tasks.check_tasks(None)
     assert ids(found) == ["E010"]
     assert found[0].msg.startswith("task shop.confirm: ")
     assert text in found[0].msg
@@ -92,9 +100,9 @@ def test_e010_an_unusable_option(app: Celery, options: dict[str, Any], text: str
 def test_w011_a_window_longer_than_the_retention(app: Celery, settings: Any) -> None:
     """The ledger would forget before the window ends."""
     task(app, window=timedelta(days=91))
-    assert ids(checks.check_windows(None)) == ["W011"]
+    assert ids(tasks.check_windows(None)) == ["W011"]
     settings.CELERY_IDEMPOTENT = {"RETENTION": timedelta(days=92)}
-    assert ids(checks.check_tasks(None)) == []
+    assert ids(tasks.check_tasks(None)) == []
 
 
 @pytest.mark.parametrize(
@@ -104,7 +112,7 @@ def test_w011_a_window_longer_than_the_retention(app: Celery, settings: Any) -> 
 def test_w012_a_misspelt_option(app: Celery, wrong: dict[str, Any], meant: str) -> None:
     """Celery takes any option; one that nothing reads would silently do nothing."""
     task(app, **wrong)
-    found = checks.check_tasks(None)
+    found = tasks.check_tasks(None)
     assert ids(found) == ["W012"]
     assert next(iter(wrong)) in found[0].msg
     assert meant in str(found[0].hint)
@@ -125,7 +133,7 @@ def test_w012_a_misspelt_option(app: Celery, wrong: dict[str, Any], meant: str) 
         ({"REDIS_WAIT": (1, 100)}, []),
         ({"CLASSIFY_REPLY": "shop.mail.nowhere"}, ["E002"]),
         ({"CLASSIFY_REPLY": 550}, ["E002"]),
-        ({"CLASSIFY_REPLY": "celery_idempotent.core.replies.kind_of"}, []),
+        ({"CLASSIFY_REPLY": "celery_idempotent.mail.smtp.reply_codes.kind_of"}, []),
         ({"CONNECTION_IDLE": -1}, ["E002"]),
         ({"CONNECTION_IDLE": True}, ["E002"]),
         ({"CONNECTION_IDLE": float("inf")}, ["E002"]),
@@ -147,14 +155,14 @@ def test_w012_a_misspelt_option(app: Celery, wrong: dict[str, Any], meant: str) 
 def test_wrong_settings(settings: Any, given: Any, found: list[str]) -> None:
     """E001 unknown name, E002 unusable value, E003 unknown database."""
     settings.CELERY_IDEMPOTENT = given
-    assert ids(checks.check_settings(None)) == found
+    assert ids(check_settings(None)) == found
 
 
 def test_keys_without_the_package_that_uses_them(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """E002 names the extra to install."""
     settings.CELERY_IDEMPOTENT = {"ENCRYPTION_KEYS": [Fernet.generate_key().decode()]}
     monkeypatch.setitem(sys.modules, "cryptography.fernet", None)
-    found = checks.check_settings(None)
+    found = check_settings(None)
     assert ids(found) == ["E002"]
     assert "celery-idempotent[encryption]" in found[0].msg
 
@@ -162,7 +170,7 @@ def test_keys_without_the_package_that_uses_them(settings: Any, monkeypatch: pyt
 def test_a_password_in_the_ledgers_url_is_not_shown(settings: Any) -> None:
     """Checks are printed into logs."""
     settings.CELERY_IDEMPOTENT = {"LEDGER": "mongodb://me:secret@host/0"}
-    (found,) = checks.check_settings(None)
+    (found,) = check_settings(None)
     assert "secret" not in found.msg
     assert "mongodb://***@host/0" in found.msg
 
@@ -170,41 +178,41 @@ def test_a_password_in_the_ledgers_url_is_not_shown(settings: Any) -> None:
 def test_w030_a_redis_that_evicts_and_w031_one_that_is_gone(db: None, settings: Any, redis: Redis) -> None:
     """Asked with ``check --deploy`` only; a Redis in order is silent."""
     settings.CELERY_IDEMPOTENT = {"LEDGER": redis.url}
-    assert ids(checks.check_store(None)) == []
+    assert ids(check_store(None)) == []
     with client.Redis.from_url(redis.url) as connected:
         connected.config_set("maxmemory-policy", "volatile-lru")
         try:
-            assert ids(checks.check_store(None)) == ["W030"]
+            assert ids(check_store(None)) == ["W030"]
         finally:
             connected.config_set("maxmemory-policy", "noeviction")
     settings.CELERY_IDEMPOTENT = {"LEDGER": "redis://127.0.0.1:1/0"}
-    assert ids(checks.check_store(None)) == ["W031"]
+    assert ids(check_store(None)) == ["W031"]
     settings.CELERY_IDEMPOTENT = {"LEDGER": "redis+cluster://127.0.0.1:1"}
-    assert ids(checks.check_store(None)) == ["W031"]
+    assert ids(check_store(None)) == ["W031"]
     settings.CELERY_IDEMPOTENT = {"LEDGER": "memory://"}
-    assert ids(checks.check_store(None)) == ["W030"]
+    assert ids(check_store(None)) == ["W030"]
     settings.CELERY_IDEMPOTENT = {"LEDGER": "database"}
-    assert ids(checks.check_store(None)) == []
+    assert ids(check_store(None)) == []
 
 
 def test_a_worker_says_at_its_start_what_is_wrong_with_the_ledger(settings: Any, caplog: Any) -> None:
     """And starts all the same."""
     settings.CELERY_IDEMPOTENT = {"LEDGER": "redis://127.0.0.1:1/0"}
-    receivers.examine_ledger(SimpleNamespace(app=Celery("starting", set_as_current=False)))
+    worker.examine_ledger(SimpleNamespace(app=Celery("starting", set_as_current=False)))
     assert "the ledger in Redis does not answer" in caplog.text
 
 
 def test_w020_email_tasks_without_the_backend(app: Celery, settings: Any) -> None:
     """Django's test runner has put its own backend in place here."""
-    assert ids(checks.check_mail(None)) == []
+    assert ids(check_mail(None)) == []
     task(app)
-    assert ids(checks.check_mail(None)) == ["W020"]
+    assert ids(check_mail(None)) == ["W020"]
 
 
 def test_w021_no_timeout(settings: Any, tracked: None) -> None:
     """A stalled server would hold the worker."""
     settings.EMAIL_TIMEOUT = None
-    assert ids(checks.check_mail(None)) == ["W021"]
+    assert ids(check_mail(None)) == ["W021"]
 
 
 def test_mailers_of_django_6_1(app: Celery, settings: Any) -> None:
@@ -215,16 +223,16 @@ def test_mailers_of_django_6_1(app: Celery, settings: Any) -> None:
         "default": {"BACKEND": ours, "OPTIONS": {"host": "mail", "timeout": 30}},
         "bulk": {"BACKEND": ours, "OPTIONS": {"backend": "django.core.mail.backends.console.EmailBackend"}},
     }
-    assert ids(checks.check_mail(None)) == []
+    assert ids(check_mail(None)) == []
     settings.MAILERS = {"default": {"BACKEND": ours}, "bulk": {}}
-    found = checks.check_mail(None)
+    found = check_mail(None)
     assert ids(found) == ["W021", "W023"]
     assert "using='bulk'" in found[1].msg
     settings.MAILERS = {"default": {}, "loop": {"BACKEND": ours, "OPTIONS": {"backend": ours}}}
-    assert ids(checks.check_mail(None)) == ["W020", "E022"]
+    assert ids(check_mail(None)) == ["W020", "E022"]
 
 
 def test_e022_a_backend_that_wraps_itself(settings: Any, tracked: None) -> None:
     """It would never send."""
     settings.CELERY_IDEMPOTENT = {"EMAIL_BACKEND": "celery_idempotent.mail.EmailBackend"}
-    assert ids(checks.check_mail(None)) == ["E022"]
+    assert ids(check_mail(None)) == ["E022"]

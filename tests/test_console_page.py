@@ -9,10 +9,11 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from celery_idempotent.console import page, plain, what_now
-from celery_idempotent.core.entry import Delivery, Entry, Recipient
-from celery_idempotent.core.status import DeliveryStatus, Status
+from celery_idempotent.ledger.entry import Delivery, Entry, Recipient
+from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.management.commands.idempotency import Command
+from celery_idempotent.operations.advice import what_now
+from celery_idempotent.operations.display import page, plain
 
 NOW = datetime(2026, 5, 1, 12, 30, tzinfo=timezone.utc)
 BERLIN = timezone(timedelta(hours=2))

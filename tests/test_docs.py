@@ -15,11 +15,10 @@ from django.dispatch import Signal
 
 from celery_idempotent import signals
 from celery_idempotent.conf import DEFAULTS
-from celery_idempotent.core.replies import TABLE, Kind, kind_of
-from celery_idempotent.core.status import TRANSITIONS
-from celery_idempotent.mail.classify import STATUS
+from celery_idempotent.email_types.options import Options
+from celery_idempotent.ledger.status import TRANSITIONS
+from celery_idempotent.mail.smtp.reply_codes import STATUS, TABLE, Kind, kind_of
 from celery_idempotent.management.commands.idempotency import Command
-from celery_idempotent.options import Options
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("example_proj/*.md")])

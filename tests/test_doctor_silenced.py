@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery_idempotent.doctor import OK, Finding, examine
+from celery_idempotent.operations.doctor import OK, Finding, examine
 
 
 def test_what_is_silenced_counts_as_nothing_to_say(db: None, settings: Any) -> None:

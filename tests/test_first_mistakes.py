@@ -14,9 +14,10 @@ from django.core.checks import run_checks
 from django.core.management import CommandError, call_command
 from django.db import connection, connections
 
-from celery_idempotent import IdempotentEmailTask, KeyFieldError, LedgerUnavailable, registry
+from celery_idempotent import IdempotentEmailTask, KeyFieldError, LedgerUnavailable
 from celery_idempotent.management.commands.idempotency import Command
-from celery_idempotent.stores.connection import translated
+from celery_idempotent.stores.database.connection import translated
+from celery_idempotent.tasks import registry
 
 TASKS = """
 from celery import current_app

@@ -11,22 +11,18 @@ from django.conf import settings as settings_of_django
 from django.core.mail import EmailMessage
 from django.db import connection
 
-from celery_idempotent import (
-    IdempotentEmailTask,
-    InterventionRefused,
-    RecipientsRefused,
-    Status,
-    outbox,
-    wiring,
-)
-from celery_idempotent.core.addresses import recipient
-from celery_idempotent.core.forgetting import scrubbed
-from celery_idempotent.core.interventions import Operator
-from celery_idempotent.core.outcomes import Acquired, Asker, Reply, Verdict
-from celery_idempotent.core.status import DeliveryStatus
-from celery_idempotent.forgetting import forget
+from celery_idempotent import IdempotentEmailTask, InterventionRefused, RecipientsRefused, Status
+from celery_idempotent.email_types.options import policy
+from celery_idempotent.ledger.addresses import recipient
+from celery_idempotent.ledger.decisions import Operator
+from celery_idempotent.ledger.erasure import scrubbed
+from celery_idempotent.ledger.outcomes import Acquired, Reply
+from celery_idempotent.ledger.policy import Claimant, Verdict
+from celery_idempotent.ledger.status import DeliveryStatus
 from celery_idempotent.models import Delivery, LogicalEmail, OutboxMessage
-from celery_idempotent.options import policy
+from celery_idempotent.operations.erasure import forget
+from celery_idempotent.outbox import enqueue
+from celery_idempotent.stores import factory
 from tests.support.mailserver import ScriptedSMTP
 
 app = Celery("forgetting", broker="memory://", backend="cache+memory://", set_as_current=False)
@@ -54,7 +50,7 @@ def server(place: None, tracked: None, db: None, server: ScriptedSMTP) -> Script
 
 def everything() -> str:
     """All that is kept anywhere, as text."""
-    store = wiring.get_ledger(app).store
+    store = factory.get_ledger(app).store
     texts = [repr(getattr(store, "_entries", ""))]
     if hasattr(store, "client"):
         texts += [repr(store.client.get(key)) for key in store.client.scan_iter("idem:{*}:*")]
@@ -121,7 +117,7 @@ def test_the_decision_itself_does_not_name_them(server: ScriptedSMTP) -> None:
 
 def test_messages_that_wait_go_with_it(server: ScriptedSMTP, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row of the outbox whose worker could not remove it has the address; those of others stay."""
-    monkeypatch.setattr(outbox, "_publish", lambda *_: None)
+    monkeypatch.setattr(enqueue, "_publish", lambda *_: None)
     run(mail.enqueue(1, ANN).id, 1, ANN).get()
     mail.enqueue(2, BOB)
     assert OutboxMessage.objects.count() == 2
@@ -184,7 +180,7 @@ def test_what_is_not_finished_is_left_and_told(server: ScriptedSMTP) -> None:
     """A retry would send a second copy to somebody whom it does not recognise."""
     server.script["rcpt"] = ["250 ok", "450 later", "250 ok"]
     run("one", 1, ANN, (BOB,))
-    ledger = wiring.get_ledger(app)
+    ledger = factory.get_ledger(app)
     stored = ledger.store.get(mail.key_for(1, ANN))
     assert stored is not None
     from dataclasses import replace
@@ -198,15 +194,15 @@ def test_what_is_not_finished_is_left_and_told(server: ScriptedSMTP) -> None:
 
 def cut_off(task: Any, task_id: str) -> None:
     """The first of two messages got no reply; somebody has found it in the mail server's log since."""
-    ledger, rules = wiring.get_ledger(app), policy(task, False)
-    asker = Asker(task.key_for(1), task.name, task_id, label="n=1")
+    ledger, rules = factory.get_ledger(app), policy(task, False)
+    claimant = Claimant(task.key_for(1), task.name, task_id, label="n=1")
     target = ("0", recipient(ANN, settings_of_django.SECRET_KEY, "masked"))
-    claimed = ledger.claim(asker, rules)
+    claimed = ledger.claim(claimant, rules)
     assert isinstance(claimed, Acquired)
-    entry = ledger.begin(claimed.entry, [target], "<m@x>", asker, rules)
-    entry = ledger.settle(entry, {target: Reply(DeliveryStatus.IN_DOUBT)}, "<m@x>", asker, rules)
+    entry = ledger.begin(claimed.entry, [target], "<m@x>", claimant, rules)
+    entry = ledger.settle(entry, {target: Reply(DeliveryStatus.IN_DOUBT)}, "<m@x>", claimant, rules)
     entry = Operator(ledger.store, "me", "it is there").resolve(entry, Verdict.SENT)
-    if mirror := wiring.get_mirror(app):
+    if mirror := factory.get_mirror(app):
         mirror.keep(entry)
     assert entry.unfinished
 
@@ -222,7 +218,7 @@ def test_a_body_that_will_still_be_finished_is_left_and_told(
     server: ScriptedSMTP, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ann has hers and Bob does not: whoever forgets Ann must not cost Bob his."""
-    monkeypatch.setattr(outbox, "_publish", lambda *_: None)
+    monkeypatch.setattr(enqueue, "_publish", lambda *_: None)
     task_id = pair.enqueue(1).id
     cut_off(pair, task_id)
     found = forget(ANN, **WHY)
@@ -241,7 +237,7 @@ def test_a_body_that_nobody_is_known_to_finish_is_erased_and_told(
     server: ScriptedSMTP, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The message of another task does not finish it; whoever is owed the rest is the operator's to serve."""
-    monkeypatch.setattr(outbox, "_publish", lambda *_: None)
+    monkeypatch.setattr(enqueue, "_publish", lambda *_: None)
     pair.enqueue(1)
     cut_off(pair, "without-outbox")
     found = forget(ANN, **WHY)
@@ -253,8 +249,8 @@ def test_a_body_that_nobody_is_known_to_finish_is_erased_and_told(
 def test_what_only_the_mirror_still_knows(server: ScriptedSMTP) -> None:
     """An entry that has expired in Redis has rows."""
     run("one", 1, ANN).get()
-    store = wiring.get_ledger(app).store
-    if wiring.get_mirror(app) is None:
+    store = factory.get_ledger(app).store
+    if factory.get_mirror(app) is None:
         assert forget(ANN, **WHY).erased == {mail.key_for(1, ANN)}
         return
     store.client.delete(store.place(mail.key_for(1, ANN)))  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ from celery import Celery
 from django.core.mail import EmailMessage
 
 from celery_idempotent import IdempotentEmailTask, Status
-from celery_idempotent.forgetting import forget
+from celery_idempotent.operations.erasure import forget
 from tests.support.mailserver import ScriptedSMTP
 
 app = Celery("forgotten-results", broker="memory://", backend="cache+memory://", set_as_current=False)

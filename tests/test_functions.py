@@ -10,15 +10,17 @@ from celery import Celery
 from django.core.exceptions import ImproperlyConfigured
 
 from celery_idempotent import IdempotentTask, InProgress, KeyFieldError, Status, checks
-from celery_idempotent.core.outcomes import Asker, Policy
-from celery_idempotent.functions import OPTIONS, DirectCall, declare, known, made
+from celery_idempotent.checks import tasks
+from celery_idempotent.checks.settings import check_queues
+from celery_idempotent.execution.functions import OPTIONS, DirectCall, claim_and_run, declare, known
+from celery_idempotent.ledger.policy import Claimant, Policy
 from tests.test_checks import ids
 
 app = Celery("functions")
 
 
 def directly(declared: Any, args: Any, kwargs: Any, body: Any) -> Any:
-    return made(DirectCall(declared, args, kwargs), body)
+    return claim_and_run(DirectCall(declared, args, kwargs), body)
 
 
 def once(**options: Any) -> Any:
@@ -92,7 +94,7 @@ def test_an_error_is_the_callers_and_frees_the_key(memory_ledger: Any) -> None:
 
 def test_a_key_that_somebody_else_works_on_is_the_callers_to_wait_for(memory_ledger: Any) -> None:
     """Nobody would call again, so the error says when to."""
-    other = Asker(confirm.key_for(4), "shared-type", "another")
+    other = Claimant(confirm.key_for(4), "shared-type", "another")
     memory_ledger.claim(other, Policy(lease=60))
     with pytest.raises(InProgress) as caught:
         confirm(4)
@@ -143,11 +145,12 @@ def test_w011_and_w013_look_at_functions_too(settings: Any, monkeypatch: pytest.
     @once(key_fields=("order",), window=timedelta(days=400))
     def rare(order: int) -> None: ...
 
-    monkeypatch.setattr(checks, "functions", lambda: [rare.declared])
-    monkeypatch.setattr(checks, "tasks", list)
+    for module in (tasks, checks.settings):
+        monkeypatch.setattr(module, "functions", lambda: [rare.declared])
+    monkeypatch.setattr(tasks, "tasks", list)
     settings.CELERY_IDEMPOTENT = {**settings.CELERY_IDEMPOTENT, "LEDGER": "auto"}
-    assert ids(checks.check_windows(None)) == ["W011"]
-    assert ids(checks.check_queues(None)) == ["W013"]
+    assert ids(tasks.check_windows(None)) == ["W011"]
+    assert ids(check_queues(None)) == ["W013"]
     settings.CELERY_IDEMPOTENT = {**settings.CELERY_IDEMPOTENT, "LEDGER": "database"}
-    assert ids(checks.check_queues(None)) == []
+    assert ids(check_queues(None)) == []
     assert rare.declared in known

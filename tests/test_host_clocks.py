@@ -16,12 +16,12 @@ CLOCKS = ("time", "datetime", "date", "timezone")
 MODULES = ("time", "datetime", "django.utils.timezone")
 MAY = {
     "stores/memory.py _utc_now": "the store of one process, whose clock is the host's",
-    "outbox.py _absolute": "a countdown begins at the call, and becomes an ETA as Celery makes one",
-    "tasks.py _seconds_until": "when a Retry is due, by the clock of the worker that raises it",
+    "outbox/enqueue.py _absolute": "a countdown begins at the call, and becomes an ETA as Celery makes one",
+    "tasks/idempotent.py _seconds_until": "when a Retry is due, by the clock of the worker that raises it",
     "contrib/django_tasks.py _hand_on": "run_after, which the queue's workers compare with theirs",
-    "contrib/anymail/errors.py _wait": "how long a provider wants to be left alone that sends no Date",
-    "retention.py _cure": "the text of a refusal",
-    "admin_decisions.py exact": "a moment of the store's, shown in the reader's time zone",
+    "contrib/anymail/api_errors.py _wait": "how long a provider wants to be left alone that sends no Date",
+    "operations/purge.py _cure": "the text of a refusal",
+    "admin/decisions.py exact": "a moment of the store's, shown in the reader's time zone",
 }
 """Functions that read the host's clock, each with the reason for which that does no harm."""
 
@@ -52,10 +52,10 @@ def test_who_reads_the_hosts_clock_has_a_reason() -> None:
     assert found == set(MAY)
 
 
-def test_the_core_reads_no_clock_at_all() -> None:
+def test_the_ledgers_package_reads_no_clock_at_all() -> None:
     """No decision, and not even a duration."""
     names = (*OF_THE_DAY, "monotonic", "perf_counter")
-    for path in (PACKAGE / "core").glob("*.py"):
+    for path in (PACKAGE / "ledger").glob("*.py"):
         assert list(reads(ast.parse(path.read_text(encoding="utf-8")), names)) == [], path
 
 

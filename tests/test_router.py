@@ -13,10 +13,11 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.db import connections, transaction
 
-from celery_idempotent import IdempotentTask, UnsafeTransaction, outbox
+from celery_idempotent import IdempotentTask, UnsafeTransaction
 from celery_idempotent.models import LogicalEmail, OutboxMessage
+from celery_idempotent.outbox import enqueue
+from celery_idempotent.outbox import rows as store
 from celery_idempotent.router import LedgerRouter
-from celery_idempotent.stores import outbox as store
 from tests.support.databases import added
 from tests.support.servers import Postgres
 
@@ -40,7 +41,7 @@ def archive(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memo
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": name,
     }
-    monkeypatch.setattr(outbox, "_publish", lambda *_: None)
+    monkeypatch.setattr(enqueue, "_publish", lambda *_: None)
 
     def having(**values: Any) -> None:
         settings.CELERY_IDEMPOTENT = {**settings.CELERY_IDEMPOTENT, **values}

@@ -11,14 +11,17 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_idempotent import IdempotentEmailTask, Status, Verdict, signals, sweep, wiring
-from celery_idempotent.core.entry import After, Recipient
-from celery_idempotent.core.events import Event, mark
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.offers import Offer
-from celery_idempotent.core.outcomes import Acquired, Asker, Duplicate, Policy, Reply
-from celery_idempotent.core.status import DeliveryStatus
+from celery_idempotent import IdempotentEmailTask, Status, Verdict, signals
+from celery_idempotent.ledger.entry import After, Recipient
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.outcomes import Acquired, Duplicate, Reply
+from celery_idempotent.ledger.policy import Claimant, Policy
+from celery_idempotent.ledger.provider_events import Event, mark
+from celery_idempotent.ledger.provider_offers import Offer
+from celery_idempotent.ledger.status import DeliveryStatus
 from celery_idempotent.models import LogicalEmail
+from celery_idempotent.operations import sweep
+from celery_idempotent.stores import factory
 
 app = Celery("swept", broker="memory://", backend="cache+memory://", set_as_current=False)
 VERDICTS: dict[str, Verdict | Exception] = {}
@@ -42,16 +45,16 @@ def verified_mail(n: str) -> None: ...
 def held_mail(n: str) -> None: ...
 
 
-def asker(name: str, kind: str = "held-mail", task_id: str = "task-1") -> Asker:
-    return Asker(name, kind, task_id, label=name)
+def claimant(name: str, kind: str = "held-mail", task_id: str = "task-1") -> Claimant:
+    return Claimant(name, kind, task_id, label=name)
 
 
 def claimed(ledger: Ledger, name: str, kind: str = "held-mail", policy: Policy = POLICY) -> Any:
-    return ledger.claim(asker(name, kind), policy).entry
+    return ledger.claim(claimant(name, kind), policy).entry
 
 
 def sending(ledger: Ledger, name: str, kind: str = "held-mail", policy: Policy = POLICY) -> Any:
-    return ledger.begin(claimed(ledger, name, kind, policy), [TARGET], "<m@x>", asker(name, kind), policy)
+    return ledger.begin(claimed(ledger, name, kind, policy), [TARGET], "<m@x>", claimant(name, kind), policy)
 
 
 def late(ledger: Ledger, entry: Any) -> None:
@@ -81,7 +84,7 @@ def heard() -> Iterator[list[tuple[str, str]]]:
 def ledger(request: Any, keep_ledger_in: Callable[[str], None], db: None) -> Ledger:
     """An empty ledger, with the tables as itself or as its mirror."""
     keep_ledger_in(request.param)
-    return wiring.get_ledger(app)
+    return factory.get_ledger(app)
 
 
 def status_of(ledger: Ledger, key: str) -> Status:
@@ -177,11 +180,11 @@ def test_what_the_sweep_settles_as_sent_is_finished_by_its_own_task(
     row = LogicalEmail.objects.get(key="half")
     if how == "verifier":
         assert (done.sent, row.status, row.unfinished) == (1, "sent", True)
-        assert isinstance(ledger.claim(asker("half", "verified-mail", "task-2"), POLICY), Duplicate)
+        assert isinstance(ledger.claim(claimant("half", "verified-mail", "task-2"), POLICY), Duplicate)
     else:
         assert (done.released, row.status) == (1, "released")
         assert heard == [("email_released", "half")]
-    outcome = ledger.claim(asker("half", "verified-mail"), POLICY)
+    outcome = ledger.claim(claimant("half", "verified-mail"), POLICY)
     assert isinstance(outcome, Acquired)
     assert outcome.entry.deliveries[0].status is DeliveryStatus.ACCEPTED
     assert not ledger.complete(outcome.entry, "both").unfinished
@@ -192,10 +195,10 @@ def test_a_frozen_message_is_erased_once_no_provider_recognises_it(ledger: Ledge
     kept: dict[float, Any] = {}
     for seconds in (3600.0, 0.05):
         claim = claimed(ledger, f"frozen-{seconds}")
-        who = asker(f"frozen-{seconds}")
+        who = claimant(f"frozen-{seconds}")
         entry = ledger.begin(claim, [TARGET], "<m@x>", who, POLICY, Offer("key", seconds, "frozen text"))
         kept[seconds] = ledger.settle(entry, {TARGET: Reply(DeliveryStatus.IN_DOUBT)}, "<m@x>", who, POLICY)
-    if mirror := wiring.get_mirror():
+    if mirror := factory.get_mirror():
         assert all(mirror.keep(entry) for entry in kept.values())
     time.sleep(0.1)
     sweep.sweep(app=app)
@@ -226,7 +229,7 @@ def test_what_is_stuck_is_reported(ledger: Ledger, caplog: Any) -> None:
     entry = claimed(ledger, "waits")
     ledger.release(entry, POLICY, retry_in=9000)
     ledger.release(claimed(ledger, "lost"), POLICY)
-    mirror = wiring.get_mirror(app)
+    mirror = factory.get_mirror(app)
     for name in ("waits", "lost"):
         stored = ledger.store.get(name)
         if mirror is not None and stored is not None:
@@ -242,11 +245,11 @@ def test_what_is_stuck_is_reported(ledger: Ledger, caplog: Any) -> None:
 
 def test_the_mirror_catches_up(ledger: Ledger) -> None:
     """What could not be written when it happened is written now."""
-    mirror = wiring.get_mirror(app)
+    mirror = factory.get_mirror(app)
     for number in range(45):
         claimed(ledger, f"key-{number}")
         if mirror is not None:
-            mirror.store.owe_mirror(f"key-{number}")
+            mirror.store.mark_stale(f"key-{number}")
     done = sweep.sweep(app=app)
     assert done.mirrored == (45 if mirror is not None else 0)
     assert LogicalEmail.objects.count() == 45

@@ -15,16 +15,18 @@ import redis as client
 from celery import Celery
 from django.db import connections
 
-from celery_idempotent import ClaimLost, IdempotentEmailTask, Status, Verdict, browse, sweep
-from celery_idempotent.core.entry import After, Recipient
-from celery_idempotent.core.expiry import expire
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import Acquired, Asker, Duplicate, Policy, Reply
-from celery_idempotent.core.status import DeliveryStatus
-from celery_idempotent.core.store import Store
-from celery_idempotent.stores.database import DatabaseStore
+from celery_idempotent import ClaimLost, IdempotentEmailTask, Status, Verdict
+from celery_idempotent.ledger.deadlines import expire
+from celery_idempotent.ledger.entry import After, Recipient
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.outcomes import Acquired, Duplicate, Reply
+from celery_idempotent.ledger.policy import Claimant, Policy
+from celery_idempotent.ledger.status import DeliveryStatus
+from celery_idempotent.ledger.store import Store
+from celery_idempotent.operations import search, sweep
+from celery_idempotent.stores.database.store import DatabaseStore
 from celery_idempotent.stores.memory import MemoryStore
-from celery_idempotent.stores.redis import RedisStore
+from celery_idempotent.stores.redis.store import RedisStore
 from celery_idempotent.testing import race
 from tests.support.databases import added, place_of, wipe
 from tests.support.servers import Redis
@@ -33,8 +35,8 @@ TARGET = ("0", Recipient("d1" * 32, "a***@example.com"))
 ACCEPTED = {TARGET: Reply(DeliveryStatus.ACCEPTED, 250)}
 
 
-def asker(number: int, task_id: str = "task-1") -> Asker:
-    return Asker(f"key-{number}", "held-mail", task_id)
+def claimant(number: int, task_id: str = "task-1") -> Claimant:
+    return Claimant(f"key-{number}", "held-mail", task_id)
 
 
 class Watched:
@@ -64,7 +66,7 @@ class Watched:
 def hand_over(ledger: Ledger, number: int, pause: float) -> Any:
     """The life of one email; with a ``pause``, in seconds, its deadlines pass in its midst."""
     policy = Policy(lease=pause, send_timeout=pause) if pause else Policy(lease=300, send_timeout=300)
-    who = asker(number)
+    who = claimant(number)
     entry = ledger.claim(who, policy).entry
     time.sleep((number % 3 + number % 5) * pause)
     entry = ledger.begin(entry, [TARGET], "<m@x>", who, policy)
@@ -178,7 +180,7 @@ def test_two_whole_sweeps_with_a_verifier(
     """Both find the doubt and ask; the verdict is applied once, with one row of audit, and nothing is lost."""
     ledger = Ledger(DatabaseStore(lambda: database))
     monkeypatch.setattr(sweep, "get_ledger", lambda app: ledger)
-    monkeypatch.setattr(browse, "ledger_alias", lambda: database)
+    monkeypatch.setattr(search, "ledger_alias", lambda: database)
     monkeypatch.setattr(provider, "says", verdict)
 
     def go_round(_: int) -> sweep.Swept:
@@ -188,7 +190,7 @@ def test_two_whole_sweeps_with_a_verifier(
             connections[database].close()
 
     for number in range(5):
-        who = replace(asker(number), email_type="raced-mail")
+        who = replace(claimant(number), email_type="raced-mail")
         late = Policy(send_timeout=-1.0)
         ledger.begin(ledger.claim(who, late).entry, [TARGET], "<m@x>", who, late)  # type: ignore[union-attr]
         passes = race(go_round, 2)
@@ -202,7 +204,7 @@ def test_two_whole_sweeps_with_a_verifier(
         _goes_on(ledger, entry, who, verdict)
 
 
-def _goes_on(ledger: Ledger, entry: Any, who: Asker, verdict: Verdict) -> None:
+def _goes_on(ledger: Ledger, entry: Any, who: Claimant, verdict: Verdict) -> None:
     """Have another task call: it is a duplicate of what was sent, and sends what was not."""
     (delivery,) = entry.deliveries
     outcome = ledger.claim(replace(who, task_id="task-2"), Policy())
@@ -227,7 +229,7 @@ def test_sweeps_and_duplicates_of_the_same_emails() -> None:
 
     def call(racer: int) -> None:
         for number in range(200):
-            who = asker(number, f"task-{racer}")
+            who = claimant(number, f"task-{racer}")
             while True:
                 outcome = ledger.claim(who, policy)
                 if isinstance(outcome, Duplicate):
@@ -260,7 +262,7 @@ def test_sweeps_and_duplicates_of_the_same_emails() -> None:
 def test_two_sweeps_find_the_same(memory_ledger: Any) -> None:
     """One of them acts."""
     for round_ in range(50):
-        who = asker(round_)
+        who = claimant(round_)
         entry = memory_ledger.begin(memory_ledger.claim(who, Policy()).entry, [TARGET], "<m@x>", who, Policy())
         assert memory_ledger.store.swap(replace(entry, deadline=After(-1)), entry.version)
         changed = race(lambda n, key=who.key: expire(memory_ledger.store, key), 4)

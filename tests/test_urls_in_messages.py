@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from celery_idempotent import checks
+from celery_idempotent.checks.settings import check_settings
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from celery_idempotent import checks
 def test_a_password_is_not_quoted(settings: Any, url: str) -> None:
     """Whatever characters it has, and wherever the URL is wrong: checks are printed into logs."""
     settings.CELERY_IDEMPOTENT = {"LEDGER": url}
-    (found,) = checks.check_settings(None)
+    (found,) = check_settings(None)
     assert found.id == "celery_idempotent.E002"
     assert "zq" not in found.msg
     assert "xv" not in found.msg
@@ -34,5 +34,5 @@ def test_a_password_is_not_quoted(settings: Any, url: str) -> None:
 def test_what_is_wrong_is_still_said(settings: Any) -> None:
     """Names that the error quotes and the URL does not have are no secrets."""
     settings.CELERY_IDEMPOTENT = {"LEDGER": "sentinel://host:26379/0"}
-    (found,) = checks.check_settings(None)
+    (found,) = check_settings(None)
     assert "'master_name'" in found.msg

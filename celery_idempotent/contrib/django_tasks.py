@@ -29,10 +29,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import close_old_connections, connections
 from django.utils import timezone
 
-from ..calls import ComeBack
-from ..core.errors import InProgress, KeyFieldError, UnsafeTransaction
-from ..functions import Declared, DirectCall, declare, made
-from ..identity import Identity
+from ..email_types.call_keys import Identity
+from ..exceptions import InProgress, KeyFieldError, UnsafeTransaction
+from ..execution.call import Snooze
+from ..execution.functions import Declared, DirectCall, claim_and_run, declare
 
 logger = logging.getLogger("celery_idempotent")
 
@@ -89,7 +89,7 @@ class TaskCall(DirectCall):
         super().__init__(task, args, kwargs, result.id, eager=immediate)
         self.local = immediate
         self.result = result
-        self.asker = replace(self.asker, worker=str((result.worker_ids or [""])[-1]))
+        self.claimant = replace(self.claimant, worker=str((result.worker_ids or [""])[-1]))
 
     def backoff(self) -> float:
         """Return less than where a job can come back: waiting keeps a worker from its other tasks."""
@@ -99,7 +99,7 @@ class TaskCall(DirectCall):
 def _perform(declared: Declared, args: Any, kwargs: Any, body: Callable[[], Any]) -> Any:
     result = _started.get()
     if result is None or _declared(result) is not declared:
-        return made(DirectCall(declared, args, kwargs), body)
+        return claim_and_run(DirectCall(declared, args, kwargs), body)
     _started.set(None)  # what the body calls is not this task's own call
     try:
         return _perform_task(declared, result, args, kwargs, body)
@@ -113,7 +113,7 @@ def _perform_task(declared: Declared, result: Any, args: Any, kwargs: Any, body:
     if job is not None:
         return _in_rq(declared, job, args, kwargs, body)
     call = TaskCall(declared, result, args, kwargs)
-    return made(call, body) if call.local else _in_worker(call, body)
+    return claim_and_run(call, body) if call.local else _in_worker(call, body)
 
 
 # -- in a worker that does not call again --------------------------------------------------------------------
@@ -124,15 +124,15 @@ def _in_worker(call: TaskCall, body: Callable[[], Any]) -> Any:
     while True:
         close_old_connections()  # as Django does around a request; one may have died with its server
         try:
-            return made(call, body)
-        except ComeBack as back:
+            return claim_and_run(call, body)
+        except Snooze as back:
             if time.monotonic() + back.wait > end:
                 _hand_on(call, back)
             time.sleep(back.wait)
             call.waits += 1
 
 
-def _hand_on(call: TaskCall, back: ComeBack) -> None:
+def _hand_on(call: TaskCall, back: Snooze) -> None:
     """Enqueue the task anew for later, and fail this one, saying so. Returns if the queue does not take it."""
     task = call.result.task
     if not task.get_backend().supports_defer:

@@ -23,11 +23,11 @@ from rq.job import Job
 from rq.scheduler import RQScheduler
 from rq.timeouts import BaseTimeoutException
 
-from ..calls import Call, ComeBack, Ending, Next
-from ..core.errors import KeyFieldError
-from ..functions import Declared, DirectCall, declare, made
-from ..identity import HEADER, as_note, asker_of, own_note
-from ..run import is_inside
+from ..email_types.job_note import HEADER, as_note, claimant_of, own_note
+from ..exceptions import KeyFieldError
+from ..execution.call import AfterBody, Call, Ending, Snooze
+from ..execution.functions import Declared, DirectCall, claim_and_run, declare
+from ..execution.run import is_inside
 
 logger = logging.getLogger("celery_idempotent")
 
@@ -84,7 +84,7 @@ class JobCall(Call):
             )
         self.waits, self.deferrals = self.carried.get("waits", 0), self.carried.get("deferrals", 0)
         own = {**self.carried, "id": _execution(job)}
-        self.asker = asker_of(task, own, str(job.worker_name or ""), args, kwargs)
+        self.claimant = claimant_of(task, own, str(job.worker_name or ""), args, kwargs)
 
     def retries_itself(self, error: Exception) -> bool:
         """Tell whether the job was enqueued with a `Retry`, or no scheduler would bring it back."""
@@ -93,14 +93,14 @@ class JobCall(Call):
     def ending(self, error: Exception) -> Ending:
         """A returned `Retry` runs again; so does an error, as long as the job has retries left."""
         if self.local:
-            return Ending(Next.GIVES_UP, error)
+            return Ending(AfterBody.GIVES_UP, error)
         if isinstance(error, RetryReturned):
             retry = self.retry(error.retry)
             is_last = (self.job.number_of_retries or 0) >= retry.max
-            return Ending(Next.GIVES_UP if is_last else Next.RUNS_AGAIN, error, retry.intervals[0])
+            return Ending(AfterBody.GIVES_UP if is_last else AfterBody.RUNS_AGAIN, error, retry.intervals[0])
         if self.job.should_retry and not isinstance(error, _never_retried(self.task)):
-            return Ending(Next.RUNS_AGAIN, error, self.job.get_retry_interval())
-        return Ending(Next.GIVES_UP, error)
+            return Ending(AfterBody.RUNS_AGAIN, error, self.job.get_retry_interval())
+        return Ending(AfterBody.GIVES_UP, error)
 
     def note(self, outcome: dict[str, Any]) -> None:
         """Keep ``outcome`` in the job's ``meta``, where dashboards show it. One round trip."""
@@ -117,7 +117,7 @@ class JobCall(Call):
         counted.intervals = [Retry.get_interval(done, returned.intervals)]
         return counted
 
-    def again(self, back: ComeBack) -> Retry:
+    def again(self, back: Snooze) -> Retry:
         """Return what makes RQ run the job again after a while, whatever retries it has left."""
         self.carried = back.counted(self.carried)
         try:
@@ -155,10 +155,10 @@ def perform_job(call: JobCall, body: Callable[[], Any]) -> Any:
     """Do what ``call`` asks for, and return what RQ is to be given: a result, or a `Retry`."""
     try:
         with _final(call.task, call.job):
-            return made(call, _raising(body))
+            return claim_and_run(call, _raising(body))
     except RetryReturned as returned:
         return call.retry(returned.retry)
-    except ComeBack as back:
+    except Snooze as back:
         return call.again(back)
 
 
@@ -166,7 +166,7 @@ def _perform(declared: Declared, args: Any, kwargs: Any, body: Callable[[], Any]
     job = get_current_job()
     if job is None or not _runs(job, declared):
         try:
-            return made(DirectCall(declared, args, kwargs), _raising(body))
+            return claim_and_run(DirectCall(declared, args, kwargs), _raising(body))
         except RetryReturned as returned:
             return returned.retry
     call = JobCall(declared, job, args, kwargs)

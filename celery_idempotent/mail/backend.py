@@ -13,15 +13,15 @@ from django.core.mail.backends.smtp import EmailBackend as DjangoSMTP
 from django.utils.module_loading import import_string
 
 from ..conf import conf
-from ..core.errors import RecipientsDeferred, RecipientsRefused
-from ..run import Run, current_run
-from ..unserved import CONNECTION, NAMELESS
-from .connections import bound
+from ..exceptions import RecipientsDeferred, RecipientsRefused
+from ..execution.run import Run, current_run
+from ..execution.unserved_recipients import CONNECTION, NAMELESS
 from .handover import HandOver
 from .providers import provider as named_provider
-from .rendering import not_unicode
-from .routes import may_pass, tracked, transport_for
-from .transports import Transport
+from .smtp.connections import limit_timeouts
+from .smtp.rendering import not_unicode
+from .transport_protocol import Transport
+from .transport_selection import may_pass, tracked, transport_for
 
 logger = logging.getLogger("celery_idempotent")
 
@@ -61,7 +61,7 @@ class EmailBackend(BaseEmailBackend):
         if run is None or run.policy.opaque:
             return self._passing.open()
         if isinstance(self._tracked, DjangoSMTP):
-            bound(self._tracked, run.policy.send_timeout)
+            limit_timeouts(self._tracked, run.policy.send_timeout)
         try:
             return self._tracked.open()
         except Exception as error:
@@ -93,14 +93,14 @@ class EmailBackend(BaseEmailBackend):
 
     def _send_tracked(self, run: Run, messages: Iterable[EmailMessage]) -> int:
         transport = transport_for(self._tracked, self._provider)
-        run.unserved.goes_on()
+        run.unserved.forget_connection_error()
         served = 0
         unserved: list[Exception] = []
         for message in messages:
             if run.stopped_by is not None:
                 raise run.stopped_by
             if not message.recipients():
-                logger.warning("%s: a message without recipients was not sent", run.asker.email_type)
+                logger.warning("%s: a message without recipients was not sent", run.claimant.email_type)
                 continue
             try:
                 self._hand_over(run, message, transport)

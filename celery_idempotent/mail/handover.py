@@ -12,16 +12,17 @@ from django.core.mail import EmailMessage
 from django.core.mail.utils import DNS_NAME
 
 from ..conf import conf
-from ..core.addresses import mask_all, printable, recipient
-from ..core.entry import Delivery, Recipient
-from ..core.outcomes import Reply, Target
-from ..core.replies import wait_for
-from ..core.status import DeliveryStatus
-from ..run import NOT_YET, Run, TakenBack
-from .recognition import ProviderKey, in_doubt, known_key, new_key, place
-from .routes import may_pass
-from .transports import HandOverId, Transport
-from .unsettled import raise_unsettled
+from ..execution.run import NOT_YET, Run, TakenBack
+from ..ledger.addresses import mask_all, printable, recipient
+from ..ledger.entry import Delivery, Recipient
+from ..ledger.outcomes import Reply, Target
+from ..ledger.status import DeliveryStatus
+from .delivery_errors import raise_unsettled
+from .provider_keys import delivery_key, keys_in_doubt, known_key, new_key
+from .providers import ProviderKey
+from .smtp.reply_codes import wait_for
+from .transport_protocol import HandOverId, Transport
+from .transport_selection import may_pass
 
 PAUSES = (0.5, 2.0)
 """Seconds before what is in doubt is offered again at once, where the provider recognises it."""
@@ -39,11 +40,13 @@ class HandOver:
 
     def __init__(self, run: Run, message: EmailMessage, transport: Transport) -> None:
         self.run = run
-        self.name = run.asker.email_type
+        self.name = run.claimant.email_type
         self.message = message
         self.transport = transport
         self.addresses = _by_target(run, message)
-        self.message_id = _given_message_id(message) or run.named(map(place, self.addresses), self._names())
+        self.message_id = _given_message_id(message) or run.named(
+            map(delivery_key, self.addresses), self._names()
+        )
         self._pending: dict[str, Target] = {}
         self._open: list[str] = []
         self._replies: Mapping[str, Reply] = {}
@@ -63,7 +66,7 @@ class HandOver:
 
     def _known_message_ids(self) -> Iterator[str]:
         known = self.run.known()
-        rows = (known.get(place(target)) for target in self.addresses)
+        rows = (known.get(delivery_key(target)) for target in self.addresses)
         return (row.message_id for row in rows if row is not None and row.message_id)
 
     def deliver(self) -> None:
@@ -71,7 +74,7 @@ class HandOver:
         try:
             self._deliver()
         except Exception as error:
-            self.run.unserved.note(map(place, self.addresses), error, may_pass(error))
+            self.run.unserved.note(map(delivery_key, self.addresses), error, may_pass(error))
             raise
 
     def _deliver(self) -> None:
@@ -100,8 +103,8 @@ class HandOver:
 
         What is in doubt comes first, and alone: under the key that it was handed over with, or not at all.
         """
-        known, doubtful = self.run.known(), in_doubt(self.run.entry)
-        mine = {place(target): address for target, address in self.addresses.items()}
+        known, doubtful = self.run.known(), keys_in_doubt(self.run.entry)
+        mine = {delivery_key(target): address for target, address in self.addresses.items()}
         self._again, offered = None, {where for where in mine if _may_be_offered(known.get(where))}
         if doubtful & mine.keys():
             whole = doubtful <= mine.keys()
@@ -109,14 +112,14 @@ class HandOver:
             offered = doubtful if self._again else set()
             self._is_final = self._again is None
         self._pending = {
-            address: target for target, address in self.addresses.items() if place(target) in offered
+            address: target for target, address in self.addresses.items() if delivery_key(target) in offered
         }
         return bool(self._pending)
 
     def _goes_on(self, pauses: Iterator[float]) -> bool:
         """Tell whether to look again who is owed it: a doubt is settled, or may be in a moment."""
         entry = self.run.entry
-        if not in_doubt(entry) & {place(target) for target in self.addresses}:
+        if not keys_in_doubt(entry) & {delivery_key(target) for target in self.addresses}:
             return self._again is not None
         pause = next(pauses, None) if entry.provider_key and not self._is_final else None
         if pause is None:
@@ -124,7 +127,7 @@ class HandOver:
         time.sleep(pause)
         return True
 
-    def hand_over(self) -> HandOverId:
+    def next_attempt_id(self) -> HandOverId:
         """Return what the next transaction is called in the ledger."""
         entry = self.run.entry
         return HandOverId(entry.key, entry.generation, entry.attempts + 1, self.message_id, entry.begun_at)
@@ -133,7 +136,7 @@ class HandOver:
         """Return whose address no server was told in the last try."""
         known = self.run.known()
         asked = {where for where, d in known.items() if not d.detail.startswith(NOT_YET)}
-        return {address for address, target in self._pending.items() if place(target) not in asked}
+        return {address for address, target in self._pending.items() if delivery_key(target) not in asked}
 
     def key(self) -> ProviderKey | None:
         """Return the provider key for the next transaction."""
@@ -173,8 +176,8 @@ class HandOver:
 
     def _repeats(self, replies: Mapping[str, Reply]) -> bool:
         """Tell whether the provider would answer another offer of what is in doubt as it has just done."""
-        provider, doubtful = self.transport.provider, in_doubt(self.run.entry)
-        said = [reply for address, reply in replies.items() if place(self._pending[address]) in doubtful]
+        provider, doubtful = self.transport.provider, keys_in_doubt(self.run.entry)
+        said = [reply for address, reply in replies.items() if delivery_key(self._pending[address]) in doubtful]
         return provider is not None and bool(said) and all(map(provider.is_final, said))
 
     def _close(self, error: BaseException) -> None:

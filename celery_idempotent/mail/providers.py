@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID, uuid5
 
+from django.core.checks import CheckMessage, Warning
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
-from ..core.outcomes import Reply
-from ..core.status import DeliveryStatus
+from ..encryption import HINT, can_seal, seal
+from ..ledger.outcomes import Reply
+from ..ledger.provider_offers import Offer
+from ..ledger.status import DeliveryStatus
 
 _DAY = 24 * 3600.0
 _NAMESPACE = UUID("7c5a3d5e-6f0b-4d5f-9a63-0b3d1f6c2a11")
@@ -119,3 +122,47 @@ def provider(name: str | None) -> Deduplication | None:
         f"CELERY_IDEMPOTENT['PROVIDER'] is {name!r}; it can be {', '.join(map(repr, SMTP))}, the dotted path "
         "of a celery_idempotent.mail.providers.Deduplication, or None"
     )
+
+
+def unsealed(alias: str, used: Deduplication | None) -> list[CheckMessage]:
+    """Return W025 if doubts about ``used`` are held although the provider could resolve them."""
+    if used is None or not used.compares_content or can_seal():
+        return []
+    return [
+        Warning(
+            f"mailer {alias!r}: {used.name} recognises a mail by its key and compares its content. That would "
+            "have to be kept until the reply, and there is no key to encrypt it with: what is in doubt is held",
+            hint=f"Set CELERY_IDEMPOTENT['ENCRYPTION_KEYS'] to a list with a key made by: {HINT}",
+            id="celery_idempotent.W025",
+        )
+    ]
+
+
+LONGEST_CONTENT = 4 << 20
+"""Octets that are kept encrypted at most; a longer message is handed over without a key."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderKey:
+    """What a transport sends along."""
+
+    key: str
+    """As the ledger keeps it: whose account, and what is unique about the hand-over."""
+    provider: Deduplication
+    again: bool = False
+    """It goes out once more: only its outcome can settle what is in doubt."""
+    frozen: bytes = b""
+    """The content to send instead of what has been rendered now; empty where that does not matter."""
+
+    @property
+    def value(self) -> str:
+        """The header's value."""
+        return self.provider.form(self.key)
+
+    def offer(self, content: bytes) -> Offer | None:
+        """Return what is written ahead; None where ``content`` would have to be kept and cannot be."""
+        if not self.provider.compares_content:
+            return Offer(self.key, self.provider.seconds)
+        if not 0 < len(content) <= LONGEST_CONTENT:
+            return None
+        return Offer(self.key, self.provider.seconds, seal(content))

@@ -12,9 +12,9 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 from django.db import Error as DatabaseError
 
-from ..dispatch import BrokerDown
-from ..relay import BATCH, Relay
-from ..stores.outbox import CHUNK
+from ..operations.relay import BATCH, Relay
+from ..outbox.publish import BrokerDown
+from ..outbox.rows import CHUNK
 
 HELP = "Publish what waits in the outbox, and remove what has come to its end."
 

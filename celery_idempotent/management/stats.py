@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import browse
-from ..console import moment, table
-from ..core.status import Status
+from ..ledger.status import Status
+from ..operations import search
+from ..operations.tables import moment, table
 
 SHOWN = 50
 """Emails that a list shows."""
@@ -22,15 +22,15 @@ def look(seconds: float, wanted: str | None) -> tuple[Any, str]:
 
     What waits counts after ``seconds`` without a change.
     """
-    with browse.rows() as rows:
+    with search.rows() as rows:
         waiting = {
             "in_doubt": rows.filter(status=Status.IN_DOUBT.value).order_by("updated_at"),
-            "stuck": browse.stuck(rows, seconds),
-            "unfinished": browse.unfinished(rows, seconds),
+            "stuck": search.stuck(rows, seconds),
+            "unfinished": search.unfinished(rows, seconds),
         }
         if wanted is not None:
             return _listed(waiting[wanted])
-        counts = browse.counts(rows)
+        counts = search.counts(rows)
         stuck, unfinished = waiting["stuck"].count(), waiting["unfinished"].count()
     types = sorted({kind for kind, _ in counts})
     numbers = {kind: {s.value: counts.get((kind, s.value), 0) for s in Status} for kind in types}
@@ -49,7 +49,7 @@ def _counted(numbers: dict[str, dict[str, int]]) -> str:
     return table(("email type", *(status.value.replace("_", " ") for status in Status)), lines)
 
 
-def _listed(rows: browse.Rows) -> tuple[Any, str]:
+def _listed(rows: search.Rows) -> tuple[Any, str]:
     names = ("key", "email_type", "label", "status", "updated_at")
     found = list(rows.values_list(*names)[: SHOWN + 1])
     more = f"\n\nand more; these are the oldest {SHOWN}" if len(found) > SHOWN else ""

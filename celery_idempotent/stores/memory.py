@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
-from ..core.entry import Attempt, Delivery, Entry, with_times
-from ..core.status import FINISHED, IN_FLIGHT
-from ..core.store import Store, Stored
+from ..ledger.entry import Attempt, Delivery, Entry, with_times
+from ..ledger.status import FINISHED, IN_FLIGHT
+from ..ledger.store import Store, Stored
 
 
 def _utc_now() -> datetime:

@@ -6,13 +6,13 @@ import threading
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
-from ..core.audit import Intervention
-from ..core.entry import After, Delivery, Entry, Recipient
-from ..core.forgetting import FORGOTTEN
-from ..core.interventions import Operator
-from ..core.status import DeliveryStatus, Status
-from ..core.store import Store
-from .making import ANN, BOB, KEY, make_attempt, make_entry, race
+from ..ledger.audit import Intervention
+from ..ledger.decisions import Operator
+from ..ledger.entry import After, Delivery, Entry, Recipient
+from ..ledger.erasure import FORGOTTEN
+from ..ledger.status import DeliveryStatus, Status
+from ..ledger.store import Store
+from .factories import ANN, BOB, KEY, make_attempt, make_entry, race
 
 
 class StoreConformance:

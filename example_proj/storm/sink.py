@@ -48,9 +48,9 @@ class Witness:
 
 async def serve(file: Path, seed: int) -> None:
     """Serve on a free port of 127.0.0.1, for ever."""
-    witness = Witness(file, seed)
+    observer = Witness(file, seed)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: SMTP(witness, hostname="sink", loop=loop), "127.0.0.1", 0)
+    server = await loop.create_server(lambda: SMTP(observer, hostname="sink", loop=loop), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 

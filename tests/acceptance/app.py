@@ -17,7 +17,8 @@ from celery import Celery  # noqa: E402
 from django.core.mail import EmailMessage  # noqa: E402
 from django.db import transaction  # noqa: E402
 
-from celery_idempotent import IdempotentEmailTask, IdempotentTask, Verdict, conduct  # noqa: E402
+from celery_idempotent import IdempotentEmailTask, IdempotentTask, Verdict  # noqa: E402
+from celery_idempotent.execution import body  # noqa: E402
 from tests.acceptance import crash  # noqa: E402
 from tests.acceptance.crash import DIRECTORY  # noqa: E402
 
@@ -38,7 +39,7 @@ app.conf.update(
 app.conf.broker_transport_options = json.loads(os.environ.get("TEST_TRANSPORT", "{}"))
 app.conf.update(json.loads(os.environ.get("TEST_CONFIG", "{}")))
 SEND_TIMEOUT = float(os.environ.get("TEST_SEND_TIMEOUT", "2"))
-conduct._FIRST_DEFERRAL = float(os.environ.get("TEST_FIRST_DEFERRAL", conduct._FIRST_DEFERRAL))
+body._FIRST_DEFERRAL = float(os.environ.get("TEST_FIRST_DEFERRAL", body._FIRST_DEFERRAL))
 COMMON = {"base": IdempotentEmailTask, "lease": 2, "send_timeout": SEND_TIMEOUT}
 
 

@@ -15,9 +15,9 @@ from contextlib import suppress
 from functools import wraps
 from typing import Any
 
-from celery_idempotent import reporting, run
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.mail.transaction import Transaction
+from celery_idempotent.execution import reporting, run
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.mail.smtp.transaction import Transaction
 
 STRUCK = "TEST_DIRECTORY" in os.environ
 _own = None if STRUCK else tempfile.TemporaryDirectory(prefix="tasks-")
@@ -87,7 +87,7 @@ def install() -> None:
     if not STRUCK:
         return
     claim = Ledger.claim
-    Ledger.claim = lambda self, asker, policy: meet(asker) or claim(self, asker, policy)
+    Ledger.claim = lambda self, claimant, policy: meet(claimant) or claim(self, claimant, policy)
     around(Ledger, "claim", "before-claim", "after-claim")
     around(run.Run, "begin", "after-354", "after-write-ahead")
     around(run.Run, "settle", "after-250", "after-record")

@@ -25,11 +25,11 @@ app.send_task("celery_idempotent.relay")
 def test_the_sweep_releases_what_was_left(shop: Shop) -> None:
     """A lease that has passed, of a process that is gone: the key is free again, and who comes next sends."""
     released, status, result = shop.ask("""
-from celery_idempotent.core.outcomes import Asker, Policy
-from celery_idempotent.wiring import get_ledger
+from celery_idempotent.ledger.outcomes import Claimant, Policy
+from celery_idempotent.stores.factory import get_ledger
 from tests.support.worker import wait_for
 ledger = get_ledger(app)
-ledger.claim(Asker(confirm.key_for(3002), "confirmation", "gone"), Policy(lease=0.001))
+ledger.claim(Claimant(confirm.key_for(3002), "confirmation", "gone"), Policy(lease=0.001))
 wait_for(ledger.store.due)
 swept = app.send_task("celery_idempotent.sweep").get(timeout=60)
 status = confirm.entry_for(3002).status

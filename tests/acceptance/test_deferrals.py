@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from celery_idempotent import RecipientsDeferred
-from celery_idempotent.conduct import deferral
+from celery_idempotent.execution.body import deferral
 from tests.acceptance.points import OUTCOME
 from tests.support.mailserver import DROP_AFTER_ACCEPT
 from tests.support.shop import Shop

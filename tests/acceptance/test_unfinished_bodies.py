@@ -24,7 +24,7 @@ answer([entry.status, entry.unfinished, entry.result, [d.status for d in entry.d
 """
 DEADLINE = """
 import time
-from celery_idempotent.wiring import get_ledger
+from celery_idempotent.stores.factory import get_ledger
 store = get_ledger(app).store
 while (found := store.get(pair.key_for({order}))).now <= found.entry.deadline:
     time.sleep(0.1)

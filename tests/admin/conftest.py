@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
-from celery_idempotent import wiring
-from celery_idempotent.core.entry import Recipient
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import Policy, Reply
-from celery_idempotent.core.status import DeliveryStatus, Status
+from celery_idempotent.ledger.entry import Recipient
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.outcomes import Reply
+from celery_idempotent.ledger.policy import Policy
+from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.models import LogicalEmail, OutboxMessage
-from celery_idempotent.stores import outbox
-from celery_idempotent.stores.database import DatabaseStore
-from tests.admin.pages import ASKER
+from celery_idempotent.outbox import rows as outbox_rows
+from celery_idempotent.stores import factory
+from celery_idempotent.stores.database.store import DatabaseStore
+from tests.admin.pages import CLAIMANT
 
 
 @pytest.fixture
@@ -24,16 +25,16 @@ def email(db: None, settings: Any) -> LogicalEmail:
     settings.CELERY_IDEMPOTENT |= {"LEDGER": "database"}
     ledger = Ledger(DatabaseStore())
     targets = [("0", Recipient(c * 64, f"{c}***@example.com")) for c in "ab"]
-    entry = ledger.claim(ASKER, Policy()).entry
-    entry = ledger.begin(entry, targets, "<m@shop>", ASKER, Policy())
+    entry = ledger.claim(CLAIMANT, Policy()).entry
+    entry = ledger.begin(entry, targets, "<m@shop>", CLAIMANT, Policy())
     replies = {
         targets[0]: Reply(DeliveryStatus.ACCEPTED, 250, "queued"),
         targets[1]: Reply(DeliveryStatus.DEFERRED, 450, "greylisted"),
     }
-    ledger.settle(entry, replies, "<m@shop>", ASKER, Policy())
+    ledger.settle(entry, replies, "<m@shop>", CLAIMANT, Policy())
     email = LogicalEmail.objects.get()
     owed = OutboxMessage(task_id="task-1", task="t", key=email.key, label=email.label, payload="a secret")
-    outbox.add("default", [owed])
+    outbox_rows.add("default", [owed])
     return email
 
 
@@ -43,7 +44,7 @@ def email(db: None, settings: Any) -> LogicalEmail:
 @pytest.fixture
 def doubtful(email: LogicalEmail) -> LogicalEmail:
     """An email in doubt."""
-    store = wiring.get_ledger().store
+    store = factory.get_ledger().store
     entry = store.get(email.key).entry  # type: ignore[union-attr]
     store.swap(replace(entry, status=Status.IN_DOUBT, deadline=None), entry.version)
     email.refresh_from_db()

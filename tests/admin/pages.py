@@ -6,10 +6,10 @@ from typing import Any
 
 from django.urls import reverse
 
-from celery_idempotent.core.outcomes import Asker
+from celery_idempotent.ledger.policy import Claimant
 from celery_idempotent.models import LogicalEmail
 
-ASKER = Asker("1:" + "ab" * 32, "order-confirmation", "task-1", "worker@host", "order_id=7")
+CLAIMANT = Claimant("1:" + "ab" * 32, "order-confirmation", "task-1", "worker@host", "order_id=7")
 LIST = "/admin/celery_idempotent/logicalemail/"
 
 

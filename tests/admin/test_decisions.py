@@ -10,10 +10,10 @@ from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 
-from celery_idempotent import wiring
-from celery_idempotent.core.outcomes import Policy
+from celery_idempotent.ledger.policy import Policy
 from celery_idempotent.models import LogicalEmail
-from tests.admin.pages import ASKER, LIST, decision_on, form, page_of, told
+from celery_idempotent.stores import factory
+from tests.admin.pages import CLAIMANT, LIST, decision_on, form, page_of, told
 
 
 def staff(client: Any, *permissions: str) -> Any:
@@ -108,8 +108,8 @@ def test_a_request_that_no_page_makes(
 
 def test_several_at_once(admin_client: Any, doubtful: LogicalEmail) -> None:
     """From the list, with one reason; those that it does not fit are named."""
-    other = replace(ASKER, key="1:" + "cd" * 32, task_id="task-2")
-    wiring.get_ledger().claim(other, Policy())
+    other = replace(CLAIMANT, key="1:" + "cd" * 32, task_id="task-2")
+    factory.get_ledger().claim(other, Policy())
     chosen = list(LogicalEmail.objects.values_list("pk", flat=True))
     bulk = {"action": "resolve_sent", "_selected_action": chosen, "reason": "provider's report"}
     answer = admin_client.post(LIST, bulk, follow=True)

@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 from django.urls import reverse
 
-from celery_idempotent import wiring
-from celery_idempotent.admin_decisions import ADVICE, UNFINISHED
-from celery_idempotent.core.entry import Recipient
-from celery_idempotent.core.interventions import Operator
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import Policy, Reply, Verdict
-from celery_idempotent.core.status import DeliveryStatus, Status
+from celery_idempotent.ledger.decisions import Operator
+from celery_idempotent.ledger.entry import Recipient
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.outcomes import Reply
+from celery_idempotent.ledger.policy import Policy, Verdict
+from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.models import Delivery, LogicalEmail, OutboxMessage, SendAttempt
-from tests.admin.pages import ASKER, LIST, decision_on, form, page_of, told
+from celery_idempotent.operations.advice import ADVICE, UNFINISHED
+from celery_idempotent.stores import factory
+from tests.admin.pages import CLAIMANT, LIST, decision_on, form, page_of, told
 
 MODELS = [LogicalEmail, Delivery, SendAttempt, OutboxMessage]
 
@@ -57,7 +58,7 @@ def test_what_is_sent_and_not_finished_says_so(
     admin_client: Any, email: LogicalEmail, unfinished: bool
 ) -> None:
     """Nobody takes it for done by mistake."""
-    store = wiring.get_ledger().store
+    store = factory.get_ledger().store
     entry = store.get(email.key).entry  # type: ignore[union-attr]
     store.swap(replace(entry, status=Status.SENT, deadline=None, unfinished=unfinished), entry.version)
     page = admin_client.get(page_of(email)).content.decode()
@@ -67,14 +68,14 @@ def test_what_is_sent_and_not_finished_says_so(
 
 def test_what_was_cut_off_can_be_filtered(admin_client: Any, email: LogicalEmail) -> None:
     """And nothing else is in that list: neither what is at work, nor what is sent to its end."""
-    store = wiring.get_ledger().store
+    store = factory.get_ledger().store
     ledger = Ledger(store)
     for name in ("done", "cut-off"):
-        asker = replace(ASKER, key=name, task_id=name)
+        claimant = replace(CLAIMANT, key=name, task_id=name)
         target = ("0", Recipient("c" * 64, "c***@example.com"))
-        entry = ledger.begin(ledger.claim(asker, Policy()).entry, [target], "<c@shop>", asker, Policy())
+        entry = ledger.begin(ledger.claim(claimant, Policy()).entry, [target], "<c@shop>", claimant, Policy())
         how = DeliveryStatus.ACCEPTED if name == "done" else DeliveryStatus.IN_DOUBT
-        entry = ledger.settle(entry, {target: Reply(how)}, "<c@shop>", asker, Policy())
+        entry = ledger.settle(entry, {target: Reply(how)}, "<c@shop>", claimant, Policy())
         if name == "done":
             ledger.complete(entry, None)
         else:

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from celery_idempotent import outbox
+from celery_idempotent.outbox import enqueue
 from tests.celery.owed import Broker, app
 
 
 @pytest.fixture
 def broker(memory_ledger: Any) -> Iterator[Broker]:
     """A broker that was never down, and a ledger; both empty."""
-    outbox._not_before = 0.0
+    enqueue._not_before = 0.0
     with app.connection_for_write() as connection:
         broker = Broker(connection)
         yield broker
@@ -24,4 +24,4 @@ def broker(memory_ledger: Any) -> Iterator[Broker]:
 @pytest.fixture
 def quiet(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same, and nothing published but by the relay."""
-    monkeypatch.setattr(outbox, "_publish", lambda *_: None)
+    monkeypatch.setattr(enqueue, "_publish", lambda *_: None)

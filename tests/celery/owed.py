@@ -8,7 +8,7 @@ from typing import Any
 from celery import Celery
 
 from celery_idempotent import IdempotentEmailTask, IdempotentTask
-from celery_idempotent.identity import HEADER
+from celery_idempotent.email_types.job_note import HEADER
 from celery_idempotent.models import OutboxMessage
 
 app = Celery("outbox", broker="memory://", backend="cache+memory://", set_as_current=False)

@@ -9,7 +9,7 @@ from celery import Celery
 
 from celery_idempotent import IdempotentTask
 from celery_idempotent.contrib import rq
-from celery_idempotent.options import problems
+from celery_idempotent.email_types.options import problems
 
 app = Celery("allow-send", broker="memory://", backend="cache+memory://", set_as_current=False)
 

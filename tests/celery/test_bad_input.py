@@ -23,7 +23,7 @@ from celery_idempotent import (
     RecipientsRefused,
     Status,
 )
-from celery_idempotent.core.outcomes import Asker, Policy
+from celery_idempotent.ledger.policy import Claimant, Policy
 from tests.support.mailserver import ScriptedSMTP
 
 app = Celery("bad-input", broker="memory://", backend="cache+memory://", set_as_current=False)
@@ -162,7 +162,7 @@ def test_while_another_task_is_at_it(memory_ledger: Any, on_conflict: str) -> No
     def busy(n: int) -> str:
         return "ran"
 
-    memory_ledger.claim(Asker(busy.key_for(1), busy.name, "other"), Policy(opaque=True))
+    memory_ledger.claim(Claimant(busy.key_for(1), busy.name, "other"), Policy(opaque=True))
     result = busy.apply((1,))
     if on_conflict == "skip":
         assert result.get() is None

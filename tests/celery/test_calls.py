@@ -12,12 +12,12 @@ from celery.exceptions import Ignore
 from kombu.utils import json
 
 from celery_idempotent import IdempotentEmailTask, IdempotentTask, KeyFieldError, LedgerUnavailable, Status
-from celery_idempotent.core.addresses import recipient
-from celery_idempotent.identity import as_note
-from celery_idempotent.options import problems
-from celery_idempotent.results import dump
-from celery_idempotent.run import current_run
-from celery_idempotent.tasks import CeleryCall
+from celery_idempotent.email_types.job_note import as_note
+from celery_idempotent.email_types.options import problems
+from celery_idempotent.execution.results import dump
+from celery_idempotent.execution.run import current_run
+from celery_idempotent.ledger.addresses import recipient
+from celery_idempotent.tasks.idempotent import CeleryCall
 
 app = Celery("calls", broker="memory://", backend="cache+memory://", set_as_current=False)
 

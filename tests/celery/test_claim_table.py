@@ -11,11 +11,11 @@ from tests.support.shop import Shop, opened, sqlite
 
 RUN = """
 import time
-from celery_idempotent.core.status import DeliveryStatus
+from celery_idempotent.ledger.status import DeliveryStatus
 from tests.support.seed import Seed
 begun = time.monotonic()
 {seed}
-result = {task}.apply_async({args}, task_id="asker-{order}")
+result = {task}.apply_async({args}, task_id="claimant-{order}")
 try:
     value = result.get(timeout=60)
 except Exception as error:
@@ -42,14 +42,14 @@ DOUBT = "settled(DeliveryStatus.IN_DOUBT)"
 # name: (task, seed, value, status, generation, copies, seconds from the seed on that it takes at least)
 ROWS: dict[str, tuple[str, str, Any, str, int, int, float]] = {
     "nothing": ("confirm", "", SENT, "sent", 1, 1, 0),
-    "claimed, same task id": ("confirm", SEED + ", by='asker-{order}').claimed()", SENT, "sent", 1, 1, 0),
+    "claimed, same task id": ("confirm", SEED + ", by='claimant-{order}').claimed()", SENT, "sent", 1, 1, 0),
     "claimed, lease passed": (
         "confirm", SEED + ", lease=0.2).claimed(); time.sleep(0.3)", SENT, "sent", 1, 1, 0),
     "claimed, lease running": ("confirm", SEED + ", lease=2).claimed()", SENT, "sent", 1, 1, 1.9),
     "sending, deadline running": (
         "confirm", SEED + ", send_timeout=2).sending()", "DeliveryInDoubt", "in_doubt", 1, 0, 1.9),
     "sending, deadline running, same task id": (
-        "confirm", SEED + ", by='asker-{order}', send_timeout=2).sending()",
+        "confirm", SEED + ", by='claimant-{order}', send_timeout=2).sending()",
         "DeliveryInDoubt", "in_doubt", 1, 0, 1.9),
     "sending, deadline passed": (
         "confirm", SEED + ", send_timeout=0.2).sending(); time.sleep(0.3)",
@@ -57,7 +57,7 @@ ROWS: dict[str, tuple[str, str, Any, str, int, int, float]] = {
     "released, another's retry scheduled": (
         "confirm", SEED + ", lease=1).released(retry_in=1)", SENT, "sent", 1, 1, 1.9),
     "released, its own retry scheduled": (
-        "confirm", SEED + ", by='asker-{order}').released(retry_in=60)", SENT, "sent", 1, 1, 0),
+        "confirm", SEED + ", by='claimant-{order}').released(retry_in=60)", SENT, "sent", 1, 1, 0),
     "released": ("confirm", SEED + ").released()", SENT, "sent", 1, 1, 0),
     "sent": ("confirm", SEED + ").sent('before')", "before", "sent", 1, 0, 0),
     "sent, inside the window": (
@@ -66,11 +66,11 @@ ROWS: dict[str, tuple[str, str, Any, str, int, int, float]] = {
         "reminder", "Seed(reminder, {order}, window=2).sent('before'); time.sleep(2.1)",
         "reminded", "sent", 2, 1, 0),
     "sent, window passed, took part": (
-        "reminder", "Seed(reminder, {order}, by='asker-{order}', window=2).sent('before'); time.sleep(2.1)",
+        "reminder", "Seed(reminder, {order}, by='claimant-{order}', window=2).sent('before'); time.sleep(2.1)",
         "before", "sent", 1, 0, 0),
     "sent, unfinished": ("confirm", SEED + ").unfinished()", None, "sent", 1, 0, 0),
     "sent, unfinished, same task id": (
-        "confirm", SEED + ", by='asker-{order}').unfinished()", SENT, "sent", 1, 0, 0),
+        "confirm", SEED + ", by='claimant-{order}').unfinished()", SENT, "sent", 1, 0, 0),
     "failed, deferred": ("confirm", SEED + ").failed(DeliveryStatus.DEFERRED)", SENT, "sent", 1, 1, 0),
     "failed, accepted": ("confirm", SEED + ").failed(DeliveryStatus.ACCEPTED)", SENT, "sent", 1, 0, 0),
     "failed, refused": (
@@ -102,7 +102,7 @@ def test_what_a_claim_finds(shop: Shop, row: str) -> None:
         RUN.format(seed=seed.format(order=order), task=task, args=args, order=order)
     )
     if wanted is SENT:
-        wanted = {"order": order, "by": f"asker-{order}"}
+        wanted = {"order": order, "by": f"claimant-{order}"}
     assert (value, status, generation) == (wanted, wanted_status, wanted_generation), shop.logs()
     assert shop.copies() == copies
     assert least <= took < PATIENCE

@@ -13,11 +13,12 @@ from django.core.mail import EmailMessage
 
 from celery_idempotent import ClaimLost, IdempotentEmailTask, IdempotentTask, LedgerUnavailable, Status
 from celery_idempotent.conf import conf
-from celery_idempotent.core.addresses import recipient
-from celery_idempotent.core.interventions import Operator
-from celery_idempotent.core.outcomes import Acquired, Asker, Policy, Reply, Verdict
-from celery_idempotent.core.status import DeliveryStatus
-from celery_idempotent.tasks import CeleryCall
+from celery_idempotent.ledger.addresses import recipient
+from celery_idempotent.ledger.decisions import Operator
+from celery_idempotent.ledger.outcomes import Acquired, Reply
+from celery_idempotent.ledger.policy import Claimant, Policy, Verdict
+from celery_idempotent.ledger.status import DeliveryStatus
+from celery_idempotent.tasks.idempotent import CeleryCall
 from tests.support.mailserver import ScriptedSMTP
 
 pytestmark = pytest.mark.usefixtures("memory_ledger", "tracked")
@@ -128,15 +129,15 @@ def test_a_run_that_lost_its_claim_takes_nothing_back(
 def redelivered(ledger: Any, until: str) -> Any:
     """Take the claim over as the task's own redelivery would, and go on ``until`` some point."""
     identity = interrupted._identify((1,), {})
-    asker = Asker(identity.key, "interrupted", "one", "", identity.label, identity.fingerprint)
-    outcome = ledger.claim(asker, Policy())
+    claimant = Claimant(identity.key, "interrupted", "one", "", identity.label, identity.fingerprint)
+    outcome = ledger.claim(claimant, Policy())
     assert isinstance(outcome, Acquired)
     entry = outcome.entry
     if until != "claimed":
         who = recipient("ann@example.com", conf.recipient_salt, conf.recipients)
-        entry = ledger.begin(entry, [("0", who)], "<m@other>", asker, Policy())
+        entry = ledger.begin(entry, [("0", who)], "<m@other>", claimant, Policy())
         status = DeliveryStatus.IN_DOUBT if until == "proven" else DeliveryStatus.ACCEPTED
-        entry = ledger.settle(entry, {("0", who): Reply(status)}, "<m@other>", asker, Policy())
+        entry = ledger.settle(entry, {("0", who): Reply(status)}, "<m@other>", claimant, Policy())
     if until == "proven":
         entry = Operator(ledger.store, "ann", "it is in the log").resolve(entry, Verdict.SENT)
     if until == "sent":

@@ -9,10 +9,12 @@ import pytest
 from celery import Celery
 from django.db import OperationalError, transaction
 
-from celery_idempotent import IdempotentTask, desk, dispatch, outbox
-from celery_idempotent.core.status import DeliveryStatus, Status
+from celery_idempotent import IdempotentTask
+from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.models import OutboxMessage
-from celery_idempotent.relay import Relay
+from celery_idempotent.operations import decisions
+from celery_idempotent.operations.relay import Relay
+from celery_idempotent.outbox import enqueue, publish
 from tests.celery.owed import Broker, app, make_due, owed
 from tests.support.seed import Seed
 from tests.support.servers import free_port
@@ -119,8 +121,8 @@ def test_arguments_go_with_the_decision_that_ends_an_email(broker: Broker, decis
     seed = Seed(owed, 1, by=owed.enqueue(1).id, send_timeout=0.0)
     stranger = owed.enqueue(2)
     seed.settled(DeliveryStatus.IN_DOUBT) if decision.startswith("resolve") else seed.released(100)
-    desk.decide(decision, owed.key_for(1), "ann", "asked for")
-    assert OutboxMessage.objects.filter(task_id=seed.asker.task_id).count() == left
+    decisions.decide(decision, owed.key_for(1), "ann", "asked for")
+    assert OutboxMessage.objects.filter(task_id=seed.claimant.task_id).count() == left
     assert OutboxMessage.objects.filter(task_id=stranger.id).exists()
 
 
@@ -134,8 +136,8 @@ def test_an_outbox_that_does_not_answer_stops_no_decision(
 
     Seed(owed, 1, by=owed.enqueue(1).id).released(100)
     with monkeypatch.context() as patched:
-        patched.setattr(outbox, "forget", away)
-        assert desk.decide("cancel", owed.key_for(1), "ann", "asked for").status is Status.CANCELLED
+        patched.setattr(enqueue, "forget", away)
+        assert decisions.decide("cancel", owed.key_for(1), "ann", "asked for").status is Status.CANCELLED
     assert "is left to the relay: away" in caplog.text
     make_due()
     assert Relay(app).once().removed == 1
@@ -143,7 +145,7 @@ def test_an_outbox_that_does_not_answer_stops_no_decision(
 
 def test_what_a_process_did_not_publish_the_relay_does(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between commit and publish: due after a short grace, without asking the ledger."""
-    monkeypatch.setattr(outbox, "_publish", lambda *_: None)
+    monkeypatch.setattr(enqueue, "_publish", lambda *_: None)
     result = owed.enqueue(1)
     assert Relay(app).once().published == 0, "its own process is about to"
     make_due()
@@ -167,7 +169,7 @@ def test_a_broker_that_is_down_fails_no_request(broker: Broker, caplog: Any) -> 
     assert caplog.text.count("waits for the relay") == 1
     for row in OutboxMessage.objects.all():
         assert (row.tries, row.due_at) == (0, row.created_at)
-    with pytest.raises(dispatch.BrokerDown, match="does not take messages"):
+    with pytest.raises(publish.BrokerDown, match="does not take messages"):
         Relay(gone).once()
     assert [row.due_at for row in OutboxMessage.objects.all()] == [
         row.created_at for row in OutboxMessage.objects.all()
@@ -197,7 +199,7 @@ def test_eager_tasks_run_at_the_commit(broker: Broker) -> None:
             owed.enqueue(1)
             assert owed.entry_for(1) is None
         assert owed.entry_for(1).status is Status.SENT
-        owed.enqueue_many([(n,) for n in range(2, outbox.AT_ONCE + 10)])
+        owed.enqueue_many([(n,) for n in range(2, enqueue.AT_ONCE + 10)])
     finally:
         app.conf.task_always_eager = False
     assert not OutboxMessage.objects.exists()

@@ -11,9 +11,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
-from celery_idempotent import ArgumentsNotSerializable, KeyFieldError, outbox
+from celery_idempotent import ArgumentsNotSerializable, KeyFieldError
 from celery_idempotent.models import OutboxMessage
-from celery_idempotent.relay import Relay
+from celery_idempotent.operations.relay import Relay
+from celery_idempotent.outbox import enqueue
 from tests.celery.owed import Broker, app, make_due, owed
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -69,20 +70,20 @@ def test_a_caller_that_enqueues_many_publishes_the_first_and_leaves_the_rest(
     """It does not last until the broker has all; the relay does the others, without waiting for anything."""
     caplog.set_level("INFO", "celery_idempotent")
     with transaction.atomic() if several else nullcontext():
-        results = owed.enqueue_many([(n,) for n in range(outbox.AT_ONCE + 30)])
+        results = owed.enqueue_many([(n,) for n in range(enqueue.AT_ONCE + 30)])
     ids = [result.id for result in results]
-    assert broker.lose() == ids[: outbox.AT_ONCE]
+    assert broker.lose() == ids[: enqueue.AT_ONCE]
     assert "30 more messages of owed are left to the relay" in caplog.text
     assert Relay(app).once().published == 30
-    assert sorted(broker.lose()) == sorted(ids[outbox.AT_ONCE :])
+    assert sorted(broker.lose()) == sorted(ids[enqueue.AT_ONCE :])
     assert Relay(app).once().published == 0, "nor is any published twice"
 
 
 def test_a_caller_that_enqueues_few_publishes_all(broker: Broker, caplog: Any) -> None:
     """Up to a batch, nothing is left to the relay."""
     caplog.set_level("INFO", "celery_idempotent")
-    owed.enqueue_many([(n,) for n in range(outbox.AT_ONCE)])
-    assert len(broker.lose()) == outbox.AT_ONCE
+    owed.enqueue_many([(n,) for n in range(enqueue.AT_ONCE)])
+    assert len(broker.lose()) == enqueue.AT_ONCE
     assert "left to the relay" not in caplog.text
 
 

@@ -10,7 +10,7 @@ from cryptography.fernet import Fernet
 
 from celery_idempotent import ArgumentsNotSerializable, IdempotentTask
 from celery_idempotent.models import OutboxMessage
-from celery_idempotent.relay import Relay
+from celery_idempotent.operations.relay import Relay
 from tests.celery.owed import Broker, app, make_due, owed
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -10,8 +10,8 @@ from celery import Celery
 from celery.app.trace import build_tracer
 
 from celery_idempotent import IdempotentTask, Status, Verdict
-from celery_idempotent.core.status import DeliveryStatus
-from celery_idempotent.identity import HEADER, as_note
+from celery_idempotent.email_types.job_note import HEADER, as_note
+from celery_idempotent.ledger.status import DeliveryStatus
 from tests.support.seed import Seed
 
 app = Celery("own-doubts", broker="memory://", backend="cache+memory://", set_as_current=False)

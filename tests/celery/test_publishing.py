@@ -10,7 +10,8 @@ import pytest
 from celery import Celery, chain, group
 from kombu.exceptions import OperationalError
 
-from celery_idempotent import IdempotentTask, LedgerUnavailable, signals, wiring
+from celery_idempotent import IdempotentTask, LedgerUnavailable, signals
+from celery_idempotent.stores import factory
 from tests.support.servers import free_port
 
 app = Celery("publishing", broker="memory://", backend="cache+memory://", set_as_current=False)
@@ -186,7 +187,7 @@ def test_a_publish_that_fails_leaves_the_key_free() -> None:
 def test_where_the_ledger_is(settings: Any, ledger: str, backend: str | None, wanted: str) -> None:
     """``auto`` follows Celery's result backend; a choice is a choice. No server is asked."""
     settings.CELERY_IDEMPOTENT = {"LEDGER": ledger}
-    wiring._ledger.cache_clear()
+    factory._ledger.cache_clear()
     somewhere = Celery("somewhere", backend=backend, set_as_current=False)
-    assert type(wiring.get_ledger(somewhere).store).__name__ == wanted
-    assert (wiring.get_mirror(somewhere) is not None) == (wanted == "RedisStore")
+    assert type(factory.get_ledger(somewhere).store).__name__ == wanted
+    assert (factory.get_mirror(somewhere) is not None) == (wanted == "RedisStore")

@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask, PayloadMismatch
-from celery_idempotent.core.interventions import Operator
-from celery_idempotent.core.offers import Offer
-from celery_idempotent.core.outcomes import Asker, Policy, Reply
-from celery_idempotent.core.status import DeliveryStatus, Status
-from celery_idempotent.identity import HEADER
+from celery_idempotent.email_types.job_note import HEADER
+from celery_idempotent.ledger.decisions import Operator
+from celery_idempotent.ledger.outcomes import Reply
+from celery_idempotent.ledger.policy import Claimant, Policy
+from celery_idempotent.ledger.provider_offers import Offer
+from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.models import OutboxMessage
-from celery_idempotent.receivers import forget_revoked
-from celery_idempotent.relay import Next, Pass, Relay, judge
+from celery_idempotent.operations.relay import OutboxVerdict, Pass, Relay, judge
+from celery_idempotent.outbox.cleanup import forget_revoked
 from tests.celery.owed import DAY, Broker, app, daily, delivered, lost, make_due, note, relayed
 from tests.support.seed import Seed
 
@@ -90,9 +91,9 @@ def test_a_doubt_that_the_provider_would_recognise_is_published(seconds: float, 
     """Also with "hold": its next run offers the same under the same key, as long as there is time for that."""
     seed = Seed(relayed, 1, by=lost(relayed))
     offer = Offer("account-key", seconds, "sealed")
-    begun = seed.ledger.begin(seed.claimed(), seed.targets, "<m@seed>", seed.asker, seed.policy, offer)
+    begun = seed.ledger.begin(seed.claimed(), seed.targets, "<m@seed>", seed.claimant, seed.policy, offer)
     silence = dict.fromkeys(seed.targets, Reply(DeliveryStatus.IN_DOUBT))
-    seed.ledger.settle(begun, silence, "<m@seed>", seed.asker, seed.policy)
+    seed.ledger.settle(begun, silence, "<m@seed>", seed.claimant, seed.policy)
     assert getattr(Relay(app).once(), becomes) == 1
 
 
@@ -129,11 +130,12 @@ def test_a_window_makes_it_a_new_email(memory_ledger: Any) -> None:
     Seed(daily, 1, by="yesterday", window=86_400.0).sent(None)
     task_id = lost(daily)
     stored = memory_ledger.store.get(daily.key_for(1))
-    asker, rules = Asker(daily.key_for(1), "daily-relayed", task_id), Policy(window=86_400.0)
-    assert judge(stored, asker, rules) is Next.REMOVE
-    assert judge(replace(stored, now=stored.now + DAY), asker, rules) is Next.PUBLISH
+    claimant, rules = Claimant(daily.key_for(1), "daily-relayed", task_id), Policy(window=86_400.0)
+    assert judge(stored, claimant, rules) is OutboxVerdict.REMOVE
+    assert judge(replace(stored, now=stored.now + DAY), claimant, rules) is OutboxVerdict.PUBLISH
     assert (
-        judge(replace(stored, now=stored.now + DAY), replace(asker, task_id="yesterday"), rules) is Next.REMOVE
+        judge(replace(stored, now=stored.now + DAY), replace(claimant, task_id="yesterday"), rules)
+        is OutboxVerdict.REMOVE
     )
 
 
@@ -143,12 +145,12 @@ def test_what_was_withdrawn_before_the_window_is_no_answer_either(memory_ledger:
     Operator(memory_ledger.store, "ann", "not today").cancel(released)
     task_id = lost(daily)
     stored = memory_ledger.store.get(daily.key_for(1))
-    asker, rules = Asker(daily.key_for(1), "daily-relayed", task_id), Policy(window=86_400.0)
-    assert judge(stored, asker, rules) is Next.REMOVE
+    claimant, rules = Claimant(daily.key_for(1), "daily-relayed", task_id), Policy(window=86_400.0)
+    assert judge(stored, claimant, rules) is OutboxVerdict.REMOVE
     later = replace(stored, now=stored.now + DAY)
-    assert judge(later, asker, rules) is Next.PUBLISH
-    assert judge(later, replace(asker, task_id="yesterday"), rules) is Next.REMOVE
-    assert judge(later, asker, Policy()) is Next.REMOVE
+    assert judge(later, claimant, rules) is OutboxVerdict.PUBLISH
+    assert judge(later, replace(claimant, task_id="yesterday"), rules) is OutboxVerdict.REMOVE
+    assert judge(later, claimant, Policy()) is OutboxVerdict.REMOVE
 
 
 def test_a_revoked_or_expired_message_is_not_owed_any_more(monkeypatch: pytest.MonkeyPatch) -> None:

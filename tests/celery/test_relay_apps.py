@@ -11,8 +11,8 @@ from django.db.models import F
 
 from celery_idempotent import IdempotentTask
 from celery_idempotent.models import OutboxMessage
-from celery_idempotent.relay import Relay
-from celery_idempotent.stores.outbox import StoreNow
+from celery_idempotent.operations.relay import Relay
+from celery_idempotent.outbox.rows import StoreNow
 from tests.celery.owed import app, make_due, owed
 from tests.support.seed import Seed
 

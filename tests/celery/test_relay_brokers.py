@@ -12,10 +12,11 @@ from celery import Celery
 from django.db import transaction
 from kombu import Exchange, Queue
 
-from celery_idempotent import IdempotentTask, outbox
-from celery_idempotent.dispatch import BrokerDown
+from celery_idempotent import IdempotentTask
 from celery_idempotent.models import OutboxMessage
-from celery_idempotent.relay import Relay
+from celery_idempotent.operations.relay import Relay
+from celery_idempotent.outbox import enqueue
+from celery_idempotent.outbox.publish import BrokerDown
 from tests.support.frozen import frozen
 from tests.support.servers import RabbitMQ, Redis
 
@@ -27,7 +28,7 @@ PATIENCE = 1.0
 @pytest.fixture(autouse=True)
 def _ledger(memory_ledger: Any) -> None:
     """An empty ledger, and a broker that was never down."""
-    outbox._not_before = 0.0
+    enqueue._not_before = 0.0
 
 
 def task_on(url: str, name: str, **conf: Any) -> Any:
@@ -103,7 +104,7 @@ def test_a_message_that_the_broker_refuses_takes_no_other_along(
     rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
     """RabbitMQ closes the channel for it, some time later; it is this message that has the reason then."""
-    monkeypatch.setattr(outbox, "_publish", lambda *_: None)
+    monkeypatch.setattr(enqueue, "_publish", lambda *_: None)
     name = f"refused-{'-'.join(options)}"
     task = task_on(rabbitmq.url, name, task_default_queue=name)
     with task.app.connection_for_write() as connection:

@@ -9,10 +9,11 @@ from celery.local import Proxy
 from django.core.management import CommandError, call_command
 from django.db import OperationalError
 
-from celery_idempotent import dispatch, maintenance
 from celery_idempotent.models import OutboxMessage
-from celery_idempotent.relay import Pass, Relay
-from celery_idempotent.stores import outbox as store
+from celery_idempotent.operations import periodic_tasks
+from celery_idempotent.operations.relay import Pass, Relay
+from celery_idempotent.outbox import publish
+from celery_idempotent.outbox import rows as store
 from tests.celery.owed import app, make_due, relayed
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quiet")]
@@ -37,7 +38,7 @@ def test_the_limit_and_the_stop_are_kept(monkeypatch: pytest.MonkeyPatch) -> Non
     assert Relay(app).once().published == 5, "due at once"
 
 
-@pytest.mark.parametrize("error", [dispatch.BrokerDown("away"), OperationalError("away")])
+@pytest.mark.parametrize("error", [publish.BrokerDown("away"), OperationalError("away")])
 def test_the_pauses_grow_while_nobody_answers(
     error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
@@ -73,16 +74,16 @@ def test_beats_task_makes_one_pass(monkeypatch: pytest.MonkeyPatch, caplog: Any)
     assert OutboxMessage.objects.get().tries == 1
 
     def away(*_: Any) -> Any:
-        raise dispatch.BrokerDown("away")
+        raise publish.BrokerDown("away")
 
-    monkeypatch.setattr(maintenance.Relay, "once", away)
+    monkeypatch.setattr(periodic_tasks.Relay, "once", away)
     app.tasks["celery_idempotent.relay"].apply().get()
     assert "the next pass goes on: away" in caplog.text
 
 
 def test_the_command_makes_one_pass(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says what it did; trouble is an error with a clear text; nonsense is refused."""
-    monkeypatch.setattr("celery_idempotent.relay.current_app", Proxy(lambda: app))
+    monkeypatch.setattr("celery_idempotent.operations.relay.current_app", Proxy(lambda: app))
     relayed.enqueue(1)
     make_due()
     call_command("idempotency", "relay")
@@ -92,7 +93,7 @@ def test_the_command_makes_one_pass(capsys: Any, monkeypatch: pytest.MonkeyPatch
             call_command("idempotency", "relay", *wrong)
 
     def away(*_: Any) -> Any:
-        raise dispatch.BrokerDown("the broker is away")
+        raise publish.BrokerDown("the broker is away")
 
     monkeypatch.setattr(Relay, "once", away)
     with pytest.raises(CommandError, match=r"the broker is away\. What waits is kept"):

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from celery_idempotent.core.status import Status
+from celery_idempotent.ledger.status import Status
 from celery_idempotent.models import OutboxMessage
-from celery_idempotent.relay import Pass, Relay
+from celery_idempotent.operations.relay import Pass, Relay
 from tests.celery.owed import DAY, Broker, app, delivered, make_due, relayed
 from tests.support.hostclock import host_clock
 from tests.support.seed import Seed

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from celery_idempotent import IdempotentTask, LedgerUnavailable
-from celery_idempotent.core.errors import EntryUnreadable
+from celery_idempotent.exceptions import EntryUnreadable
 from celery_idempotent.models import OutboxMessage
-from celery_idempotent.relay import Relay
+from celery_idempotent.operations.relay import Relay
 from tests.celery.owed import DAY, Broker, app, daily, lost, make_due, owed, relayed
 from tests.support.seed import Seed
 

@@ -13,10 +13,12 @@ from cryptography.fernet import Fernet
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError, connections
 
-from celery_idempotent import IdempotentTask, outbox, relay
+from celery_idempotent import IdempotentTask
 from celery_idempotent.models import OutboxMessage
-from celery_idempotent.relay import Relay
-from celery_idempotent.stores import outbox as store
+from celery_idempotent.operations import relay
+from celery_idempotent.operations.relay import Relay
+from celery_idempotent.outbox import enqueue
+from celery_idempotent.outbox import rows as store
 
 pytestmark = pytest.mark.django_db(transaction=True)
 app = Celery("troubled", broker="memory://", backend="cache+memory://", set_as_current=False)
@@ -29,7 +31,7 @@ def troubled(n: int) -> None: ...
 @pytest.fixture(autouse=True)
 def _quiet(memory_ledger: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty ledger, and nothing published but by the relay."""
-    monkeypatch.setattr(outbox, "_publish", lambda *_: None)
+    monkeypatch.setattr(enqueue, "_publish", lambda *_: None)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from django.core.mail import EmailMessage
 
 from celery_idempotent import IdempotentEmailTask
 from celery_idempotent.models import OutboxMessage
-from celery_idempotent.relay import Pass, Relay
+from celery_idempotent.operations.relay import Pass, Relay
 from tests.celery.owed import app, delivered, lost, make_due
 from tests.support.mailserver import ScriptedSMTP
 from tests.support.seed import Seed

@@ -33,13 +33,13 @@ def told(self: Any, n: int, how: str = "") -> str:
     if how == "doubt":
         raise TimeoutError
     if how == "lose":
-        from celery_idempotent.core.outcomes import Asker, Policy
-        from celery_idempotent.run import current_run
+        from celery_idempotent.execution.run import current_run
+        from celery_idempotent.ledger.policy import Claimant, Policy
 
         run = current_run()
         assert run is not None
         run.ledger.release(run.entry, run.policy)
-        run.ledger.claim(Asker(run.asker.key, "told", "other"), Policy())
+        run.ledger.claim(Claimant(run.claimant.key, "told", "other"), Policy())
     return "ok"
 
 

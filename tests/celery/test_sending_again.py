@@ -21,8 +21,8 @@ from celery_idempotent import (
     RecipientsDeferred,
     RecipientsRefused,
     Status,
-    desk,
 )
+from celery_idempotent.operations import decisions
 from celery_idempotent.testing import race
 from tests.support.mailserver import ScriptedSMTP
 from tests.support.servers import free_port
@@ -106,7 +106,7 @@ def test_a_reopened_email_is_sent_once_whichever_message_comes(server: ScriptedS
     """Who sent it before does not send again; a duplicate that was answered may be the next call."""
     first = run("first", 1).get()
     assert run("duplicate", 1).get() == first
-    desk.decide("reopen", mail.key_for(1), **WHY)
+    decisions.decide("reopen", mail.key_for(1), **WHY)
     assert run("first", 1).get() == first
     assert len(server.accepted) == 1
     second = run("duplicate", 1).get()
@@ -122,7 +122,7 @@ def test_a_windows_duplicates_do_not_send_what_is_reopened(
     monkeypatch.setattr(mail, "window", timedelta(days=1))
     first = run("first", 1).get()
     assert run("duplicate", 1).get() == first
-    desk.decide("reopen", mail.key_for(1), **WHY)
+    decisions.decide("reopen", mail.key_for(1), **WHY)
     assert run("duplicate", 1).get() == first
     assert len(server.accepted) == 1
     assert run("new", 1).get() == "first by new"

@@ -16,9 +16,9 @@ from celery import Celery, shared_task
 from django.core.mail import EmailMessage
 
 from celery_idempotent import IdempotentEmailTask
-from celery_idempotent.core.entry import Entry
-from celery_idempotent.core.outcomes import SendRequest
-from celery_idempotent.options import problems
+from celery_idempotent.email_types.options import problems
+from celery_idempotent.ledger.entry import Entry
+from celery_idempotent.ledger.policy import SendRequest
 from tests.support.clock import Clock
 from tests.support.mailserver import ScriptedSMTP
 

@@ -9,7 +9,7 @@ import pytest
 from celery import Celery
 
 from celery_idempotent import IdempotentTask, KeyFieldError
-from celery_idempotent.identity import HEADER, as_note
+from celery_idempotent.email_types.job_note import HEADER, as_note
 
 app = Celery("window-options", broker="memory://", backend="cache+memory://", set_as_current=False)
 

@@ -9,12 +9,14 @@ import pytest
 from celery import Celery
 from django.core.management import CommandError, call_command
 
-from celery_idempotent import Status, wiring
-from celery_idempotent.core.entry import Recipient
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import Asker, Policy, Reply
-from celery_idempotent.core.status import DeliveryStatus
-from celery_idempotent.identity import as_note, asker_of
+from celery_idempotent import Status
+from celery_idempotent.email_types.job_note import as_note, claimant_of
+from celery_idempotent.ledger.entry import Recipient
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.outcomes import Reply
+from celery_idempotent.ledger.policy import Claimant, Policy
+from celery_idempotent.ledger.status import DeliveryStatus
+from celery_idempotent.stores import factory
 
 TARGET = ("0", Recipient("d1" * 32, "a***@example.com"))
 ACCEPTED = {TARGET: Reply(DeliveryStatus.ACCEPTED, 250, "queued as 4711")}
@@ -24,19 +26,19 @@ POLICY = Policy(send_timeout=0)
 WHY = ("--reason", "ticket 5", "--actor", "ann")
 
 
-def asker(app: Celery, order_id: Any = 7, task_id: str = "task-7") -> Asker:
+def claimant(app: Celery, order_id: Any = 7, task_id: str = "task-7") -> Claimant:
     task = app.tasks["commanded"]
-    return asker_of(task, as_note(task._identify((order_id, "ann@example.com"), {}), task_id), "worker@host")
+    return claimant_of(task, as_note(task._identify((order_id, "ann@example.com"), {}), task_id), "worker@host")
 
 
-def made(ledger: Ledger, who: Asker, replies: Any = ACCEPTED) -> Any:
+def made(ledger: Ledger, who: Claimant, replies: Any = ACCEPTED) -> Any:
     """An email that is sent, or in doubt."""
     entry = ledger.claim(who, POLICY).entry
     entry = ledger.begin(entry, [TARGET], "<m@shop>", who, POLICY)
     entry = ledger.settle(entry, replies, "<m@shop>", who, POLICY)
     if entry.status is not Status.IN_DOUBT:
         entry = ledger.complete(entry, {"ok": 1})
-    if mirror := wiring.get_mirror():
+    if mirror := factory.get_mirror():
         mirror.keep(entry)
     return entry
 

@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_idempotent import IdempotentEmailTask, checks, registry, retention, wiring
-from celery_idempotent.core.ledger import Ledger
+from celery_idempotent import IdempotentEmailTask
+from celery_idempotent.checks import tasks
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.operations import purge
+from celery_idempotent.stores import factory
+from celery_idempotent.tasks import registry
 from tests.support.apps import current, see_only
 
 
@@ -21,7 +25,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
     @app.task(base=IdempotentEmailTask, name="commanded", shared=False, key_fields=("order_id", "to"))
     def commanded(order_id: Any, to: str) -> None: ...
 
-    see_only(monkeypatch, "commanded", registry, retention, checks)
+    see_only(monkeypatch, "commanded", registry, purge, tasks)
     with current(app):
         yield app
 
@@ -30,4 +34,4 @@ def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
 def ledger(request: Any, keep_ledger_in: Callable[[str], None], db: None, app: Celery) -> Ledger:
     """An empty ledger."""
     keep_ledger_in(request.param)
-    return wiring.get_ledger()
+    return factory.get_ledger()

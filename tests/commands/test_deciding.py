@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_idempotent import Status, signals, wiring
-from celery_idempotent.core.ledger import Ledger
+from celery_idempotent import Status, signals
+from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.models import LogicalEmail
-from tests.commands.calling import DOUBTFUL, POLICY, WHY, asker, entry_of, made, refused, run
+from celery_idempotent.stores import factory
+from tests.commands.calling import DOUBTFUL, POLICY, WHY, claimant, entry_of, made, refused, run
 
 # -- deciding ----------------------------------------------------------------------------------------------
 
@@ -27,7 +28,7 @@ def test_resolve(ledger: Ledger, app: Celery, verdict: str, status: Status) -> N
 
     signal = signals.email_sent if status is Status.SENT else signals.email_released
     signal.connect(listen)
-    entry = made(ledger, asker(app), DOUBTFUL)
+    entry = made(ledger, claimant(app), DOUBTFUL)
     assert "resolve" in run("show", entry.key)
     try:
         assert "resolved as" in run("resolve", entry.key, verdict, *WHY)
@@ -47,14 +48,14 @@ def test_resolve(ledger: Ledger, app: Celery, verdict: str, status: Status) -> N
 
 def test_reopen_cancel_release(ledger: Ledger, app: Celery) -> None:
     """One after the other, each with its audit; several keys at once."""
-    keys = [made(ledger, asker(app, n, f"task-{n}")).key for n in (1, 2)]
+    keys = [made(ledger, claimant(app, n, f"task-{n}")).key for n in (1, 2)]
     assert run("reopen", *keys, *WHY).count("now released") == 2
     assert json.loads(run("cancel", keys[0], *WHY, "--json")) == [
         {"key": keys[0], "status": "cancelled", "generation": 2}
     ]
-    who = replace(asker(app, 2), task_id="new")
+    who = replace(claimant(app, 2), task_id="new")
     waiting = ledger.release(ledger.claim(who, POLICY).entry, POLICY, retry_in=900)
-    if mirror := wiring.get_mirror():
+    if mirror := factory.get_mirror():
         mirror.keep(waiting)
     run("release", "new", *WHY)
     now = entry_of(ledger, keys[1])
@@ -67,14 +68,14 @@ def test_reopen_cancel_release(ledger: Ledger, app: Celery) -> None:
 
 def test_nothing_is_changed_if_one_of_the_keys_is_unknown(ledger: Ledger, app: Celery) -> None:
     """All are found before the first is changed."""
-    key = made(ledger, asker(app)).key
+    key = made(ledger, claimant(app)).key
     refused("reopen", key, "unknown", *WHY)
     assert entry_of(ledger, key).generation == 1
 
 
 def test_a_name_for_several_changes_none(ledger: Ledger, app: Celery) -> None:
     """They are listed instead."""
-    keys = [made(ledger, asker(app, n, f"task-{n}")).key for n in (1, 2)]
+    keys = [made(ledger, claimant(app, n, f"task-{n}")).key for n in (1, 2)]
     error = str(refused("reopen", "<m@shop>", *WHY))
     assert all(key in error for key in keys)
     assert [entry_of(ledger, key).generation for key in keys] == [1, 1]
@@ -82,5 +83,5 @@ def test_a_name_for_several_changes_none(ledger: Ledger, app: Celery) -> None:
 
 def test_what_is_running_is_refused(ledger: Ledger, app: Celery) -> None:
     """With the time that is left."""
-    entry = ledger.claim(asker(app), POLICY).entry
+    entry = ledger.claim(claimant(app), POLICY).entry
     assert "by the store's clock" in str(refused("cancel", entry.key, *WHY))

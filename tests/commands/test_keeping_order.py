@@ -9,10 +9,10 @@ from typing import Any
 
 from celery import Celery
 
-from celery_idempotent.core.entry import After
-from celery_idempotent.core.ledger import Ledger
+from celery_idempotent.ledger.entry import After
+from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.models import LogicalEmail
-from tests.commands.calling import ACCEPTED, DOUBTFUL, POLICY, WHY, asker, entry_of, made, refused, run
+from tests.commands.calling import ACCEPTED, DOUBTFUL, POLICY, WHY, claimant, entry_of, made, refused, run
 
 # -- keeping order -----------------------------------------------------------------------------------------
 
@@ -20,7 +20,7 @@ from tests.commands.calling import ACCEPTED, DOUBTFUL, POLICY, WHY, asker, entry
 def test_sweep(ledger: Ledger, app: Celery) -> None:
     """What it did, for people and for machines."""
     for n in (1, 2):
-        entry = ledger.claim(asker(app, n, f"task-{n}"), POLICY).entry
+        entry = ledger.claim(claimant(app, n, f"task-{n}"), POLICY).entry
         ledger.store.swap(replace(entry, deadline=After(-1)), entry.version)
     assert json.loads(run("sweep", "--limit", "1", "--json"))["released"] == 1
     assert "1 claims released" in run("sweep")
@@ -28,7 +28,7 @@ def test_sweep(ledger: Ledger, app: Celery) -> None:
 
 def test_purge(ledger: Ledger, app: Celery) -> None:
     """An age that is too short is refused; a dry run only counts."""
-    made(ledger, asker(app))
+    made(ledger, claimant(app))
     assert "too short an age" in str(refused("purge", "--older-than", "30m"))
     assert "longer than any email is kept" in str(refused("purge", "--older-than", "99999999999d"))
     assert json.loads(run("purge", "--dry-run", "--json")) == {"would_remove": 0}
@@ -40,11 +40,11 @@ def test_purge(ledger: Ledger, app: Celery) -> None:
 
 def test_forget(ledger: Ledger, app: Celery, settings: Any) -> None:
     """Erased; with something unfinished it ends with 3 and says so."""
-    from celery_idempotent.core.addresses import recipient
+    from celery_idempotent.ledger.addresses import recipient
 
     who = recipient("ann@example.com", settings.SECRET_KEY, "masked")
     for n, replies in ((1, ACCEPTED), (2, DOUBTFUL)):
-        made(ledger, asker(app, n, f"task-{n}"), {("0", who): next(iter(replies.values()))})
+        made(ledger, claimant(app, n, f"task-{n}"), {("0", who): next(iter(replies.values()))})
     error = refused("forget", "ann@example.com", *WHY)
     assert error.returncode == 3
     assert "1 are not finished" in str(error)
@@ -57,10 +57,10 @@ def test_forget(ledger: Ledger, app: Celery, settings: Any) -> None:
 
 def test_forget_without_a_reason(ledger: Ledger, app: Celery, settings: Any) -> None:
     """The address is enough, and the audit has the reason that there always is."""
-    from celery_idempotent.core.addresses import recipient
+    from celery_idempotent.ledger.addresses import recipient
 
     who = recipient("ann@example.com", settings.SECRET_KEY, "masked")
-    key = made(ledger, asker(app), {("0", who): next(iter(ACCEPTED.values()))}).key
+    key = made(ledger, claimant(app), {("0", who): next(iter(ACCEPTED.values()))}).key
     assert "reason is empty" in str(refused("forget", "ann@example.com", "--reason", " "))
     assert "erased from 1 emails" in run("forget", "ann@example.com")
     (one,) = entry_of(ledger, key).audit
@@ -70,7 +70,7 @@ def test_forget_without_a_reason(ledger: Ledger, app: Celery, settings: Any) -> 
 def test_the_tasks_for_beat(ledger: Ledger, app: Celery) -> None:
     """They do what the commands do."""
     app.finalize()
-    entry = ledger.claim(asker(app), POLICY).entry
+    entry = ledger.claim(claimant(app), POLICY).entry
     ledger.store.swap(replace(entry, deadline=After(-1)), entry.version)
     done = app.tasks["celery_idempotent.sweep"].apply(kwargs={"limit": 5}).get()
     assert (done["released"], done["stuck"]) == (1, 0)

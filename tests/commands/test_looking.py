@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_idempotent.core.ledger import Ledger
+from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.models import LogicalEmail
-from tests.commands.calling import DOUBTFUL, WHY, asker, made, refused, run
+from tests.commands.calling import DOUBTFUL, WHY, claimant, made, refused, run
 
 # -- looking -----------------------------------------------------------------------------------------------
 
 
 def test_show_finds_an_email_by_whatever_one_has(ledger: Ledger, app: Celery) -> None:
     """Key, the beginning of one, task id, Message-ID, or the key fields as one would type them."""
-    entry = made(ledger, asker(app))
-    made(ledger, asker(app, 8, "task-8"))
+    entry = made(ledger, claimant(app))
+    made(ledger, claimant(app, 8, "task-8"))
     fields = ("--type", "commanded", "--field", "order_id=7", "--field", "to=Ann@Example.com")
     for arguments in ((entry.key,), (entry.key[:14],), (entry.key[2:14],), ("task-7",), fields):
         page = run("show", *arguments)
@@ -32,16 +32,16 @@ def test_show_finds_an_email_by_whatever_one_has(ledger: Ledger, app: Celery) ->
 
 def test_a_number_and_its_text_are_two_keys(ledger: Ledger, app: Celery) -> None:
     """Typed in a shell they look alike, so both are looked for."""
-    made(ledger, asker(app, "7", "task-text"))
+    made(ledger, claimant(app, "7", "task-text"))
     fields = ("--type", "commanded", "--field", "order_id=7", "--field", "to=ann@example.com")
     assert "task-text" in run("show", *fields)
-    made(ledger, asker(app, 7))
+    made(ledger, claimant(app, 7))
     assert run("show", *fields).count("commanded") == 2
 
 
 def test_show_for_machines(ledger: Ledger, app: Celery) -> None:
     """All of it, as JSON; never an address in clear."""
-    entry = made(ledger, asker(app))
+    entry = made(ledger, claimant(app))
     (data,) = json.loads(run("show", entry.key, "--json"))
     assert (data["status"], data["result"], data["generation"]) == ("sent", {"ok": 1}, 1)
     assert data["deliveries"][0]["code"] == 250
@@ -54,8 +54,8 @@ def test_a_sent_email_whose_body_was_cut_off_is_counted_and_listed(
 ) -> None:
     """After the time that makes others stuck, and yet not as stuck nor as a failure: that may have been all."""
     settings.SILENCED_SYSTEM_CHECKS = [f"celery_idempotent.{name}" for name in ("W020", "W021", "W012")]
-    made(ledger, asker(app))
-    cut_off = made(ledger, asker(app, 8, "task-8"), DOUBTFUL)
+    made(ledger, claimant(app))
+    cut_off = made(ledger, claimant(app, 8, "task-8"), DOUBTFUL)
     run("resolve", "task-8", "--sent", *WHY)
     assert "\n0 unfinished" in run("stats")
     assert "unfinished since" in run("show", "task-8")
@@ -102,8 +102,8 @@ def test_mistakes_are_answered_with_what_to_do(ledger: Ledger, arguments: tuple[
 def test_stats(ledger: Ledger, app: Celery) -> None:
     """Counts by type and status, and lists of what waits."""
     assert "0 stuck" in run("stats")
-    made(ledger, asker(app))
-    doubtful = made(ledger, asker(app, 8, "task-8"), DOUBTFUL)
+    made(ledger, claimant(app))
+    doubtful = made(ledger, claimant(app, 8, "task-8"), DOUBTFUL)
     table = run("stats")
     headings, line, total = (row.split() for row in table.splitlines()[:3])
     assert line[0] == "commanded"

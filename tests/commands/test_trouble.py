@@ -13,9 +13,9 @@ from celery import Celery
 from django.core.management import CommandError, call_command
 from django.db import connection
 
-from celery_idempotent.core.ledger import Ledger
+from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.models import Delivery, LogicalEmail, OutboxMessage
-from tests.commands.calling import DOUBTFUL, WHY, asker, made, refused, run
+from tests.commands.calling import DOUBTFUL, WHY, claimant, made, refused, run
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_what_waits_for_somebody_ends_with_3(
     OutboxMessage.objects.update(due_at=past)
     assert "overdue" not in doctor()[1], "a reason is told once, also while no relay looks at them again"
     OutboxMessage.objects.all().delete()
-    made(ledger, asker(app), DOUBTFUL)
+    made(ledger, claimant(app), DOUBTFUL)
     assert doctor()[0] == 3
 
 
@@ -76,7 +76,7 @@ def test_what_is_broken_ends_with_1(doctor: Callable[[], tuple[int, str]], setti
 
 def test_a_ledger_without_tables(memory_ledger: Any, app: Celery) -> None:
     """What works does, and the rest says why not."""
-    entry = made(memory_ledger, asker(app))
+    entry = made(memory_ledger, claimant(app))
     assert "Done." in run("show", entry.key)
     assert "no tables" in str(refused("stats"))
     assert "only a whole key" in str(refused("cancel", "task-7", *WHY))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from celery_idempotent.core.interventions import Operator
-from celery_idempotent.core.ledger import Ledger
+from celery_idempotent.ledger.decisions import Operator
+from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.stores.memory import MemoryStore
 from tests.support.clock import Clock
 

@@ -6,19 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from celery_idempotent.core.entry import Recipient
-from celery_idempotent.core.interventions import Operator
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import (
-    Acquired,
-    Asker,
-    Policy,
-    Reply,
-    Verdict,
-)
-from celery_idempotent.core.status import DeliveryStatus, Status
+from celery_idempotent.ledger.decisions import Operator
+from celery_idempotent.ledger.entry import Recipient
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.outcomes import Acquired, Reply
+from celery_idempotent.ledger.policy import Claimant, Policy, Verdict
+from celery_idempotent.ledger.status import DeliveryStatus, Status
 
-ONE = Asker("k", "mail", "task-1", fingerprint="f")
+ONE = Claimant("k", "mail", "task-1", fingerprint="f")
 TWO = replace(ONE, task_id="task-2")
 POLICY = Policy(lease=60, send_timeout=30)
 ANN = Recipient("a", "a***")
@@ -26,8 +21,8 @@ TARGET = ("0", ANN)
 ACCEPTED = {TARGET: Reply(DeliveryStatus.ACCEPTED, 250)}
 
 
-def claimed(ledger: Ledger, asker: Asker = ONE, policy: Policy = POLICY) -> Any:
-    outcome = ledger.claim(asker, policy)
+def claimed(ledger: Ledger, claimant: Claimant = ONE, policy: Policy = POLICY) -> Any:
+    outcome = ledger.claim(claimant, policy)
     assert isinstance(outcome, Acquired)
     return outcome.entry
 
@@ -36,9 +31,9 @@ def sending(ledger: Ledger) -> Any:
     return ledger.begin(claimed(ledger), [TARGET], "<m@x>", ONE, POLICY)
 
 
-def sent(ledger: Ledger, asker: Asker = ONE, policy: Policy = POLICY) -> Any:
-    entry = ledger.begin(claimed(ledger, asker, policy), [TARGET], "<m@x>", asker, policy)
-    entry = ledger.settle(entry, ACCEPTED, "<m@x>", asker, policy)
+def sent(ledger: Ledger, claimant: Claimant = ONE, policy: Policy = POLICY) -> Any:
+    entry = ledger.begin(claimed(ledger, claimant, policy), [TARGET], "<m@x>", claimant, policy)
+    entry = ledger.settle(entry, ACCEPTED, "<m@x>", claimant, policy)
     return ledger.complete(entry, {"ok": 1})
 
 

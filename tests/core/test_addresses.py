@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from celery_idempotent.core.addresses import normalise
+from celery_idempotent.ledger.addresses import normalise
 
 JOSE = "jos\u00e9@example.com"
 

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from celery_idempotent.core.audit import MAX_AUDIT
-from celery_idempotent.core.entry import After, Entry
-from celery_idempotent.core.errors import ClaimLost
-from celery_idempotent.core.forgetting import FORGOTTEN
-from celery_idempotent.core.interventions import Operator
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import Acquired, Asker, Busy, Duplicate, Reply
-from celery_idempotent.core.status import DeliveryStatus, Status
+from celery_idempotent.exceptions import ClaimLost
+from celery_idempotent.ledger.audit import MAX_AUDIT
+from celery_idempotent.ledger.decisions import Operator
+from celery_idempotent.ledger.entry import After, Entry
+from celery_idempotent.ledger.erasure import FORGOTTEN
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.outcomes import Acquired, Busy, Duplicate, Reply
+from celery_idempotent.ledger.policy import Claimant
+from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.testing import race
 from tests.core.steps import ACCEPTED, ANN, ONE, POLICY, TARGET, TWO, claimed, sent
 from tests.support.clock import Clock
@@ -67,8 +68,8 @@ def test_without_a_window_it_is_for_ever(ledger: Ledger, clock: Clock, operator:
     ruled = replace(POLICY, allow_send=lambda *_: True)
     version = cancelled(ledger, operator, POLICY).version
     clock.forward(10 * 365 * DAY)
-    for asker, policy in ((TWO, POLICY), (THREE, ruled)):
-        assert isinstance(ledger.claim(asker, policy), Duplicate)
+    for claimant, policy in ((TWO, POLICY), (THREE, ruled)):
+        assert isinstance(ledger.claim(claimant, policy), Duplicate)
     assert ledger.store.get("k").entry.version == version  # type: ignore[union-attr]
 
 
@@ -164,7 +165,7 @@ def test_one_wins_when_it_ends(ledger: Ledger, clock: Clock, operator: Operator)
     """P1: of many that call after the window, one sends."""
     cancelled(ledger, operator)
     clock.forward(DAY)
-    outcomes = race(lambda n: ledger.claim(Asker("k", "mail", f"racer-{n}"), DAILY))
+    outcomes = race(lambda n: ledger.claim(Claimant("k", "mail", f"racer-{n}"), DAILY))
     assert sum(isinstance(outcome, Acquired) for outcome in outcomes) == 1
     assert sum(isinstance(outcome, Busy) for outcome in outcomes) == len(outcomes) - 1
 

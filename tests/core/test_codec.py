@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_idempotent.core.audit import Intervention
-from celery_idempotent.core.codec import FORMAT, decode, encode
-from celery_idempotent.core.entry import After, Attempt, Delivery, Entry, Recipient, with_times
-from celery_idempotent.core.errors import EntryUnreadable
-from celery_idempotent.core.status import IN_FLIGHT, DeliveryStatus, Status
+from celery_idempotent.exceptions import EntryUnreadable
+from celery_idempotent.ledger.audit import Intervention
+from celery_idempotent.ledger.entry import After, Attempt, Delivery, Entry, Recipient, with_times
+from celery_idempotent.ledger.status import IN_FLIGHT, DeliveryStatus, Status
+from celery_idempotent.stores.redis.serialization import FORMAT, decode, encode
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=timezone.utc)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from celery_idempotent.core.ledger import Ledger
+from celery_idempotent.ledger.ledger import Ledger
 from tests.core.steps import POLICY, TWO, claimed, sent
 
 

@@ -8,11 +8,11 @@ from itertools import permutations
 
 import pytest
 
-from celery_idempotent.core.audit import MAX_AUDIT, Intervention
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import Duplicate
-from celery_idempotent.core.status import DeliveryStatus, Status
-from celery_idempotent.core.writing import swap
+from celery_idempotent.ledger.audit import MAX_AUDIT, Intervention
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.outcomes import Duplicate
+from celery_idempotent.ledger.status import DeliveryStatus, Status
+from celery_idempotent.ledger.writes import swap
 from celery_idempotent.stores.memory import MemoryStore
 from tests.core.told import ANN, AT, BOB, ONE, POLICY, TWO, YES, begun, event, in_doubt, statuses, told
 from tests.support.clock import Clock

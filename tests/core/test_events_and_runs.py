@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from celery_idempotent.core.errors import ClaimLost
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import Acquired, Reply
-from celery_idempotent.core.status import DeliveryStatus, Status
+from celery_idempotent.exceptions import ClaimLost
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.outcomes import Acquired, Reply
+from celery_idempotent.ledger.status import DeliveryStatus, Status
 from tests.core.told import ANN, AT, BOB, LATER, LOST, ONE, POLICY, TWO, YES, begun, event, statuses, told
 from tests.support.clock import Clock
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from celery_idempotent.core.entry import Entry
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.offers import Offer
-from celery_idempotent.core.outcomes import Acquired, Held, Reply
-from celery_idempotent.core.status import DeliveryStatus, Status
+from celery_idempotent.ledger.entry import Entry
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.outcomes import Acquired, Held, Reply
+from celery_idempotent.ledger.provider_offers import Offer
+from celery_idempotent.ledger.status import DeliveryStatus, Status
 from tests.core.told import (
     ANN,
     AT,

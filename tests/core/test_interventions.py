@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from celery_idempotent.core.audit import MAX_AUDIT
-from celery_idempotent.core.errors import EntryChanged, InterventionRefused
-from celery_idempotent.core.interventions import Operator, offered
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import Busy, Duplicate, Reply, Verdict
-from celery_idempotent.core.status import DeliveryStatus, Status
+from celery_idempotent.exceptions import EntryChanged, InterventionRefused
+from celery_idempotent.ledger.audit import MAX_AUDIT
+from celery_idempotent.ledger.decisions import Operator, offered
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.outcomes import Busy, Duplicate, Reply
+from celery_idempotent.ledger.policy import Verdict
+from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.stores.memory import MemoryStore
 from celery_idempotent.testing import race
 from tests.core.steps import (

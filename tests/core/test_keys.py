@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_idempotent.core.addresses import mask, mask_all, normalise, recipient
-from celery_idempotent.core.errors import KeyFieldError
-from celery_idempotent.core.keys import FORMAT, bucket_for, canonical, digest, make_key
+from celery_idempotent.exceptions import KeyFieldError
+from celery_idempotent.ledger.addresses import mask, mask_all, normalise, recipient
+from celery_idempotent.ledger.keys import FORMAT, bucket_for, canonical, digest, make_key
 
 
 class Colour(Enum):
@@ -155,7 +155,7 @@ def test_an_address_in_a_text_is_masked_however_it_is_written(text: str, masked:
 def test_core_imports_the_standard_library_alone() -> None:
     """Neither Django nor Celery comes in with `core`, nor with the package itself."""
     code = (
-        "import sys, celery_idempotent, celery_idempotent.core.ledger, celery_idempotent.stores.memory;"
+        "import sys, celery_idempotent, celery_idempotent.ledger.ledger, celery_idempotent.stores.memory;"
         "sys.exit(bool({'django', 'celery', 'kombu', 'redis'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

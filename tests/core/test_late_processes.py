@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from celery_idempotent.core.errors import ClaimLost
-from celery_idempotent.core.expiry import expire
-from celery_idempotent.core.interventions import Operator
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import Acquired, Duplicate, Held, Reply, Verdict
-from celery_idempotent.core.status import DeliveryStatus, Status
+from celery_idempotent.exceptions import ClaimLost
+from celery_idempotent.ledger.deadlines import expire
+from celery_idempotent.ledger.decisions import Operator
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.outcomes import Acquired, Duplicate, Held, Reply
+from celery_idempotent.ledger.policy import Verdict
+from celery_idempotent.ledger.status import DeliveryStatus, Status
 from tests.core.steps import ACCEPTED, DECISIONS, ONE, POLICY, TARGET, TWO, claimed, sending
 from tests.support.clock import Clock
 

@@ -7,19 +7,11 @@ from typing import Any
 
 import pytest
 
-from celery_idempotent.core.errors import ClaimLost
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import (
-    Acquired,
-    Asker,
-    Busy,
-    Duplicate,
-    Held,
-    Mismatch,
-    Reply,
-    Verdict,
-)
-from celery_idempotent.core.status import IN_FLIGHT, TRANSITIONS, DeliveryStatus, Status
+from celery_idempotent.exceptions import ClaimLost
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.outcomes import Acquired, Busy, Duplicate, Held, Mismatch, Reply
+from celery_idempotent.ledger.policy import Claimant, Verdict
+from celery_idempotent.ledger.status import IN_FLIGHT, TRANSITIONS, DeliveryStatus, Status
 from celery_idempotent.testing import race
 from tests.core.steps import ACCEPTED, ONE, POLICY, TARGET, TWO, claimed, doubtful, sending, sent
 from tests.support.clock import Clock
@@ -53,29 +45,29 @@ def test_claimed_by_another_task(ledger: Ledger, clock: Clock) -> None:
         ledger.complete(old, None)
 
 
-@pytest.mark.parametrize("asker", [ONE, TWO])
-def test_sending_with_a_running_deadline(ledger: Ledger, clock: Clock, asker: Asker) -> None:
+@pytest.mark.parametrize("claimant", [ONE, TWO])
+def test_sending_with_a_running_deadline(ledger: Ledger, clock: Clock, claimant: Claimant) -> None:
     """Nobody touches a hand-over in flight, not even its own task."""
     sending(ledger)
     clock.forward(29)
-    outcome = ledger.claim(asker, POLICY)
+    outcome = ledger.claim(claimant, POLICY)
     assert isinstance(outcome, Busy)
     assert outcome.retry_after == pytest.approx(1)
 
 
-@pytest.mark.parametrize("asker", [ONE, TWO])
-def test_sending_whose_deadline_has_passed(ledger: Ledger, clock: Clock, asker: Asker) -> None:
+@pytest.mark.parametrize("claimant", [ONE, TWO])
+def test_sending_whose_deadline_has_passed(ledger: Ledger, clock: Clock, claimant: Claimant) -> None:
     """It becomes in doubt, deliveries and attempt included, and is held."""
     late = sending(ledger)
     clock.forward(30)
-    outcome = ledger.claim(asker, POLICY)
+    outcome = ledger.claim(claimant, POLICY)
     assert isinstance(outcome, Held)
     assert outcome.entry.status is Status.IN_DOUBT
     assert outcome.entry.deliveries[0].status is DeliveryStatus.IN_DOUBT
     assert outcome.found
     assert outcome.entry.history[0].outcome is DeliveryStatus.IN_DOUBT
     assert outcome.entry.history[0].ended_at == clock.now
-    again = ledger.claim(asker, POLICY)
+    again = ledger.claim(claimant, POLICY)
     assert isinstance(again, Held)
     assert not again.found
     # The process lives after all and knows: its word settles the doubt, as nobody has acted on it.

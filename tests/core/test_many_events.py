@@ -6,9 +6,9 @@ from datetime import datetime, timezone
 
 import pytest
 
-from celery_idempotent.core.entry import Delivery, Entry, Recipient
-from celery_idempotent.core.events import Event, heard, mark
-from celery_idempotent.core.status import DeliveryStatus, Status
+from celery_idempotent.ledger.entry import Delivery, Entry, Recipient
+from celery_idempotent.ledger.provider_events import Event, mark, with_event
+from celery_idempotent.ledger.status import DeliveryStatus, Status
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 MANY = 500
@@ -38,6 +38,6 @@ def test_an_event_about_one_of_many(status: Status, deliveries: DeliveryStatus, 
     entry = Entry("k", "t", status, "task", begun_at=NOW, attempts=1, deliveries=tuple(rows))
     event = Event("delivered", NOW, 1, mark("<1@shop>", NOW), 1, "d7", whole=True)
     Digest.compared = 0
-    changed = heard(entry, event, NOW)
+    changed = with_event(entry, event, NOW)
     assert Digest.compared < 10 * MANY
     assert sum(bool(delivery.events) for delivery in changed.deliveries) == told

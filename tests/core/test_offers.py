@@ -8,20 +8,21 @@ from typing import Any
 
 import pytest
 
-from celery_idempotent.core.entry import Entry
-from celery_idempotent.core.errors import ClaimLost, DeliveryInDoubt
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.offers import Offer
-from celery_idempotent.core.outcomes import Acquired, Asker, Busy, Held, Policy, Reply, Verdict
-from celery_idempotent.core.status import DeliveryStatus, Status
+from celery_idempotent.exceptions import ClaimLost, DeliveryInDoubt
+from celery_idempotent.ledger.entry import Entry
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.outcomes import Acquired, Busy, Held, Reply
+from celery_idempotent.ledger.policy import Claimant, Policy, Verdict
+from celery_idempotent.ledger.provider_offers import Offer
+from celery_idempotent.ledger.status import DeliveryStatus, Status
 from tests.core.told import ANN, BOB, LOST, ONE, POLICY, TWO, YES, in_doubt
 from tests.support.clock import Clock
 
 OFFER = Offer("key-1", 3600, "sealed")
 
 
-def acquired(ledger: Ledger, asker: Asker = ONE, policy: Policy = POLICY) -> Entry:
-    outcome = ledger.claim(asker, policy)
+def acquired(ledger: Ledger, claimant: Claimant = ONE, policy: Policy = POLICY) -> Entry:
+    outcome = ledger.claim(claimant, policy)
     assert isinstance(outcome, Acquired), outcome
     return outcome.entry
 

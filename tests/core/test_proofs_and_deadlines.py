@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from celery_idempotent.core.entry import Entry
-from celery_idempotent.core.errors import ClaimLost
-from celery_idempotent.core.expiry import expire
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import Acquired, Policy
-from celery_idempotent.core.status import DeliveryStatus, Status
+from celery_idempotent.exceptions import ClaimLost
+from celery_idempotent.ledger.deadlines import expire
+from celery_idempotent.ledger.entry import Entry
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.outcomes import Acquired
+from celery_idempotent.ledger.policy import Policy
+from celery_idempotent.ledger.status import DeliveryStatus, Status
 from tests.core.told import ANN, ONE, POLICY, TWO, YES, begun, event, statuses, told
 from tests.support.clock import Clock
 

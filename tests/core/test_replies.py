@@ -8,7 +8,7 @@ import pytest
 from celery import Celery
 
 from celery_idempotent import RecipientsDeferred, RecipientsRefused
-from celery_idempotent.core.replies import (
+from celery_idempotent.mail.smtp.reply_codes import (
     GREYLISTED_SECONDS,
     LONGEST_WAIT,
     Kind,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import Acquired, Busy, Duplicate
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.outcomes import Acquired, Busy, Duplicate
 from celery_idempotent.testing import race
 from tests.core.steps import ONE, POLICY, TWO, claimed, failed, sent
 from tests.support.clock import Clock
@@ -24,8 +24,8 @@ def test_a_rule_opens_a_new_generation(ledger: Ledger, clock: Clock) -> None:
 
     policy = replace(POLICY, allow_send=rule)
     sent(ledger, policy=policy)
-    asker = replace(TWO, args=(7,), kwargs={"to": "x"})
-    assert isinstance(ledger.claim(asker, policy), Duplicate)
+    claimant = replace(TWO, args=(7,), kwargs={"to": "x"})
+    assert isinstance(ledger.claim(claimant, policy), Duplicate)
     assert (seen[0].task_id, seen[0].args, seen[0].kwargs, seen[0].now) == (
         "task-2",
         (7,),

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from celery_idempotent.core.entry import Entry
-from celery_idempotent.core.expiry import expire
-from celery_idempotent.core.fencing import is_same_write
-from celery_idempotent.core.interventions import Operator
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import Acquired, Busy, Duplicate, Policy, Reply, Verdict
-from celery_idempotent.core.status import DeliveryStatus, Status
+from celery_idempotent.ledger.deadlines import expire
+from celery_idempotent.ledger.decisions import Operator
+from celery_idempotent.ledger.entry import Entry
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.outcomes import Acquired, Busy, Duplicate, Reply
+from celery_idempotent.ledger.policy import Policy, Verdict
+from celery_idempotent.ledger.status import DeliveryStatus, Status
+from celery_idempotent.ledger.writes import is_same_write
 from tests.core.told import ANN, BOB, LOST, ONE, POLICY, TWO, YES, begun, event, in_doubt, statuses, told
 from tests.support.clock import Clock
 
@@ -60,8 +61,8 @@ def test_its_own_task_sends_the_rest_and_records_the_result(ledger: Ledger, prov
     entry = ledger.settle(ledger.begin(entry, [second], "<n>", ONE, POLICY), {second: YES}, "<n>", ONE, POLICY)
     done = ledger.complete(entry, "both")
     assert (done.status, done.unfinished, done.result) == (Status.SENT, False, "both")
-    for asker in (ONE, TWO):
-        outcome = ledger.claim(asker, POLICY)
+    for claimant in (ONE, TWO):
+        outcome = ledger.claim(claimant, POLICY)
         assert isinstance(outcome, Duplicate), "once it is finished, its own task replays as well"
         assert outcome.entry.result == "both"
 
@@ -95,11 +96,11 @@ def test_other_tasks_replay(ledger: Ledger, proven: Entry) -> None:
     assert isinstance(ledger.claim(TWO, POLICY), Busy)
 
 
-@pytest.mark.parametrize("asker", [ONE, TWO])
-def test_publishing_asks_the_same_as_a_claim(ledger: Ledger, proven: Entry, asker: Any) -> None:
+@pytest.mark.parametrize("claimant", [ONE, TWO])
+def test_publishing_asks_the_same_as_a_claim(ledger: Ledger, proven: Entry, claimant: Any) -> None:
     """What `done` calls done is what a claim would replay."""
-    done = ledger.done(asker, POLICY) is not None
-    assert done is isinstance(ledger.claim(asker, POLICY), Duplicate)
+    done = ledger.done(claimant, POLICY) is not None
+    assert done is isinstance(ledger.claim(claimant, POLICY), Duplicate)
 
 
 @pytest.mark.parametrize(

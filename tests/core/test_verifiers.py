@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_idempotent import IdempotentTask, sweep
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import Held, Verdict
-from celery_idempotent.core.status import DeliveryStatus, Status
-from celery_idempotent.options import problems
+from celery_idempotent import IdempotentTask
+from celery_idempotent.email_types.options import problems
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.outcomes import Held
+from celery_idempotent.ledger.policy import Verdict
+from celery_idempotent.ledger.status import DeliveryStatus, Status
+from celery_idempotent.operations import sweep
 from tests.core.steps import POLICY, TWO, doubtful
 
 app = Celery("verifiers", broker="memory://", backend="cache+memory://", set_as_current=False)
@@ -41,8 +43,8 @@ def test_what_is_no_verdict_stops_no_sweep(memory_ledger: Any, said: Any) -> Non
     """The entry stays in doubt, and those behind it are settled."""
     for key, verdict in (("k", said), ("l", Verdict.SENT)):
         ANSWERS[key] = verdict
-        asker = replace(TWO, key=key, email_type="answered")
-        entry = memory_ledger.claim(asker, replace(POLICY, opaque=True)).entry
+        claimant = replace(TWO, key=key, email_type="answered")
+        entry = memory_ledger.claim(claimant, replace(POLICY, opaque=True)).entry
         memory_ledger.doubt(entry, "x")
     one = sweep.Sweep(memory_ledger, app=app)
     one._found = ["k", "l"]

@@ -18,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celery_idempotent import IdempotentTask
-from celery_idempotent.core.generations import next_generation
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import Acquired, Asker, Duplicate, Policy
+from celery_idempotent.ledger.generations import next_generation
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.outcomes import Acquired, Duplicate
+from celery_idempotent.ledger.policy import Claimant, Policy
 from celery_idempotent.stores import memory
 from celery_idempotent.stores.memory import MemoryStore
 from celery_idempotent.testing import make_entry
@@ -227,7 +228,7 @@ class Alert:
         self.rules = Policy(window=60.0, opaque=True)
 
     def ask(self, number: int) -> Any:
-        return self.ledger.claim(Asker("k", "reminder", f"task-{number}"), self.rules)
+        return self.ledger.claim(Claimant("k", "reminder", f"task-{number}"), self.rules)
 
     def send(self, number: int) -> Any:
         """Let the window pass, and have the task of this number send."""

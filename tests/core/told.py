@@ -6,15 +6,16 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
-from celery_idempotent.core.entry import Entry, Recipient
-from celery_idempotent.core.events import Event, mark
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.offers import Offer
-from celery_idempotent.core.outcomes import Acquired, Asker, Policy, Reply
-from celery_idempotent.core.status import DeliveryStatus
+from celery_idempotent.ledger.entry import Entry, Recipient
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.outcomes import Acquired, Reply
+from celery_idempotent.ledger.policy import Claimant, Policy
+from celery_idempotent.ledger.provider_events import Event, mark
+from celery_idempotent.ledger.provider_offers import Offer
+from celery_idempotent.ledger.status import DeliveryStatus
 from tests.support.clock import Clock
 
-ONE = Asker("k", "mail", "task-1")
+ONE = Claimant("k", "mail", "task-1")
 TWO = replace(ONE, task_id="task-2")
 POLICY = Policy(lease=60, send_timeout=30)
 ANN, BOB = ("0", Recipient("a", "a***")), ("0", Recipient("b", "b***"))

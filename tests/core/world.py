@@ -10,13 +10,14 @@ from datetime import datetime, timedelta, timezone
 from itertools import count
 from typing import Any
 
-from celery_idempotent.core.entry import Recipient
-from celery_idempotent.core.errors import ClaimLost
-from celery_idempotent.core.expiry import expire
-from celery_idempotent.core.interventions import Operator
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import Acquired, Asker, Busy, Duplicate, Held, Policy, Reply, Verdict
-from celery_idempotent.core.status import DeliveryStatus
+from celery_idempotent.exceptions import ClaimLost
+from celery_idempotent.ledger.deadlines import expire
+from celery_idempotent.ledger.decisions import Operator
+from celery_idempotent.ledger.entry import Recipient
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.outcomes import Acquired, Busy, Duplicate, Held, Reply
+from celery_idempotent.ledger.policy import Claimant, Policy, Verdict
+from celery_idempotent.ledger.status import DeliveryStatus
 from celery_idempotent.stores.memory import MemoryStore
 
 START = datetime(2026, 3, 28, 22, tzinfo=timezone.utc)  # a night in which clocks change
@@ -130,8 +131,8 @@ class World:
         self.at(later.at, lambda: self._start(later))
 
     def _deliver(self, delivery: Delivery) -> Iterator[float]:
-        asker = Asker("k", "reminder", f"task-{delivery.task}")
-        outcome = self.ledger.claim(asker, self.policy)
+        claimant = Claimant("k", "reminder", f"task-{delivery.task}")
+        outcome = self.ledger.claim(claimant, self.policy)
         if isinstance(outcome, Busy):
             return self._again(replace(delivery, waits=delivery.waits + 1), self._dithered(outcome.retry_after))
         if isinstance(outcome, Held):
@@ -142,15 +143,15 @@ class World:
             return None
         assert isinstance(outcome, Acquired), outcome
         try:
-            yield from self._body(delivery, asker, outcome.entry)
+            yield from self._body(delivery, claimant, outcome.entry)
         except ClaimLost as lost:
-            if lost.owner != asker.task_id:
+            if lost.owner != claimant.task_id:
                 # Longer each time, or bodies that outlast a lease could take the key from each other for ever.
                 wait = self._dithered(max(LEASE, min(2.0**delivery.waits, 300.0)))
                 self._again(replace(delivery, fate="ok", waits=delivery.waits + 1), wait)
         return None
 
-    def _body(self, delivery: Delivery, asker: Asker, entry: Any) -> Iterator[float]:
+    def _body(self, delivery: Delivery, claimant: Claimant, entry: Any) -> Iterator[float]:
         """What `Run` and the mail backend do, with the worker's fate in between."""
         calm = replace(delivery, fate="ok")
         yield delivery.renders
@@ -160,13 +161,13 @@ class World:
             self.ledger.release(entry, self.policy, delivery.again)
             return self._again(calm, delivery.again)
         if not any(d.status is DeliveryStatus.ACCEPTED for d in entry.deliveries):
-            entry = self.ledger.begin(entry, [TARGET], "<m@x>", asker, self.policy)
+            entry = self.ledger.begin(entry, [TARGET], "<m@x>", claimant, self.policy)
             yield delivery.sends
             if delivery.fate in UNANSWERED:
-                return self._unanswered(delivery, asker, entry)
+                return self._unanswered(delivery, claimant, entry)
             self.accepted.append((self.now, delivery.task))
             reply = {TARGET: Reply(DeliveryStatus.ACCEPTED, 250)}
-            entry = self.ledger.settle(entry, reply, "<m@x>", asker, self.policy)
+            entry = self.ledger.settle(entry, reply, "<m@x>", claimant, self.policy)
             self.recorded.append(self.now)
         yield delivery.ends
         if delivery.fate == "failed and lost":
@@ -187,14 +188,14 @@ class World:
 
     # -- doubts ------------------------------------------------------------------------------------------
 
-    def _unanswered(self, delivery: Delivery, asker: Asker, entry: Any) -> None:
+    def _unanswered(self, delivery: Delivery, claimant: Claimant, entry: Any) -> None:
         """End a hand-over whose outcome nobody has seen: its worker died, or waited for the reply in vain."""
         calm, self._taken = replace(delivery, fate="ok"), delivery.taken
         if delivery.taken:
             self.accepted.append((self.now, delivery.task))
         if delivery.fate == "reply lost":
             reply = {TARGET: Reply(DeliveryStatus.IN_DOUBT)}
-            self.ledger.settle(entry, reply, "<m@x>", asker, self.policy)
+            self.ledger.settle(entry, reply, "<m@x>", claimant, self.policy)
             # What is not there may still come until then.
             self._have_it_decided(self.now if delivery.taken else self.now - delivery.sends + SEND_TIMEOUT)
             return self._held(calm) if self.policy.in_doubt == "hold" else self._again(calm, delivery.again)

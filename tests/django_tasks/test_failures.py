@@ -10,7 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from celery_idempotent import DeliveryInDoubt, KeyFieldError, LedgerUnavailable, Status
 from celery_idempotent.contrib import django_tasks
 from celery_idempotent.contrib.django_tasks import idempotent_email
-from celery_idempotent.functions import known
+from celery_idempotent.execution.functions import known
 from tests.django_tasks.told import entry, fail, failure, seed, value
 from tests.support.mailserver import DROP, ScriptedSMTP
 

@@ -13,7 +13,7 @@ from celery import Celery
 from django.core.mail import EmailMultiAlternatives
 
 from celery_idempotent import IdempotentEmailTask
-from celery_idempotent.core.status import DeliveryStatus
+from celery_idempotent.ledger.status import DeliveryStatus
 from tests.support.providers import API
 
 app = Celery("esp", broker="memory://", backend="cache+memory://", set_as_current=False)

@@ -10,8 +10,8 @@ from anymail.backends.test import EmailBackend as AnymailTest
 from anymail.exceptions import AnymailAPIError, AnymailRecipientsRefused, AnymailRequestsAPIError
 
 from celery_idempotent import DeliveryInDoubt, Status
-from celery_idempotent.core.errors import RecipientsDeferred, RecipientsRefused
-from celery_idempotent.core.status import DeliveryStatus
+from celery_idempotent.exceptions import RecipientsDeferred, RecipientsRefused
+from celery_idempotent.ledger.status import DeliveryStatus
 from tests.esp.outbox import offered
 from tests.esp.receipts import ANN, BOB, DEFERRED, IN_DOUBT, REFUSED, entry, send, statuses
 

@@ -6,7 +6,7 @@ import pytest
 import trustme
 
 from celery_idempotent import Status
-from celery_idempotent.core.errors import RecipientsDeferred
+from celery_idempotent.exceptions import RecipientsDeferred
 from tests.esp.conftest import Use, certified
 from tests.esp.receipts import ANN, BOB, DEFERRED, entry, send, statuses
 from tests.support.providers import API

@@ -14,7 +14,7 @@ from django.core.checks import run_checks
 from django.core.mail import EmailMessage
 from urllib3 import Retry
 
-from celery_idempotent.contrib.anymail.retries import tries
+from celery_idempotent.contrib.anymail.client_retries import tries
 from tests.esp.conftest import SES, Use
 from tests.esp.receipts import ANN
 from tests.support.providers import API

@@ -13,8 +13,8 @@ from celery import Celery
 from django.core.mail import EmailMessage, get_connection
 
 from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask, Status
-from celery_idempotent.core.errors import RecipientsDeferred
-from celery_idempotent.core.status import DeliveryStatus
+from celery_idempotent.exceptions import RecipientsDeferred
+from celery_idempotent.ledger.status import DeliveryStatus
 from tests.esp.slow import HEAD, MEASURED, UNMEASURED, SlowAPI
 from tests.support.providers import API
 

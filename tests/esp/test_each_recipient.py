@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from celery_idempotent import DeliveryInDoubt, Status
-from celery_idempotent.core.errors import RecipientsDeferred, RecipientsRefused
-from celery_idempotent.core.status import DeliveryStatus
+from celery_idempotent.exceptions import RecipientsDeferred, RecipientsRefused
+from celery_idempotent.ledger.status import DeliveryStatus
 from tests.esp.conftest import Use
 from tests.esp.outbox import answer, offered
 from tests.esp.receipts import ACCEPTED, ANN, BOB, DEFERRED, IN_DOUBT, PEOPLE, REFUSED, entry, send, statuses

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from django.core import mail
 
-from celery_idempotent.core.errors import RecipientsDeferred
+from celery_idempotent.exceptions import RecipientsDeferred
 from tests.esp.conftest import Use
 from tests.esp.outbox import answer, params
 from tests.esp.receipts import ACCEPTED, ANN, BOB, CAT, receipt, send, statuses

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from celery_idempotent import DeliveryInDoubt, Status
-from celery_idempotent.core.errors import DeliveryUnconfirmed
-from celery_idempotent.core.status import DeliveryStatus
+from celery_idempotent.exceptions import DeliveryUnconfirmed
+from celery_idempotent.ledger.status import DeliveryStatus
 from tests.esp.conftest import Use
 from tests.esp.receipts import ANN, entry, send, statuses
 from tests.support.doubts import is_held

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from celery_idempotent import Status
-from celery_idempotent.core.errors import DeliveryUnconfirmed
+from celery_idempotent.exceptions import DeliveryUnconfirmed
 from celery_idempotent.mail.providers import BREVO, RESEND, Deduplication
 from tests.esp.conftest import Use
 from tests.esp.receipts import ANN, BOB, entry, receipt, send

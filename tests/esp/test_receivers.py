@@ -9,8 +9,8 @@ from anymail.exceptions import AnymailCancelSend
 from anymail.signals import post_send, pre_send
 
 from celery_idempotent import Status
-from celery_idempotent.core.errors import RecipientsRefused
-from celery_idempotent.core.status import DeliveryStatus
+from celery_idempotent.exceptions import RecipientsRefused
+from celery_idempotent.ledger.status import DeliveryStatus
 from tests.esp.conftest import Use
 from tests.esp.outbox import answer
 from tests.esp.receipts import ACCEPTED, ANN, BOB, REFUSED, entry, send, statuses

@@ -11,14 +11,15 @@ import redis as client
 from celery import Celery
 from django.core.mail import EmailMultiAlternatives
 
-from celery_idempotent import IdempotentEmailTask, Status, wiring
-from celery_idempotent.contrib.anymail import marks
-from celery_idempotent.core.errors import DeliveryUnconfirmed
-from celery_idempotent.core.events import KINDS, Event
-from celery_idempotent.core.interventions import Operator
-from celery_idempotent.core.outcomes import Verdict
+from celery_idempotent import IdempotentEmailTask, Status
+from celery_idempotent.contrib.anymail import message_marks
+from celery_idempotent.exceptions import DeliveryUnconfirmed
+from celery_idempotent.ledger.decisions import Operator
+from celery_idempotent.ledger.policy import Verdict
+from celery_idempotent.ledger.provider_events import KINDS, Event
 from celery_idempotent.mail.providers import RESEND
 from celery_idempotent.models import LogicalEmail
+from celery_idempotent.stores import factory
 from celery_idempotent.testing import race
 from tests.esp.conftest import KEY, Use
 from tests.esp.receipts import ANN
@@ -138,17 +139,17 @@ def test_a_webhook_ends_it_as_well(connected: Any, mark: dict[str, str], told: A
 @pytest.mark.parametrize("verdict", [Verdict.SENT, Verdict.NOT_SENT])
 def test_an_operators_word_ends_it_as_well(connected: Any, mark: dict[str, str], verdict: Verdict) -> None:
     """Whichever: what was kept to ask the provider is not needed any more."""
-    found = past_deadline(wiring.get_ledger().store, entry())
-    Operator(wiring.get_ledger().store, "ann", "the provider's log").resolve(found, verdict)
+    found = past_deadline(factory.get_ledger().store, entry())
+    Operator(factory.get_ledger().store, "ann", "the provider's log").resolve(found, verdict)
     assert entry().status is not Status.IN_DOUBT
     gone(dump(connected), *SECRETS)
 
 
 def test_webhooks_that_come_at_once_are_all_kept(connected: Any, mark: dict[str, str]) -> None:
     """Providers post from many machines: each event counts, and the doubt ends once."""
-    read = marks.read(mark)
+    read = message_marks.read(mark)
     assert read is not None
-    ledger, who = wiring.get_ledger(), entry().deliveries[0].recipient.digest
+    ledger, who = factory.get_ledger(), entry().deliveries[0].recipient.digest
     kinds = sorted(KINDS - {"rejected", "failed"})
 
     def hear(number: int) -> Any:

@@ -9,9 +9,9 @@ import pytest
 from django.core.mail import EmailMessage
 
 from celery_idempotent import IdempotentEmailTask, Status
-from celery_idempotent.core.errors import RecipientsDeferred, RecipientsRefused
-from celery_idempotent.core.replies import Kind
+from celery_idempotent.exceptions import RecipientsDeferred, RecipientsRefused
 from celery_idempotent.mail import EmailBackend
+from celery_idempotent.mail.smtp.reply_codes import Kind
 from tests.esp.conftest import Use
 from tests.esp.receipts import ANN, BOB, DEFERRED, REFUSED, app, entry, send, statuses
 from tests.support.doubts import is_held

@@ -35,7 +35,7 @@ def heard() -> Iterator[Told]:
 def known(monkeypatch: Any) -> list[Any]:
     """The tasks that the process with the webhooks knows."""
     known = [receipt]
-    monkeypatch.setattr("celery_idempotent.registry.tasks", lambda app: known)
+    monkeypatch.setattr("celery_idempotent.tasks.registry.tasks", lambda app: known)
     return known
 
 

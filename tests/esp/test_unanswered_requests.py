@@ -15,8 +15,8 @@ from celery.exceptions import SoftTimeLimitExceeded
 from urllib3 import Retry
 
 from celery_idempotent import DeliveryInDoubt, Status
-from celery_idempotent.core.errors import RecipientsDeferred
-from celery_idempotent.core.status import DeliveryStatus
+from celery_idempotent.exceptions import RecipientsDeferred
+from celery_idempotent.ledger.status import DeliveryStatus
 from tests.esp.conftest import Use
 from tests.esp.receipts import entry, receipt, send, statuses
 from tests.support.providers import API

@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 from django.core.mail import EmailMessage
 
-from celery_idempotent import (
-    KeyFieldError,
-)
+from celery_idempotent import KeyFieldError
 from tests.mail.bodies import message, run, task
 from tests.support.mailserver import ScriptedSMTP
 

@@ -11,8 +11,8 @@ from celery import Celery
 from django.core.mail import EmailMessage
 
 from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask, RecipientsDeferred, RecipientsRefused
-from celery_idempotent.core.replies import Kind
-from celery_idempotent.mail.routes import may_pass
+from celery_idempotent.mail.smtp.reply_codes import Kind
+from celery_idempotent.mail.transport_selection import may_pass
 from tests.support.mailserver import NotTaking, ScriptedSMTP, Taking, by_name
 
 app = Celery("classify", broker="memory://", backend="cache+memory://", set_as_current=False)
@@ -137,7 +137,7 @@ def test_which_failures_before_a_hand_over_may_pass(error: Exception, may: bool)
 
 def test_a_run_knows_what_is_worth_a_retry(settings: Any) -> None:
     """`Run.unserved` tells whether another try may mend what was raised."""
-    from celery_idempotent.run import current_run
+    from celery_idempotent.execution.run import current_run
 
     seen: list[Any] = []
 

@@ -8,9 +8,9 @@ from django.core.mail import EmailMessage, get_connection
 from django.core.mail.backends.smtp import EmailBackend as DjangoSMTP
 
 from celery_idempotent import IdempotentEmailTask
-from celery_idempotent.core.status import DeliveryStatus
-from celery_idempotent.mail.connections import kept
-from celery_idempotent.receivers import say_goodbye
+from celery_idempotent.ledger.status import DeliveryStatus
+from celery_idempotent.mail.smtp.connections import pool
+from celery_idempotent.tasks.worker import say_goodbye
 from tests.mail.connecting import app, send
 from tests.support.mailserver import ScriptedSMTP
 
@@ -104,7 +104,7 @@ def test_the_worker_says_goodbye(server: ScriptedSMTP) -> None:
     assert send.apply((1,)).get() == "sent"
     say_goodbye()
     server.reached("quit")
-    assert not any(kept._idle.values())
+    assert not any(pool._idle.values())
     assert send.apply((2,)).get() == "sent"
     assert server.connections == 2
 
@@ -113,4 +113,4 @@ def test_mail_outside_of_tasks_keeps_nothing(server: ScriptedSMTP) -> None:
     """There Django's own backend does what it does."""
     EmailMessage("Hi", "text", to=["ann@example.com"]).send()
     assert server.count("quit") == 1
-    assert not any(kept._idle.values())
+    assert not any(pool._idle.values())

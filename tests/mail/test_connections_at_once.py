@@ -7,8 +7,8 @@ import os
 import time
 from typing import Any
 
-from celery_idempotent.mail import connections
-from celery_idempotent.mail.connections import kept
+from celery_idempotent.mail.smtp import connections
+from celery_idempotent.mail.smtp.connections import pool
 from tests.mail.connecting import rush, send
 from tests.support.mailserver import STALL, ScriptedSMTP
 
@@ -29,7 +29,7 @@ def test_what_nobody_takes_any_more_is_closed(server: ScriptedSMTP, settings: An
         assert send.apply((n,)).get() == "sent"
         if time.monotonic() > end:
             break
-    assert [len(idle) for idle in kept._idle.values()] == [1]
+    assert [len(idle) for idle in pool._idle.values()] == [1]
 
 
 def test_a_dead_peer_is_waited_for_once(server: ScriptedSMTP, monkeypatch: Any) -> None:
@@ -47,7 +47,7 @@ def test_a_dead_peer_is_waited_for_once(server: ScriptedSMTP, monkeypatch: Any) 
     server.script["rset"] = STALL
     assert send.apply((9,)).get() == "sent"
     assert (len(asked), server.connections) == (1, 4)
-    assert [len(idle) for idle in kept._idle.values()] == [1]
+    assert [len(idle) for idle in pool._idle.values()] == [1]
 
 
 def test_one_connection_that_ended_says_nothing_about_the_others(server: ScriptedSMTP) -> None:

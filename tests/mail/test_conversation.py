@@ -9,7 +9,7 @@ from celery import Celery
 from django.core.mail import EmailMessage, EmailMultiAlternatives, send_mail, send_mass_mail
 
 from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask, Status
-from celery_idempotent.core.status import DeliveryStatus
+from celery_idempotent.ledger.status import DeliveryStatus
 from tests.support.mailserver import DROP, DROP_AFTER_ACCEPT, ScriptedSMTP, by_name
 
 app = Celery("mail-tests", broker="memory://", backend="cache+memory://", set_as_current=False)

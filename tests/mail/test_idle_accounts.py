@@ -10,7 +10,7 @@ from celery import Celery
 from django.core.mail import EmailMessage, get_connection
 
 from celery_idempotent import IdempotentEmailTask
-from celery_idempotent.mail.connections import kept
+from celery_idempotent.mail.smtp.connections import pool
 from tests.support.mailserver import ScriptedSMTP
 
 app = Celery("accounts", broker="memory://", backend="cache+memory://", set_as_current=False)
@@ -34,7 +34,7 @@ def test_connections_of_accounts_that_are_not_used_any_more_are_closed(
     """After the idle limit, when the next message goes out, by whatever account that is."""
     for n in range(5):
         assert send.apply((n,)).get() == "sent"
-    opened = [smtp for idle in kept._idle.values() for smtp, _, _ in idle]
+    opened = [smtp for idle in pool._idle.values() for smtp, _, _ in idle]
     assert [smtp.sock is None for smtp in opened] == [False] * 5
     settings.CELERY_IDEMPOTENT |= {"CONNECTION_IDLE": 0.01}
     time.sleep(0.02)

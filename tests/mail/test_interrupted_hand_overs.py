@@ -10,12 +10,9 @@ from typing import Any
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
-from celery_idempotent import (
-    LedgerUnavailable,
-    Status,
-)
-from celery_idempotent.core.status import DeliveryStatus
-from celery_idempotent.mail.transaction import Transaction
+from celery_idempotent import LedgerUnavailable, Status
+from celery_idempotent.ledger.status import DeliveryStatus
+from celery_idempotent.mail.smtp.transaction import Transaction
 from tests.mail.bodies import message, run, task
 from tests.support.mailserver import ScriptedSMTP
 

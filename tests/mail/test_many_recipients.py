@@ -10,9 +10,9 @@ import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_idempotent import DeliveryInDoubt
-from celery_idempotent.core.outcomes import Verdict
-from celery_idempotent.core.status import DeliveryStatus
-from celery_idempotent.mail.transaction import Transaction
+from celery_idempotent.ledger.policy import Verdict
+from celery_idempotent.ledger.status import DeliveryStatus
+from celery_idempotent.mail.smtp.transaction import Transaction
 from tests.mail.walking import Case, assert_as_the_replies_say, walk, walked
 from tests.support.mailserver import (
     DEFAULTS,
@@ -61,21 +61,21 @@ def test_a_limit_of_recipients_splits_the_list(settings: Any, refusal: str, wher
         script["rcpt"] = lambda line: server.rcpt(line) and "250 ok"
         script[where] = lambda line: DEFAULTS[where] if server.named <= server.limit else refusal
     case = Case(50, script, retry=False)
-    result, witness, entry = walk(case, settings)
-    assert_as_the_replies_say(case, result, witness, entry)
-    assert witness.connections == 1
+    result, observer, entry = walk(case, settings)
+    assert_as_the_replies_say(case, result, observer, entry)
+    assert observer.connections == 1
     assert server.transactions <= 20
-    assert max(len(received.recipients) for received in witness.accepted) <= 7
+    assert max(len(received.recipients) for received in observer.accepted) <= 7
 
 
 def test_five_thousand_recipients(settings: Any) -> None:
     """Split by the server's limit on one connection, written ahead for each part, nobody served twice."""
     server = Limited(1000, "452 4.5.3 too many recipients")
     case = Case(5000, {"mail": server.mail, "rcpt": server.rcpt}, retry=False)
-    result, witness, entry = walk(case, settings)
-    assert_as_the_replies_say(case, result, witness, entry)
-    assert (witness.connections, server.transactions) == (1, 5)
-    assert [len(received.recipients) for received in witness.accepted] == [1000] * 5
+    result, observer, entry = walk(case, settings)
+    assert_as_the_replies_say(case, result, observer, entry)
+    assert (observer.connections, server.transactions) == (1, 5)
+    assert [len(received.recipients) for received in observer.accepted] == [1000] * 5
     assert [(a.recipients, a.outcome) for a in entry.history] == [(1000, DeliveryStatus.ACCEPTED)] * 5
 
 
@@ -84,8 +84,8 @@ def test_a_limit_announced_beforehand(settings: Any) -> None:
     server = Limited(7, "550 5.1.1 you were told")
     ehlo = "250-test\r\n250-LIMITS MAILMAX=99 RCPTMAX=7\r\n250 SIZE 0"
     case = Case(50, {"ehlo": ehlo, "mail": server.mail, "rcpt": server.rcpt}, retry=False)
-    result, witness, entry = walk(case, settings)
-    assert_as_the_replies_say(case, result, witness, entry)
+    result, observer, entry = walk(case, settings)
+    assert_as_the_replies_say(case, result, observer, entry)
     assert server.transactions == 8
 
 
@@ -112,7 +112,7 @@ def test_a_doubt_stops_the_parts_that_follow(settings: Any, monkeypatch: Any) ->
     case = Case(
         50, {"mail": server.mail, "rcpt": server.rcpt, "dot": ["250 ok", DROP_AFTER_ACCEPT]}, retry=False
     )
-    result, witness, entry = walk(case, settings)
+    result, observer, entry = walk(case, settings)
     assert isinstance(result.result, DeliveryInDoubt)
     counts = Counter(d.status.value for d in entry.deliveries)
     assert counts == {"accepted": 10, "in_doubt": 10, "deferred": 30}
@@ -121,7 +121,7 @@ def test_a_doubt_stops_the_parts_that_follow(settings: Any, monkeypatch: Any) ->
         settings.EMAIL_PORT = second.port
         people = [f"r{n}@example.com" for n in range(50)]
         assert walked.apply((1, people)).get() == "sent"
-    served = [a for s in (witness, second) for received in s.accepted for a in received.recipients]
+    served = [a for s in (observer, second) for received in s.accepted for a in received.recipients]
     assert sorted(served) == sorted(people)
 
 
@@ -134,15 +134,15 @@ def test_an_interruption_in_a_later_part(settings: Any, monkeypatch: Any, releas
         if next(calls) == 0:
             return real(self, *args)
         if released:
-            self.witness.released = True
+            self.observer.released = True
         raise SoftTimeLimitExceeded
 
     monkeypatch.setattr(Transaction, "_release", strike)
     server = Limited(10, "452 4.5.3 too many recipients")
     case = Case(30, {"mail": server.mail, "rcpt": server.rcpt}, retry=False)
-    result, witness, entry = walk(case, settings)
+    result, observer, entry = walk(case, settings)
     assert isinstance(result.result, SoftTimeLimitExceeded)
-    assert len(witness.accepted) == 1
+    assert len(observer.accepted) == 1
     second = "in_doubt" if released else "deferred"
     counts = Counter(d.status.value for d in entry.deliveries)
     assert counts == Counter({"accepted": 10, "deferred": 10}) + Counter({second: 10})

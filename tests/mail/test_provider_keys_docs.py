@@ -14,7 +14,7 @@ from cryptography.fernet import Fernet
 from django.core.mail import EmailMessage
 
 from celery_idempotent import IdempotentEmailTask, Status
-from celery_idempotent.core.status import DeliveryStatus
+from celery_idempotent.ledger.status import DeliveryStatus
 from celery_idempotent.mail import handover, providers
 from celery_idempotent.mail.providers import Deduplication
 from tests.support.mailserver import DROP_AFTER_ACCEPT

@@ -1,4 +1,4 @@
-"""The same walk with servers that others wrote: aiosmtpd, and Postfix, its queue and mailboxes the witness."""
+"""The same walk with servers that others wrote: aiosmtpd, and Postfix, its queue and mailboxes the observer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from celery_idempotent import (
     RecipientsRefused,
     Status,
 )
-from celery_idempotent.mail.connections import kept
+from celery_idempotent.mail.smtp.connections import pool
 from tests.support.losing import LosingProxy
 from tests.support.postfix import Postfix
 from tests.support.servers import free_port
@@ -102,7 +102,7 @@ def handler(controller: Controller, settings: Any) -> Iterator[Handler]:
     handler.once.clear()
     handler.taken.clear()
     yield handler
-    kept.close()
+    pool.close()
 
 
 ANSWERS = [
@@ -153,7 +153,7 @@ def mta(postfix: Postfix, settings: Any) -> Iterator[Postfix]:
     postfix.answer("")
     postfix.delivered()
     yield postfix
-    kept.close()
+    pool.close()
 
 
 GREY = "450 4.7.1 Greylisted, try again in 120 seconds"
@@ -173,7 +173,7 @@ def test_postfix(mta: Postfix, rules: str, many: int) -> None:
     """Refused for now, then not: its mailboxes hold a copy for each recipient that is on record as accepted."""
     mta.answer(rules)
     first = tried.apply((1, people(many)))
-    kept.close()  # the next connection gets a process that reads the rules anew
+    pool.close()  # the next connection gets a process that reads the rules anew
     mta.answer("")
     if isinstance(first.result, RecipientsDeferred):
         assert first.result.retry_after == (None if "421" in rules else 120)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from celery_idempotent.mail import connections
+from celery_idempotent.mail.smtp import connections
 from tests.mail.connecting import send
 from tests.support.mailserver import DROP, DROP_AFTER_ACCEPT, STALL, ScriptedSMTP
 

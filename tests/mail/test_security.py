@@ -12,7 +12,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
 
 from celery_idempotent import Status
-from celery_idempotent.mail.connections import kept
+from celery_idempotent.mail.smtp.connections import pool
 from tests.mail.conftest import certified
 from tests.mail.test_conversation import confirm, entry, send
 from tests.support.mailserver import DROP, STALL, ScriptedSMTP
@@ -43,7 +43,7 @@ def taker(authority: trustme.CA, settings: Any) -> Iterator[Taker]:
     controller.start()
     settings.EMAIL_HOST, settings.EMAIL_PORT = "localhost", port
     yield taker
-    kept.close()
+    pool.close()
     controller.stop()
 
 

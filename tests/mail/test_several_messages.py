@@ -11,9 +11,7 @@ import pytest
 from django.core.mail import get_connection, send_mail, send_mass_mail
 from django.utils.log import AdminEmailHandler
 
-from celery_idempotent import (
-    RecipientsRefused,
-)
+from celery_idempotent import RecipientsRefused
 from tests.mail.bodies import message, run, task
 from tests.support.mailserver import ScriptedSMTP, by_name
 

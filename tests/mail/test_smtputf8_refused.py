@@ -9,7 +9,7 @@ from celery import Celery
 from django.core.mail import EmailMessage
 
 from celery_idempotent import IdempotentEmailTask, RecipientsRefused
-from celery_idempotent.core.addresses import mask
+from celery_idempotent.ledger.addresses import mask
 from tests.support.mailserver import ScriptedSMTP
 
 app = Celery("smtputf8", broker="memory://", backend="cache+memory://", set_as_current=False)

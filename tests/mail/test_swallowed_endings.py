@@ -10,7 +10,7 @@ from celery.exceptions import Ignore, Retry, SoftTimeLimitExceeded
 from django.core.mail import EmailMessage
 
 from celery_idempotent import RecipientsDeferred, Status
-from celery_idempotent.mail.transaction import Transaction
+from celery_idempotent.mail.smtp.transaction import Transaction
 from tests.mail.swallowing import LATER, quiet_task, quietly, task
 from tests.support.mailserver import ScriptedSMTP, by_name
 

@@ -9,7 +9,7 @@ import pytest
 from django.core.mail import EmailMessage, get_connection
 
 from celery_idempotent import RecipientsDeferred
-from celery_idempotent.core.status import DeliveryStatus
+from celery_idempotent.ledger.status import DeliveryStatus
 from tests.mail.swallowing import LATER, quietly, task
 from tests.support.mailserver import ScriptedSMTP
 

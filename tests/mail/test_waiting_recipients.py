@@ -11,10 +11,10 @@ from celery import Celery
 from django.core.mail import EmailMessage
 
 from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask, Status
-from celery_idempotent.core.interventions import Operator
-from celery_idempotent.core.outcomes import Verdict
-from celery_idempotent.core.status import DeliveryStatus
-from celery_idempotent.run import Run
+from celery_idempotent.execution.run import Run
+from celery_idempotent.ledger.decisions import Operator
+from celery_idempotent.ledger.policy import Verdict
+from celery_idempotent.ledger.status import DeliveryStatus
 from tests.support.mailserver import DROP_AFTER_ACCEPT, ScriptedSMTP
 
 app = Celery("waiting_recipients", broker="memory://", backend="cache+memory://", set_as_current=False)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from celery_idempotent import wiring
-from celery_idempotent.core.status import DeliveryStatus
+from celery_idempotent.ledger.status import DeliveryStatus
+from celery_idempotent.stores import factory
 from tests.mail.walking import Case, assert_as_the_replies_say, walk
 from tests.support.mailserver import (
     DEFAULTS,
@@ -99,7 +99,7 @@ def test_every_reply_at_every_step(settings: Any, step: str, reply: str, many: i
         assert_as_the_replies_say(case, result, server, entry)
         return
     for answer in (Taking(reply), NotTaking(reply)) if REPLIES[reply] == UNCLEAR else (reply,):
-        wiring._ledger.cache_clear()
+        factory._ledger.cache_clear()
         case.may_be_lost = REPLIES[reply] == UNCLEAR
         case.script["dot"] = once(answer, DEFAULTS["dot"])
         result, server, entry = walk(case, settings)

@@ -12,9 +12,9 @@ from django.core.mail import EmailMessage
 
 from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask, RecipientsRefused, Status
 from celery_idempotent.conf import conf
-from celery_idempotent.core.addresses import recipient
-from celery_idempotent.core.status import DeliveryStatus
-from celery_idempotent.mail.connections import kept
+from celery_idempotent.ledger.addresses import recipient
+from celery_idempotent.ledger.status import DeliveryStatus
+from celery_idempotent.mail.smtp.connections import pool
 from tests.support.mailserver import (
     Answer,
     ScriptedSMTP,
@@ -61,7 +61,7 @@ def walk(case: Case, settings: Any) -> tuple[Any, ScriptedSMTP, Any]:
                 assert walked.apply((0, people)).get() == "sent"
                 server.accepted.clear()
             result = walked.apply((1, people), retries=0 if case.retry else RETRY["max_retries"])
-            kept.close()
+            pool.close()
     finally:
         walked.send_timeout = 60.0
     return result, server, walked.entry_for(1, people)

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_idempotent import InterventionRefused, checks, retention
+from celery_idempotent import InterventionRefused
+from celery_idempotent.checks import tasks
+from celery_idempotent.operations import purge
 from tests.retention.kept import task
 
 DAY = timedelta(days=1)
@@ -30,7 +32,7 @@ DAY = timedelta(days=1)
 def test_how_long_retries_take(app: Celery, options: dict[str, Any], seconds: float) -> None:
     """By Celery's own rules, added to what the broker and waiting for others take."""
     task(app, **options)
-    longest, text = retention.longest_redelivery(app)
+    longest, text = purge.longest_redelivery(app)
     assert longest == timedelta(seconds=7200 + 900 + seconds)
     assert ("the retries of kept" in text) == (seconds > 0)
 
@@ -39,9 +41,9 @@ def test_retries_without_end_are_told(app: Celery, settings: Any) -> None:
     """They are in no sum, so whoever is told the sum is told that as well."""
     task(app, max_retries=None)
     with pytest.raises(InterventionRefused, match=r"another task 0:15:00; without an end.*: retries of kept"):
-        retention.purge(timedelta(0))
+        purge.purge(timedelta(0))
     settings.CELERY_IDEMPOTENT = {"RETENTION": timedelta(hours=2)}
-    (found,) = checks.check_retention(None)
+    (found,) = tasks.check_retention(None)
     assert "without an end, and so not counted: retries of kept" in found.msg
 
 
@@ -59,7 +61,7 @@ def test_how_long_a_broker_keeps_a_message(app: Celery, broker: str, options: An
     """What the project says, and otherwise the broker's own default."""
     app.conf.update(broker_url=broker, broker_transport_options=options)
     task(app, max_retries=0)
-    assert retention.longest_redelivery(app)[0] == timedelta(seconds=seconds + 900)
+    assert purge.longest_redelivery(app)[0] == timedelta(seconds=seconds + 900)
 
 
 @pytest.mark.parametrize(
@@ -76,14 +78,14 @@ def test_the_broker_that_workers_read_from_counts(app: Celery, urls: Any, second
     """Of several that stand in for each other, the one that keeps a message longest."""
     app.conf.update(broker_transport_options={}, **{"broker_url": None, **urls})
     task(app, max_retries=0)
-    assert retention.longest_redelivery(app)[0] == timedelta(seconds=seconds + 900)
+    assert purge.longest_redelivery(app)[0] == timedelta(seconds=seconds + 900)
 
 
 def test_a_countdown_of_beat_counts(app: Celery) -> None:
     """It is in the configuration, unlike that of a single call."""
     task(app, max_retries=0)
     app.conf.beat_schedule = {"nightly": {"task": "kept", "schedule": 60, "options": {"countdown": 50_000}}}
-    longest, text = retention.longest_redelivery(app)
+    longest, text = purge.longest_redelivery(app)
     assert longest == timedelta(seconds=7200 + 900 + 50_000)
     assert "nightly" in text
 
@@ -91,22 +93,22 @@ def test_a_countdown_of_beat_counts(app: Celery) -> None:
 def test_w014_a_retention_shorter_than_the_longest_redelivery(app: Celery, settings: Any) -> None:
     """The message says what comes so late."""
     task(app, max_retries=0)
-    assert checks.check_retention(None) == []
+    assert tasks.check_retention(None) == []
     settings.CELERY_IDEMPOTENT = {"RETENTION": timedelta(hours=2)}
-    (found,) = checks.check_retention(None)
+    (found,) = tasks.check_retention(None)
     assert found.id == "celery_idempotent.W014"
     assert "visibility_timeout 2:00:00" in found.msg
     settings.CELERY_IDEMPOTENT = {"RETENTION": timedelta(seconds=7200 + 900)}
-    assert checks.check_retention(None) == []
+    assert tasks.check_retention(None) == []
 
 
 def test_w014_a_lost_message_that_is_too_old_before_it_is_published_again(app: Celery, settings: Any) -> None:
     """The relay publishes nothing that the ledger may have forgotten: it would stay unsent."""
     task(app, max_retries=0)
     settings.CELERY_IDEMPOTENT = {"RETENTION": DAY, "REDELIVER_AFTER": 86_399}
-    assert checks.check_retention(None) == []
+    assert tasks.check_retention(None) == []
     settings.CELERY_IDEMPOTENT = {"RETENTION": DAY, "REDELIVER_AFTER": 86_400}
-    (found,) = checks.check_retention(None)
+    (found,) = tasks.check_retention(None)
     assert found.id == "celery_idempotent.W014"
     for text in ("['REDELIVER_AFTER'] is 86400 s", "RETENTION is 1 day", "stays unsent"):
         assert text in found.msg

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_idempotent import InterventionRefused, Status, outbox, retention, wiring
-from celery_idempotent.core.entry import After
+from celery_idempotent import InterventionRefused, Status
+from celery_idempotent.ledger.entry import After
 from celery_idempotent.models import LogicalEmail, OutboxMessage
-from celery_idempotent.relay import TOO_OLD
+from celery_idempotent.operations import purge
+from celery_idempotent.operations.relay import TOO_OLD
+from celery_idempotent.outbox import enqueue
+from celery_idempotent.stores import factory
 from celery_idempotent.stores.memory import MemoryStore
 from celery_idempotent.testing import make_entry
 from tests.retention.kept import task
@@ -32,7 +35,7 @@ def clock(memory_ledger: Any) -> Clock:
 @pytest.fixture
 def unpublished(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is enqueued stays in the outbox."""
-    monkeypatch.setattr(outbox, "_publish", lambda *_: None)
+    monkeypatch.setattr(enqueue, "_publish", lambda *_: None)
 
 
 def fill(store: Any, clock: Clock) -> None:
@@ -47,13 +50,13 @@ def test_a_purge_takes_what_is_finished_and_old(app: Celery, memory_ledger: Any,
     """In batches; in flight, released and in doubt stay whatever their age, and so does what is young."""
     task(app)
     fill(memory_ledger.store, clock)
-    assert retention.purge(dry_run=True) == 3
+    assert purge.purge(dry_run=True) == 3
     assert len(memory_ledger.store._entries) == 14
-    assert retention.purge(batch=1) == 3
+    assert purge.purge(batch=1) == 3
     gone = {f"old-{s.value}" for s in Status} | {f"new-{s.value}" for s in Status}
     gone -= set(memory_ledger.store._entries)
     assert gone == {f"old-{status.value}" for status in FINISHED}
-    assert retention.purge() == 0
+    assert purge.purge() == 0
 
 
 @pytest.mark.parametrize("age", [timedelta(days=-1), timedelta(0), timedelta(hours=2)])
@@ -64,7 +67,7 @@ def test_an_age_at_which_duplicates_may_still_come(
     task(app)
     fill(memory_ledger.store, clock)
     with pytest.raises(InterventionRefused, match="visibility_timeout"):
-        retention.purge(age)
+        purge.purge(age)
     assert len(memory_ledger.store._entries) == 14
 
 
@@ -81,11 +84,11 @@ def test_nothing_goes_that_a_message_in_the_outbox_may_ask_for(
     OutboxMessage.objects.exclude(pk=newest.pk).update(tries=3, created_at=newest.created_at - 2 * DAY)
     for dry_run in (True, False):
         with pytest.raises(InterventionRefused, match=r"a message of kept.*Run the relay"):
-            retention.purge(DAY, dry_run)
+            purge.purge(DAY, dry_run)
     assert kept.entry_for(1) is not None
-    assert retention.purge(3 * DAY) == 1, "older than any message is"
+    assert purge.purge(3 * DAY) == 1, "older than any message is"
     OutboxMessage.objects.all().delete()
-    assert retention.purge(DAY) == 0
+    assert purge.purge(DAY) == 0
 
 
 @pytest.mark.django_db(transaction=True)
@@ -101,7 +104,7 @@ def test_a_message_that_was_cured_hides_no_other(app: Celery, clock: Clock, unpu
     cure = {found: now for found in ("created_at", "eta") if f"set its {found} to now" in TOO_OLD}
     assert OutboxMessage.objects.filter(task_id=first).update(**cure) == 1
     with pytest.raises(InterventionRefused, match="Run the relay first"):
-        retention.purge(DAY)
+        purge.purge(DAY)
     assert kept.entry_for(2) is not None, "the relay would have sent it anew"
 
 
@@ -128,16 +131,16 @@ def test_a_message_that_holds_the_purge_up_is_named_with_the_cure(
     old = {"created_at": now - 5 * DAY, "due_at": now}
     OutboxMessage.objects.create(task_id="dead", task="gone", key="1:k", label="n=1", **old, **values)
     with pytest.raises(InterventionRefused, match=rf"a message of gone \(n=1\), enqueued 5 days.* {cure}"):
-        retention.purge(2 * DAY)
-    assert retention.purge(6 * DAY) == 0
+        purge.purge(2 * DAY)
+    assert purge.purge(6 * DAY) == 0
 
 
 def test_nothing_goes_inside_its_window(app: Celery, memory_ledger: Any) -> None:
     """The longest window of all tasks counts."""
     task(app, window=timedelta(days=100))
     with pytest.raises(InterventionRefused, match="the window of kept"):
-        retention.purge(timedelta(days=99))
-    assert retention.purge(timedelta(days=100)) == 0
+        purge.purge(timedelta(days=99))
+    assert purge.purge(timedelta(days=100)) == 0
 
 
 @pytest.fixture(params=["database", "redis"])
@@ -145,13 +148,13 @@ def kept_in(request: Any, app: Celery, keep_ledger_in: Any, transactional_db: No
     """The store of a ledger in the database, or in Redis with its mirror there, of a process with one task."""
     keep_ledger_in(request.param)
     task(app)
-    return wiring.get_ledger(app).store
+    return factory.get_ledger(app).store
 
 
 def remembered(store: Any, key: str, kind: str, days: int, status: Status = Status.SENT) -> None:
     """An entry of the email type ``kind``, unchanged for so long."""
     entry = store.insert(replace(make_entry(key, status=status, deadline=After(9)), email_type=kind)).entry
-    if mirror := wiring.get_mirror():
+    if mirror := factory.get_mirror():
         assert mirror.keep(entry)
     row = LogicalEmail.objects.get(key=key)
     LogicalEmail.objects.filter(pk=row.pk).update(updated_at=row.updated_at - days * DAY)
@@ -164,9 +167,9 @@ def test_nothing_goes_of_a_type_whose_window_nobody_here_knows(kept_in: Any) -> 
     remembered(kept_in, "k3", "bill", 31, Status.CANCELLED)
     for dry_run in (True, False):
         with pytest.raises(InterventionRefused, match=r"does not know \(bill, statement\).*Import.*90 days"):
-            retention.purge(30 * DAY, dry_run)
+            purge.purge(30 * DAY, dry_run)
     assert LogicalEmail.objects.count() == 3
-    assert retention.purge(32 * DAY) == 0, "nothing of them is so old"
+    assert purge.purge(32 * DAY) == 0, "nothing of them is so old"
 
 
 def test_types_that_a_purge_would_not_touch_do_not_stop_it(kept_in: Any) -> None:
@@ -174,7 +177,7 @@ def test_types_that_a_purge_would_not_touch_do_not_stop_it(kept_in: Any) -> None
     remembered(kept_in, "k1", "kept", 31)
     remembered(kept_in, "k2", "statement", 29)
     remembered(kept_in, "k3", "bill", 31, Status.IN_DOUBT)
-    assert retention.purge(30 * DAY) == 1
+    assert purge.purge(30 * DAY) == 1
     assert set(LogicalEmail.objects.values_list("key", flat=True)) == {"k2", "k3"}
 
 
@@ -182,8 +185,8 @@ def test_after_the_retention_everything_goes(kept_in: Any) -> None:
     """Or what tasks leave behind that are no more would stay for ever."""
     remembered(kept_in, "k1", "a task that is no more", 91)
     with pytest.raises(InterventionRefused, match="a task that is no more"):
-        retention.purge(89 * DAY)
-    assert retention.purge() == 1
+        purge.purge(89 * DAY)
+    assert purge.purge() == 1
 
 
 def test_many_types_that_nobody_knows_are_not_all_named(kept_in: Any) -> None:
@@ -191,17 +194,17 @@ def test_many_types_that_nobody_knows_are_not_all_named(kept_in: Any) -> None:
     for number in range(7):
         remembered(kept_in, f"k{number}", f"type-{number}", 31)
     with pytest.raises(InterventionRefused, match=r"\((type-\d, ){4}type-\d and others\)"):
-        retention.purge(30 * DAY)
+        purge.purge(30 * DAY)
 
 
 def test_a_process_without_tasks_purges_nothing(memory_ledger: Any) -> None:
     """It does not know the windows."""
     empty = Celery("empty", set_as_current=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retention, "tasks", lambda app=None: iter(()))
-        patch.setattr(retention, "functions", list)
+        patch.setattr(purge, "tasks", lambda app=None: iter(()))
+        patch.setattr(purge, "functions", list)
         with pytest.raises(InterventionRefused, match="Import your Celery app"):
-            retention.purge(app=empty)
+            purge.purge(app=empty)
 
 
 def test_a_store_that_changes_while_it_is_purged(app: Celery) -> None:
@@ -218,7 +221,7 @@ def test_the_mirror_is_purged_with_the_ledger(app: Celery, keep_ledger_in: Any, 
     """Redis lets entries expire by itself; nobody else would remove the rows."""
     keep_ledger_in("redis")
     task(app)
-    ledger, mirror = wiring.get_ledger(app), wiring.get_mirror(app)
+    ledger, mirror = factory.get_ledger(app), factory.get_mirror(app)
     assert mirror is not None
     for status in Status:
         entry = ledger.store.insert(make_entry(status.value, status=status)).entry
@@ -226,8 +229,8 @@ def test_the_mirror_is_purged_with_the_ledger(app: Celery, keep_ledger_in: Any, 
         ledger.store.client.delete(ledger.store.place(entry.key))  # type: ignore[attr-defined]
     old = LogicalEmail.objects.first().updated_at - 91 * DAY  # type: ignore[union-attr]
     LogicalEmail.objects.update(updated_at=old)
-    assert retention.purge(dry_run=True) == 3
-    assert retention.purge() == 3
+    assert purge.purge(dry_run=True) == 3
+    assert purge.purge() == 3
     assert LogicalEmail.objects.count() == len(Status) - 3
 
 
@@ -235,10 +238,10 @@ def test_a_purge_goes_through_redis_once(app: Celery, keep_ledger_in: Any, db: N
     """However many batches that would be elsewhere: each look at all that is kept costs."""
     keep_ledger_in("redis")
     task(app)
-    store: Any = wiring.get_ledger(app).store
+    store: Any = factory.get_ledger(app).store
     for number in range(5):
         store.insert(make_entry(f"k{number}", status=Status.SENT))
-    monkeypatch.setattr(retention, "shortest_age", lambda app: (timedelta(0), ""))
+    monkeypatch.setattr(purge, "shortest_age", lambda app: (timedelta(0), ""))
     store.client.config_resetstat()
-    assert retention.purge(timedelta(0), batch=1, app=app) == 5
+    assert purge.purge(timedelta(0), batch=1, app=app) == 5
     assert store.client.info("commandstats")["cmdstat_scan"]["calls"] == 1

@@ -12,7 +12,7 @@ from rq.timeouts import TimerDeathPenalty
 
 from celery_idempotent.contrib import rq as adapter
 from celery_idempotent.contrib.rq import idempotent
-from celery_idempotent.options import policy
+from celery_idempotent.email_types.options import policy
 
 calls: list[Any] = []
 """What ran, in order."""
@@ -49,7 +49,7 @@ def listed_policy() -> Any:
 def claimed(ledger: Any, job: Job) -> Any:
     """Claim the key of ``job`` as a worker would that has died since."""
     call = adapter.JobCall(listed.declared, job, job.args, job.kwargs)
-    return ledger.claim(call.asker, listed_policy()).entry
+    return ledger.claim(call.claimant, listed_policy()).entry
 
 
 @idempotent(key_fields=("to",), window=timedelta(days=1))

@@ -9,14 +9,9 @@ from celery import Celery
 from django.core.exceptions import ImproperlyConfigured
 from rq import Queue, Retry
 
-from celery_idempotent import (
-    IdempotentTask,
-    KeyFieldError,
-    PayloadMismatch,
-    Status,
-)
+from celery_idempotent import IdempotentTask, KeyFieldError, PayloadMismatch, Status
 from celery_idempotent.contrib.rq import IdempotentJob, idempotent, idempotent_email
-from celery_idempotent.identity import HEADER, own_note
+from celery_idempotent.email_types.job_note import HEADER, own_note
 from tests.rq import app
 from tests.rq.here import calls, listed, work
 from tests.support.mailserver import ScriptedSMTP

@@ -8,12 +8,10 @@ from typing import Any
 import pytest
 from rq import Queue, Retry
 
-from celery_idempotent import (
-    Status,
-)
+from celery_idempotent import Status
 from celery_idempotent.contrib.rq import idempotent
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.identity import HEADER
+from celery_idempotent.email_types.job_note import HEADER
+from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.signals import email_sent
 from tests.rq import app
 from tests.rq.here import calls, listed, mailed, work

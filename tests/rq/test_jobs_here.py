@@ -11,20 +11,16 @@ from rq import Queue, Retry
 from rq.job import Job
 from rq.timeouts import JobTimeoutException
 
-from celery_idempotent import (
-    InProgress,
-    RecipientsDeferred,
-    Status,
-)
-from celery_idempotent.calls import ComeBack
-from celery_idempotent.claiming import claim
-from celery_idempotent.conduct import conduct
+from celery_idempotent import InProgress, RecipientsDeferred, Status
 from celery_idempotent.contrib import rq as adapter
 from celery_idempotent.contrib.rq import IdempotentJob, idempotent, idempotent_email
-from celery_idempotent.core.entry import Recipient
-from celery_idempotent.core.outcomes import Acquired
-from celery_idempotent.identity import HEADER
-from celery_idempotent.options import policy
+from celery_idempotent.email_types.job_note import HEADER
+from celery_idempotent.email_types.options import policy
+from celery_idempotent.execution.body import run_body
+from celery_idempotent.execution.call import Snooze
+from celery_idempotent.execution.claim import claim
+from celery_idempotent.ledger.entry import Recipient
+from celery_idempotent.ledger.outcomes import Acquired
 from tests.rq.here import calls, claimed, listed, listed_policy, work
 
 pytestmark = pytest.mark.django_db
@@ -94,12 +90,12 @@ def test_a_claim_lost_again_and_again(memory_ledger: Any, tracked: None, waits: 
 
     def body() -> None:
         rules = policy(brief.declared, False)
-        while not isinstance(outcome := memory_ledger.claim(other.asker, rules), Acquired):
+        while not isinstance(outcome := memory_ledger.claim(other.claimant, rules), Acquired):
             time.sleep(0.01)
-        memory_ledger.begin(outcome.entry, [("0", Recipient("d", "a***"))], "<m@x>", other.asker, rules)
+        memory_ledger.begin(outcome.entry, [("0", Recipient("d", "a***"))], "<m@x>", other.claimant, rules)
 
-    with pytest.raises(ComeBack) as caught:
-        conduct(call, claim(call), body)
+    with pytest.raises(Snooze) as caught:
+        run_body(call, claim(call), body)
     assert least <= caught.value.wait < 1.2 * least
 
 

@@ -148,7 +148,7 @@ def test_what_has_to_be_the_same(shop: RQShop, setting: dict[str, str]) -> None:
 from django.test import override_settings
 from django.conf import settings
 from celery_idempotent.conf import conf
-from celery_idempotent.core.addresses import recipient
+from celery_idempotent.ledger.addresses import recipient
 def seen():
     who = recipient("ann@example.com", conf.recipient_salt, conf.recipients)
     entry = order_confirmation_task.entry_for(41, "ann@example.com")

@@ -7,30 +7,33 @@ from typing import Any
 
 import redis as client
 
-from celery_idempotent.core.entry import Recipient
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import Acquired, Asker, Policy, Reply
-from celery_idempotent.core.status import DeliveryStatus
-from celery_idempotent.stores.redis import RedisStore
+from celery_idempotent.ledger.entry import Recipient
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.outcomes import Acquired, Reply
+from celery_idempotent.ledger.policy import Claimant, Policy
+from celery_idempotent.ledger.status import DeliveryStatus
+from celery_idempotent.stores.redis.store import RedisStore
 from celery_idempotent.testing import KEY
 from tests.support.servers import Redis
 from tests.support.worker import wait_for
 
 DAY = timedelta(days=1)
 PLACE = RedisStore(lambda: None, lambda: DAY).place
-ASKER = Asker(KEY, "order-confirmation", "b7cf6d3e-9d0e-4c64-8ac5-59ee02b3d1f9", "celery@shop-1", "order_id=7")
+CLAIMANT = Claimant(
+    KEY, "order-confirmation", "b7cf6d3e-9d0e-4c64-8ac5-59ee02b3d1f9", "celery@shop-1", "order_id=7"
+)
 POLICY = Policy()
 TARGET = ("0", Recipient("d1" * 32, "a***@example.com"))
 MESSAGE_ID = f"<{'ab' * 20}@shop.example>"
 ACCEPTED = {TARGET: Reply(DeliveryStatus.ACCEPTED, 250, "2.0.0 Ok: queued")}
 
 
-def send(ledger: Ledger, asker: Asker = ASKER) -> Any:
+def send(ledger: Ledger, claimant: Claimant = CLAIMANT) -> Any:
     """Go through the life of an email."""
-    outcome = ledger.claim(asker, POLICY)
+    outcome = ledger.claim(claimant, POLICY)
     assert isinstance(outcome, Acquired)
-    entry = ledger.begin(outcome.entry, [TARGET], MESSAGE_ID, asker, POLICY)
-    entry = ledger.settle(entry, ACCEPTED, MESSAGE_ID, asker, POLICY)
+    entry = ledger.begin(outcome.entry, [TARGET], MESSAGE_ID, claimant, POLICY)
+    entry = ledger.settle(entry, ACCEPTED, MESSAGE_ID, claimant, POLICY)
     return ledger.complete(entry, {"order_id": 7})
 
 

@@ -13,15 +13,16 @@ import pytest
 from django.db import DatabaseError, IntegrityError, connections, transaction
 from django.test.utils import CaptureQueriesContext
 
-from celery_idempotent import wiring
-from celery_idempotent.core.entry import After, Recipient
-from celery_idempotent.core.errors import LedgerUnavailable, UnsafeTransaction
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import Asker, Policy, Reply
-from celery_idempotent.core.status import DeliveryStatus, Status
-from celery_idempotent.core.store import Store
+from celery_idempotent.exceptions import LedgerUnavailable, UnsafeTransaction
+from celery_idempotent.ledger.entry import After, Recipient
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.outcomes import Reply
+from celery_idempotent.ledger.policy import Claimant, Policy
+from celery_idempotent.ledger.status import DeliveryStatus, Status
+from celery_idempotent.ledger.store import Store
 from celery_idempotent.models import LogicalEmail, SendAttempt
-from celery_idempotent.stores.database import DatabaseStore
+from celery_idempotent.stores.database.connection import OWN_ALIAS, add_own_connection
+from celery_idempotent.stores.database.store import DatabaseStore
 from celery_idempotent.testing import KEY, StoreConformance, make_attempt, make_entry
 from tests.support.databases import added, place_of, wipe
 
@@ -136,7 +137,7 @@ def test_debug_logging_of_sql_works(store: Store, settings: Any) -> None:
 def test_statements_on_postgresql(alias: str, store: Store) -> None:
     """Claim 1, duplicate 1, hand-over 2, complete 1: whatever the number of recipients, and no BEGIN."""
     ledger, policy = Ledger(store), Policy()
-    asker = Asker(KEY, "confirmation", "task-1")
+    claimant = Claimant(KEY, "confirmation", "task-1")
     targets = [("0", Recipient(f"{n:064x}", f"p{n}***@example.com")) for n in range(50)]
     replies = dict.fromkeys(targets, Reply(DeliveryStatus.ACCEPTED, 250))
 
@@ -145,15 +146,15 @@ def test_statements_on_postgresql(alias: str, store: Store) -> None:
             value = work()
         return len(queries), value
 
-    claim, outcome = counted(lambda: ledger.claim(asker, policy))
-    begin, entry = counted(lambda: ledger.begin(outcome.entry, targets, "<m@x>", asker, policy))
-    settle, entry = counted(lambda: ledger.settle(entry, replies, "<m@x>", asker, policy))
+    claim, outcome = counted(lambda: ledger.claim(claimant, policy))
+    begin, entry = counted(lambda: ledger.begin(outcome.entry, targets, "<m@x>", claimant, policy))
+    settle, entry = counted(lambda: ledger.settle(entry, replies, "<m@x>", claimant, policy))
     complete, entry = counted(lambda: ledger.complete(entry, {"ok": 1}))
-    duplicate, outcome = counted(lambda: ledger.claim(replace(asker, task_id="task-2"), policy))
+    duplicate, outcome = counted(lambda: ledger.claim(replace(claimant, task_id="task-2"), policy))
     assert (claim, begin + settle, complete, duplicate) == (1, 2, 1, 1)
     assert outcome.entry.result == {"ok": 1}
     assert len(outcome.entry.deliveries) == 50
-    opaque, _ = counted(lambda: ledger.claim(replace(asker, key="other"), Policy(opaque=True)))
+    opaque, _ = counted(lambda: ledger.claim(replace(claimant, key="other"), Policy(opaque=True)))
     assert opaque == 1
     assert SendAttempt.objects.using(alias).count() == 2
 
@@ -165,11 +166,11 @@ def test_without_time_zones(alias: str, store: Store, settings: Any, zone: str) 
     connections[alias].close()
     for name in ("timezone", "timezone_name"):
         connections[alias].__dict__.pop(name, None)
-    ledger, asker, policy = Ledger(store), Asker(KEY, "confirmation", "task-1"), Policy()
-    entry = ledger.claim(asker, policy).entry
+    ledger, claimant, policy = Ledger(store), Claimant(KEY, "confirmation", "task-1"), Policy()
+    entry = ledger.claim(claimant, policy).entry
     assert abs(entry.created_at - datetime.now(timezone.utc)) < timedelta(minutes=1)
     assert abs(entry.deadline - entry.created_at - timedelta(seconds=60)) < timedelta(seconds=1)
-    busy = ledger.claim(replace(asker, task_id="task-2"), policy)
+    busy = ledger.claim(replace(claimant, task_id="task-2"), policy)
     assert 0 < busy.retry_after <= 60
     ledger.complete(entry, None)
     found = store.get(KEY)
@@ -204,10 +205,10 @@ def test_a_transaction_level_of_the_project_is_not_the_ledgers(settings: Any) ->
     base = {"ENGINE": "django.db.backends.postgresql", "NAME": "x", "OPTIONS": {"isolation_level": 3, "a": 1}}
     known = dict(connections.settings)
     try:
-        connections.settings.pop(wiring.OWN_ALIAS, None)
+        connections.settings.pop(OWN_ALIAS, None)
         connections.settings["default"] = base
-        wiring.add_own_connection()
-        assert connections.settings[wiring.OWN_ALIAS]["OPTIONS"] == {"a": 1}
+        add_own_connection()
+        assert connections.settings[OWN_ALIAS]["OPTIONS"] == {"a": 1}
     finally:
         connections.settings.clear()
         connections.settings.update(known)

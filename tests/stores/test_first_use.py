@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from celery_idempotent import wiring
+from celery_idempotent.stores import factory
 from celery_idempotent.testing import race
 
 
@@ -25,5 +25,5 @@ def test_threads_that_come_first_together_share_a_ledger(keep_ledger_in: Callabl
     """One in memory is lost to those who hold another; they would send what these have sent."""
     for _ in range(100):
         keep_ledger_in("memory://")
-        stores = race(lambda n: wiring.get_ledger().store)
+        stores = race(lambda n: factory.get_ledger().store)
         assert len(set(map(id, stores))) == 1

@@ -11,21 +11,22 @@ import pytest
 import redis as client
 from django.db import connections
 
-from celery_idempotent.core.entry import Recipient
-from celery_idempotent.core.errors import ClaimLost
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import Acquired, Asker, Busy, Duplicate, Policy, Reply
-from celery_idempotent.core.status import DeliveryStatus, Status
-from celery_idempotent.core.store import Store
+from celery_idempotent.exceptions import ClaimLost
+from celery_idempotent.ledger.entry import Recipient
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.outcomes import Acquired, Busy, Duplicate, Reply
+from celery_idempotent.ledger.policy import Claimant, Policy
+from celery_idempotent.ledger.status import DeliveryStatus, Status
+from celery_idempotent.ledger.store import Store
 from celery_idempotent.models import Delivery, LogicalEmail, SendAttempt
-from celery_idempotent.stores.database import DatabaseStore
+from celery_idempotent.stores.database.store import DatabaseStore
 from celery_idempotent.stores.memory import MemoryStore
-from celery_idempotent.stores.redis import RedisStore
+from celery_idempotent.stores.redis.store import RedisStore
 from celery_idempotent.testing import KEY
 from tests.support.databases import added, place_of, wipe
 
-ASKER = Asker(KEY, "order-confirmation", "task-1")
-OTHER = replace(ASKER, task_id="task-2")
+CLAIMANT = Claimant(KEY, "order-confirmation", "task-1")
+OTHER = replace(CLAIMANT, task_id="task-2")
 POLICY = Policy()
 TARGET = ("0", Recipient("d1" * 32, "a***@example.com"))
 ACCEPTED = {TARGET: Reply(DeliveryStatus.ACCEPTED, 250, "queued")}
@@ -84,8 +85,8 @@ def ledger(store: Store) -> Ledger:
     return Ledger(store)
 
 
-def claimed(ledger: Ledger, asker: Asker = ASKER, policy: Policy = POLICY) -> Any:
-    outcome = ledger.claim(asker, policy)
+def claimed(ledger: Ledger, claimant: Claimant = CLAIMANT, policy: Policy = POLICY) -> Any:
+    outcome = ledger.claim(claimant, policy)
     assert isinstance(outcome, Acquired)
     return outcome.entry
 
@@ -99,10 +100,10 @@ def test_what_was_accepted_is_written_anew(ledger: Ledger, store: Store, back: s
     states["released"] = backup.take()
     entry = claimed(ledger)
     states["claimed"] = backup.take()
-    entry = ledger.begin(entry, [TARGET], "<m@x>", ASKER, POLICY)
+    entry = ledger.begin(entry, [TARGET], "<m@x>", CLAIMANT, POLICY)
     states["sending"] = backup.take()
     backup.restore(states[back])
-    entry = ledger.settle(entry, ACCEPTED, "<m@x>", ASKER, POLICY)
+    entry = ledger.settle(entry, ACCEPTED, "<m@x>", CLAIMANT, POLICY)
     assert entry.deliveries[0].status is DeliveryStatus.ACCEPTED
     found = store.get(KEY)
     assert found is not None
@@ -135,7 +136,7 @@ def test_a_claim_with_nothing_sent_is_just_lost(ledger: Ledger, store: Store) ->
     entry = claimed(ledger)
     backup.restore(nothing)
     with pytest.raises(ClaimLost) as lost:
-        ledger.begin(entry, [TARGET], "<m@x>", ASKER, POLICY)
+        ledger.begin(entry, [TARGET], "<m@x>", CLAIMANT, POLICY)
     assert lost.value.owner is None
 
 
@@ -143,10 +144,10 @@ def test_whoever_has_claimed_since_is_left_alone(ledger: Ledger, store: Store) -
     """Its hand-over is under way: its entry is not taken for one's own."""
     backup = Backup(store)
     nothing = backup.take()
-    entry = ledger.begin(claimed(ledger), [TARGET], "<m@x>", ASKER, POLICY)
+    entry = ledger.begin(claimed(ledger), [TARGET], "<m@x>", CLAIMANT, POLICY)
     backup.restore(nothing)
     other = ledger.begin(claimed(ledger, OTHER), [TARGET], "<m@x>", OTHER, POLICY)
     with pytest.raises(ClaimLost):
-        ledger.settle(replace(entry, version=9), ACCEPTED, "<m@x>", ASKER, POLICY)
-    assert isinstance(ledger.claim(ASKER, POLICY), Busy)
+        ledger.settle(replace(entry, version=9), ACCEPTED, "<m@x>", CLAIMANT, POLICY)
+    assert isinstance(ledger.claim(CLAIMANT, POLICY), Busy)
     assert ledger.settle(other, ACCEPTED, "<m@x>", OTHER, POLICY).status is Status.CLAIMED

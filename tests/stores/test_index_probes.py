@@ -10,12 +10,13 @@ import pytest
 from django.db import connections
 
 from bench import ledger_plans
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import Acquired, Duplicate, Policy
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.outcomes import Acquired, Duplicate
+from celery_idempotent.ledger.policy import Policy
 from celery_idempotent.models import LogicalEmail
-from celery_idempotent.stores.database import DatabaseStore
+from celery_idempotent.stores.database.store import DatabaseStore
 from tests.support.databases import added
-from tests.support.filling import asker, fill, heard, key, plans, sent
+from tests.support.filling import claimant, fill, heard, key, plans, sent
 from tests.support.servers import MariaDB, Postgres
 from tests.support.worker import wait_for
 
@@ -46,12 +47,12 @@ def a_new_email(ledger: Ledger) -> None:
 
 
 def a_duplicate(ledger: Ledger) -> None:
-    assert isinstance(ledger.claim(asker(ROWS // 2, "other"), Policy()), Duplicate)
+    assert isinstance(ledger.claim(claimant(ROWS // 2, "other"), Policy()), Duplicate)
 
 
 def a_takeover(ledger: Ledger) -> None:
-    assert isinstance(ledger.claim(asker(ROWS + 2), Policy()), Acquired)
-    assert isinstance(ledger.claim(asker(ROWS + 2), Policy()), Acquired)
+    assert isinstance(ledger.claim(claimant(ROWS + 2), Policy()), Acquired)
+    assert isinstance(ledger.claim(claimant(ROWS + 2), Policy()), Acquired)
 
 
 def a_look(ledger: Ledger) -> None:
@@ -59,7 +60,7 @@ def a_look(ledger: Ledger) -> None:
 
 
 def a_sweep(ledger: Ledger) -> None:
-    ledger.claim(asker(ROWS + 3), Policy(lease=0.001))
+    ledger.claim(claimant(ROWS + 3), Policy(lease=0.001))
     wait_for(ledger.store.due, 5)
 
 
@@ -115,7 +116,7 @@ def test_a_duplicate_writes_to_no_index(alias: str) -> None:
     keys = list(LogicalEmail.objects.using(alias).filter(status="sent").values_list("key", flat=True)[::400])
     before = _updates(alias)
     for one in keys:
-        assert isinstance(ledger.claim(replace(asker(0, "other"), key=one), Policy()), Duplicate)
+        assert isinstance(ledger.claim(replace(claimant(0, "other"), key=one), Policy()), Duplicate)
     updates, in_page = (now - then for now, then in zip(_updates(alias), before, strict=True))
     assert updates == in_page == len(keys)
 

@@ -12,10 +12,11 @@ from celery import Celery
 from django.core.mail import EmailMessage
 from django.db import connections
 
-from celery_idempotent import IdempotentEmailTask, Status, wiring
-from celery_idempotent.core.errors import LedgerUnavailable
+from celery_idempotent import IdempotentEmailTask, Status
+from celery_idempotent.exceptions import LedgerUnavailable
 from celery_idempotent.models import Delivery, LogicalEmail, SendAttempt
-from celery_idempotent.stores.mirror import Mirror
+from celery_idempotent.stores import factory
+from celery_idempotent.stores.database.mirror import Mirror
 from tests.support.mailserver import ScriptedSMTP
 from tests.support.seed import Seed
 from tests.support.servers import Redis
@@ -40,7 +41,7 @@ def mirrored(self: Any, n: int) -> str:
 def mirror(keep_ledger_in: Callable[[str], None], tracked: None, db: None) -> Mirror:
     """A ledger in Redis and its mirror in the test's database."""
     keep_ledger_in("redis")
-    mirror = wiring.get_mirror(app)
+    mirror = factory.get_mirror(app)
     assert mirror is not None
     return mirror
 
@@ -129,7 +130,7 @@ def test_an_email_that_expired_and_began_anew(mirror: Mirror, server: ScriptedSM
 def test_what_a_claim_finds_in_doubt_is_mirrored(mirror: Mirror) -> None:
     """The process that left it so is dead: operators see it all the same."""
     seed = Seed(mirrored, 1, send_timeout=0.05)
-    seed.ledger = wiring.get_ledger(app)
+    seed.ledger = factory.get_ledger(app)
     seed.sending()
     time.sleep(0.1)
     assert mirrored.apply((1,)).state == "FAILURE"
@@ -166,7 +167,7 @@ def test_one_row_that_the_database_refuses_holds_up_no_others(
     """It is logged and left out; a process that starts later catches the rest up."""
     for n in (1, 2, 3):
         mirrored.apply((n,))
-        mirror.store.owe_mirror(mirrored.key_for(n))
+        mirror.store.mark_stale(mirrored.key_for(n))
     LogicalEmail.objects.all().delete()
     write, poison = mirror._write, mirrored.key_for(2)
 
@@ -191,7 +192,7 @@ def test_a_real_outage_of_the_database(redis: Redis, mirror: Mirror, settings: A
         "USER": "x",
     }
     connections.settings["nowhere"] = {**connections.settings["default"], **place, "OPTIONS": {}, "TEST": {}}
-    from celery_idempotent.core.entry import with_times
+    from celery_idempotent.ledger.entry import with_times
     from celery_idempotent.testing import make_entry
 
     try:
@@ -199,4 +200,4 @@ def test_a_real_outage_of_the_database(redis: Redis, mirror: Mirror, settings: A
         assert not Mirror(mirror.store, lambda: "nowhere").keep(entry)
     finally:
         del connections.settings["nowhere"]
-    assert mirror.store.owed_mirrors() == [entry.key]
+    assert mirror.store.stale_keys() == [entry.key]

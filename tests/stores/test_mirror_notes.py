@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_idempotent import Status, wiring
+from celery_idempotent import Status
 from celery_idempotent.models import LogicalEmail
-from celery_idempotent.stores.mirror import Mirror
+from celery_idempotent.stores import factory
+from celery_idempotent.stores.database.mirror import Mirror
 from celery_idempotent.testing import make_entry
 
 app = Celery("noted", broker="memory://", backend="cache+memory://", set_as_current=False)
@@ -20,10 +21,10 @@ app = Celery("noted", broker="memory://", backend="cache+memory://", set_as_curr
 def mirror(keep_ledger_in: Callable[[str], None], db: None) -> Mirror:
     """A ledger in Redis whose mirror owes one entry."""
     keep_ledger_in("redis")
-    mirror = wiring.get_mirror(app)
+    mirror = factory.get_mirror(app)
     assert mirror is not None
     mirror.store.insert(make_entry("owed"))
-    mirror.store.owe_mirror("owed")
+    mirror.store.mark_stale("owed")
     return mirror
 
 
@@ -44,7 +45,7 @@ def change(mirror: Mirror) -> None:
     stored = mirror.store.get("owed")
     assert stored is not None
     assert mirror.store.swap(make_entry("owed", status=Status.SENT), stored.entry.version)
-    mirror.store.owe_mirror("owed")
+    mirror.store.mark_stale("owed")
 
 
 def test_a_sweep_that_is_interrupted_loses_no_note(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +60,7 @@ def test_a_sweep_that_is_interrupted_loses_no_note(mirror: Mirror, monkeypatch: 
             mirror.catch_up()
     assert mirror.catch_up() == 1
     assert LogicalEmail.objects.get().key == "owed"
-    assert mirror.store.owed_mirrors() == []
+    assert mirror.store.stale_keys() == []
 
 
 def test_what_is_noted_anew_meanwhile_is_written_as_well(
@@ -70,7 +71,7 @@ def test_what_is_noted_anew_meanwhile_is_written_as_well(
     while mirror.catch_up():
         pass
     assert LogicalEmail.objects.get().status == "sent"
-    assert mirror.store.owed_mirrors() == []
+    assert mirror.store.stale_keys() == []
 
 
 def test_what_expires_while_it_is_written(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:

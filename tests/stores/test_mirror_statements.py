@@ -10,11 +10,11 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from celery_idempotent import wiring
-from celery_idempotent.core.entry import with_times
-from celery_idempotent.core.status import DeliveryStatus
+from celery_idempotent.ledger.entry import with_times
+from celery_idempotent.ledger.status import DeliveryStatus
 from celery_idempotent.models import SendAttempt
-from celery_idempotent.stores.mirror import Mirror
+from celery_idempotent.stores import factory
+from celery_idempotent.stores.database.mirror import Mirror
 from celery_idempotent.testing import make_attempt, make_entry
 
 NOW = datetime(2026, 1, 2, tzinfo=timezone.utc)
@@ -24,7 +24,7 @@ NOW = datetime(2026, 1, 2, tzinfo=timezone.utc)
 def mirror(keep_ledger_in: Callable[[str], None], db: None) -> Mirror:
     """The mirror of a ledger in Redis."""
     keep_ledger_in("redis")
-    mirror = wiring.get_mirror()
+    mirror = factory.get_mirror()
     assert mirror is not None
     return mirror
 

@@ -10,10 +10,10 @@ import pytest
 from django.db import connections
 from django.test.utils import CaptureQueriesContext
 
-from celery_idempotent import browse
-from celery_idempotent.core.status import Status
+from celery_idempotent.ledger.status import Status
 from celery_idempotent.models import LogicalEmail
-from celery_idempotent.stores.database import DatabaseStore
+from celery_idempotent.operations import search
+from celery_idempotent.stores.database.store import DatabaseStore
 from tests.support.databases import added, place_of, wipe
 
 ROWS = 20_000
@@ -62,11 +62,11 @@ def alias(request: Any, django_db_setup: None, django_db_blocker: Any) -> Iterat
 WORK: dict[str, Callable[[str], Any]] = {
     "due": lambda alias: DatabaseStore(lambda: alias).due(),
     "purge": lambda alias: DatabaseStore(lambda: alias).purge(older_than=13 * 86400, limit=50),
-    "types of what is old": lambda alias: browse.types_to_remove(13 * 86400, ["type-1"], 5),
-    "doubts": lambda alias: browse.in_doubt(100),
-    "stuck": lambda alias: list(browse.stuck(LogicalEmail.objects.using(alias), 3600)[:100]),
-    "unfinished": lambda alias: list(browse.unfinished(LogicalEmail.objects.using(alias), 3600)[:100]),
-    "unfinished, counted": lambda alias: browse.unfinished(LogicalEmail.objects.using(alias), 3600).count(),
+    "types of what is old": lambda alias: search.types_to_remove(13 * 86400, ["type-1"], 5),
+    "doubts": lambda alias: search.keys_in_doubt(100),
+    "stuck": lambda alias: list(search.stuck(LogicalEmail.objects.using(alias), 3600)[:100]),
+    "unfinished": lambda alias: list(search.unfinished(LogicalEmail.objects.using(alias), 3600)[:100]),
+    "unfinished, counted": lambda alias: search.unfinished(LogicalEmail.objects.using(alias), 3600).count(),
 }
 
 
@@ -98,8 +98,8 @@ def probes_deadlines(vendor: str, line: str) -> bool:
 @pytest.mark.parametrize("work", WORK)
 def test_no_scan(alias: str, work: str, monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
     """Neither of the table nor of the many emails that are sent."""
-    monkeypatch.setattr(browse, "ledger_alias", lambda: alias)
-    monkeypatch.setattr(browse, "has_tables", lambda: True)
+    monkeypatch.setattr(search, "ledger_alias", lambda: alias)
+    monkeypatch.setattr(search, "has_tables", lambda: True)
     with CaptureQueriesContext(connections[alias]) as queries:
         assert WORK[work](alias), "there has to be something to find"
     asked = [query["sql"] for query in queries if query["sql"].startswith("SELECT") and TABLE in query["sql"]]

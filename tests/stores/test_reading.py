@@ -9,8 +9,8 @@ import pytest
 from django.db import connections, transaction
 from django.test.utils import CaptureQueriesContext
 
-from celery_idempotent.core.entry import After
-from celery_idempotent.stores.database import DatabaseStore
+from celery_idempotent.ledger.entry import After
+from celery_idempotent.stores.database.store import DatabaseStore
 from celery_idempotent.testing import ANN, KEY, make_entry
 from tests.support.databases import added, wipe
 

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import redis as client
 
-from celery_idempotent.core.interventions import Operator
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import Acquired, Asker, Busy, Duplicate, Reply, Verdict
-from celery_idempotent.core.status import DeliveryStatus, Status
-from celery_idempotent.stores.redis import RedisStore
+from celery_idempotent.ledger.decisions import Operator
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.outcomes import Acquired, Busy, Duplicate, Reply
+from celery_idempotent.ledger.policy import Claimant, Verdict
+from celery_idempotent.ledger.status import DeliveryStatus, Status
+from celery_idempotent.stores.redis.store import RedisStore
 from celery_idempotent.testing import KEY, StoreConformance
-from tests.stores.emails import ACCEPTED, ASKER, DAY, MESSAGE_ID, PLACE, POLICY, TARGET, send
+from tests.stores.emails import ACCEPTED, CLAIMANT, DAY, MESSAGE_ID, PLACE, POLICY, TARGET, send
 from tests.support.servers import Redis
 
 
@@ -39,7 +40,7 @@ class TestRedisStore(StoreConformance):
 def test_round_trips(connected: Any, store: RedisStore) -> None:
     """Claim 1, hand-over 2, complete 1, duplicate 1: by the server's own count of what clients asked for."""
     ledger = Ledger(store)
-    send(ledger, replace(ASKER, key="warm-up"))  # the scripts are known to the server from here on
+    send(ledger, replace(CLAIMANT, key="warm-up"))  # the scripts are known to the server from here on
 
     def counted(work: Callable[[], Any]) -> tuple[int, int, Any]:
         connected.config_resetstat()
@@ -52,15 +53,15 @@ def test_round_trips(connected: Any, store: RedisStore) -> None:
         others = {name for name in stats if name not in inside}
         return scripts, len(others), value
 
-    claim, others, outcome = counted(lambda: ledger.claim(ASKER, POLICY))
+    claim, others, outcome = counted(lambda: ledger.claim(CLAIMANT, POLICY))
     assert (claim, others) == (1, 0)
-    begin, others, entry = counted(lambda: ledger.begin(outcome.entry, [TARGET], MESSAGE_ID, ASKER, POLICY))
+    begin, others, entry = counted(lambda: ledger.begin(outcome.entry, [TARGET], MESSAGE_ID, CLAIMANT, POLICY))
     assert (begin, others) == (1, 0)
-    settle, others, entry = counted(lambda: ledger.settle(entry, ACCEPTED, MESSAGE_ID, ASKER, POLICY))
+    settle, others, entry = counted(lambda: ledger.settle(entry, ACCEPTED, MESSAGE_ID, CLAIMANT, POLICY))
     assert (settle, others) == (1, 0)
     complete, others, entry = counted(lambda: ledger.complete(entry, {"order_id": 7}))
     assert (complete, others) == (1, 0)
-    duplicate, others, outcome = counted(lambda: ledger.claim(replace(ASKER, task_id="other"), POLICY))
+    duplicate, others, outcome = counted(lambda: ledger.claim(replace(CLAIMANT, task_id="other"), POLICY))
     assert (duplicate, others) == (1, 0)
     assert isinstance(outcome, Duplicate)
 
@@ -68,11 +69,14 @@ def test_round_trips(connected: Any, store: RedisStore) -> None:
 def test_memory_of_a_finished_email(connected: Any, store: RedisStore) -> None:
     """Under 700 bytes each, all told: key, value, expiry and the server's own book-keeping."""
     ledger, number = Ledger(store), 2000
-    send(ledger, replace(ASKER, key="warm-up"))
+    send(ledger, replace(CLAIMANT, key="warm-up"))
     before = connected.info("memory")["used_memory_dataset"] + connected.info("memory")["used_memory_overhead"]
     for n in range(number):
         key = f"1:{n:064x}"
-        send(ledger, replace(ASKER, key=key, label=f"order_id={n}, to=a***@example.com", fingerprint="ab" * 32))
+        send(
+            ledger,
+            replace(CLAIMANT, key=key, label=f"order_id={n}, to=a***@example.com", fingerprint="ab" * 32),
+        )
     after = connected.info("memory")["used_memory_dataset"] + connected.info("memory")["used_memory_overhead"]
     each = (after - before) / number
     print(f"{each:.0f} bytes for a finished email with one recipient")
@@ -82,25 +86,25 @@ def test_memory_of_a_finished_email(connected: Any, store: RedisStore) -> None:
 def test_only_what_is_finished_has_an_end(connected: Any, store: RedisStore) -> None:
     """The time to live comes with the value, and counts from the last write."""
     ledger, place = Ledger(store), PLACE(KEY)
-    outcome = ledger.claim(ASKER, POLICY)
+    outcome = ledger.claim(CLAIMANT, POLICY)
     assert connected.pttl(place) == -1
-    entry = ledger.begin(outcome.entry, [TARGET], MESSAGE_ID, ASKER, POLICY)
+    entry = ledger.begin(outcome.entry, [TARGET], MESSAGE_ID, CLAIMANT, POLICY)
     assert connected.pttl(place) == -1
-    entry = ledger.settle(entry, {TARGET: Reply(DeliveryStatus.IN_DOUBT)}, MESSAGE_ID, ASKER, POLICY)
+    entry = ledger.settle(entry, {TARGET: Reply(DeliveryStatus.IN_DOUBT)}, MESSAGE_ID, CLAIMANT, POLICY)
     assert (entry.status, connected.pttl(place)) == (Status.IN_DOUBT, -1)
-    send(ledger, replace(ASKER, key="sent"))
+    send(ledger, replace(CLAIMANT, key="sent"))
     assert 0 <= DAY.total_seconds() * 1000 - connected.pttl(PLACE("sent")) < 10_000
-    ledger.claim(replace(ASKER, key="sent", task_id="other"), POLICY)
+    ledger.claim(replace(CLAIMANT, key="sent", task_id="other"), POLICY)
     assert connected.pttl(PLACE("sent")) > 0, "counting an arrival keeps it"
 
 
 def test_only_what_is_in_flight_is_in_the_sets_of_deadlines(connected: Any, store: RedisStore) -> None:
     """What is sent and unfinished has a deadline, and would keep others from the sweep there."""
     ledger = Ledger(store)
-    entry = ledger.claim(ASKER, POLICY).entry
+    entry = ledger.claim(CLAIMANT, POLICY).entry
     assert len(list(connected.scan_iter(_type="ZSET"))) == 1
-    entry = ledger.begin(entry, [TARGET], MESSAGE_ID, ASKER, POLICY)
-    entry = ledger.settle(entry, {TARGET: Reply(DeliveryStatus.IN_DOUBT)}, MESSAGE_ID, ASKER, POLICY)
+    entry = ledger.begin(entry, [TARGET], MESSAGE_ID, CLAIMANT, POLICY)
+    entry = ledger.settle(entry, {TARGET: Reply(DeliveryStatus.IN_DOUBT)}, MESSAGE_ID, CLAIMANT, POLICY)
     entry = Operator(store, "ann", "it is there").resolve(entry, Verdict.SENT)
     assert (entry.status, entry.unfinished) == (Status.SENT, True)
     assert entry.deadline is not None
@@ -125,12 +129,12 @@ def test_one_of_many_claims_wins_across_processes_worth_of_clients(redis: Redis,
     from celery_idempotent.testing import race
 
     for n in range(30):
-        asker = replace(ASKER, key=f"race-{n}")
+        claimant = replace(CLAIMANT, key=f"race-{n}")
 
-        def claim(racer: int, asker: Asker = asker) -> Any:
+        def claim(racer: int, claimant: Claimant = claimant) -> Any:
             with client.Redis.from_url(redis.url) as own:
                 ledger = Ledger(RedisStore(lambda: own, lambda: DAY))
-                return ledger.claim(replace(asker, task_id=f"racer-{racer}"), POLICY)
+                return ledger.claim(replace(claimant, task_id=f"racer-{racer}"), POLICY)
 
         outcomes = race(claim)
         assert sum(isinstance(outcome, Acquired) for outcome in outcomes) == 1

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import redis as client
 
-from celery_idempotent.core.entry import After
-from celery_idempotent.core.errors import EntryUnreadable, LedgerUnavailable
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import Acquired, Duplicate
-from celery_idempotent.core.status import Status
-from celery_idempotent.stores.redis import RedisStore
+from celery_idempotent.exceptions import EntryUnreadable, LedgerUnavailable
+from celery_idempotent.ledger.entry import After
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.outcomes import Acquired, Duplicate
+from celery_idempotent.ledger.status import Status
+from celery_idempotent.stores.redis.store import RedisStore
 from celery_idempotent.testing import KEY, make_entry
-from tests.stores.emails import ACCEPTED, ASKER, DAY, MESSAGE_ID, PLACE, POLICY, TARGET, send, synced
+from tests.stores.emails import ACCEPTED, CLAIMANT, DAY, MESSAGE_ID, PLACE, POLICY, TARGET, send, synced
 from tests.support.servers import Redis, free_port
 from tests.support.worker import wait_for
 
@@ -35,7 +35,7 @@ def test_what_is_no_entry_of_ours(connected: Any, store: RedisStore, value: str)
     """Another program's data, a torn value or a newer version's: named, not sent, not overwritten."""
     connected.set(PLACE(KEY), value)
     ledger = Ledger(store)
-    for attempt in (lambda: ledger.claim(ASKER, POLICY), lambda: store.get(KEY)):
+    for attempt in (lambda: ledger.claim(CLAIMANT, POLICY), lambda: store.get(KEY)):
         with pytest.raises(EntryUnreadable, match=KEY):
             attempt()
     assert connected.get(PLACE(KEY)).decode().split()[-1:] == value.split()[-1:]
@@ -57,10 +57,10 @@ def test_another_type_under_our_key(connected: Any, store: RedisStore) -> None:
 def test_a_newer_entry_is_not_overwritten_in_the_middle(connected: Any, store: RedisStore) -> None:
     """A newer version of this package took over while this one was at work."""
     ledger = Ledger(store)
-    outcome = ledger.claim(ASKER, POLICY)
+    outcome = ledger.claim(CLAIMANT, POLICY)
     connected.set(PLACE(KEY), "2 newer")
     with pytest.raises(EntryUnreadable):
-        ledger.begin(outcome.entry, [TARGET], MESSAGE_ID, ASKER, POLICY)
+        ledger.begin(outcome.entry, [TARGET], MESSAGE_ID, CLAIMANT, POLICY)
     assert connected.get(PLACE(KEY)) == b"2 newer"
 
 
@@ -69,22 +69,22 @@ def test_a_lost_script_cache(connected: Any, store: RedisStore) -> None:
     ledger = Ledger(store)
     send(ledger)
     connected.script_flush()
-    assert isinstance(ledger.claim(replace(ASKER, task_id="other"), POLICY), Duplicate)
+    assert isinstance(ledger.claim(replace(CLAIMANT, task_id="other"), POLICY), Duplicate)
 
 
 def test_out_of_memory(connected: Any, store: RedisStore) -> None:
     """Nothing can be written, so nothing may be sent; when there is room it goes on."""
     ledger = Ledger(store)
-    outcome = ledger.claim(ASKER, POLICY)
+    outcome = ledger.claim(CLAIMANT, POLICY)
     connected.config_set("maxmemory", 1)
     for work in (
-        lambda: ledger.claim(replace(ASKER, key="new"), POLICY),
-        lambda: ledger.begin(outcome.entry, [TARGET], MESSAGE_ID, ASKER, POLICY),
+        lambda: ledger.claim(replace(CLAIMANT, key="new"), POLICY),
+        lambda: ledger.begin(outcome.entry, [TARGET], MESSAGE_ID, CLAIMANT, POLICY),
     ):
         with pytest.raises(LedgerUnavailable, match="OutOfMemory"):
             work()
     connected.config_set("maxmemory", 0)
-    assert ledger.begin(outcome.entry, [TARGET], MESSAGE_ID, ASKER, POLICY).status is Status.SENDING
+    assert ledger.begin(outcome.entry, [TARGET], MESSAGE_ID, CLAIMANT, POLICY).status is Status.SENDING
 
 
 def test_a_replica_takes_no_writes_and_is_a_problem() -> None:
@@ -124,9 +124,9 @@ def test_a_server_that_is_still_loading() -> None:
         server.stop()
         server.start()
         with pytest.raises(LedgerUnavailable, match=r"(?i)loading"):
-            ledger.claim(replace(ASKER, task_id="other"), POLICY)
+            ledger.claim(replace(CLAIMANT, task_id="other"), POLICY)
         wait_for(lambda: connected.info("persistence")["loading"] == 0)
-        assert isinstance(ledger.claim(replace(ASKER, task_id="other"), POLICY), Duplicate)
+        assert isinstance(ledger.claim(replace(CLAIMANT, task_id="other"), POLICY), Duplicate)
 
 
 def test_a_server_that_is_gone(store: RedisStore) -> None:
@@ -141,7 +141,7 @@ def test_a_server_that_is_gone(store: RedisStore) -> None:
             gone.now,
             gone.problems,
             lambda: gone.purge(1),
-            lambda: gone.owe_mirror(KEY),
+            lambda: gone.mark_stale(KEY),
         ):
             with pytest.raises(LedgerUnavailable, match="does not answer"):
                 work()
@@ -152,17 +152,17 @@ def test_a_write_ahead_that_no_replica_has_does_not_count() -> None:
     with Redis() as primary, client.Redis.from_url(primary.url) as connected:
         wait = (1, 2000)
         ledger = Ledger(RedisStore(lambda: connected, lambda: DAY, lambda: wait))
-        outcome = ledger.claim(ASKER, POLICY)
+        outcome = ledger.claim(CLAIMANT, POLICY)
         with Redis("--replicaof", "127.0.0.1", str(primary.port)) as replica:
             synced(replica)
-            entry = ledger.begin(outcome.entry, [TARGET], MESSAGE_ID, ASKER, POLICY)
+            entry = ledger.begin(outcome.entry, [TARGET], MESSAGE_ID, CLAIMANT, POLICY)
             with client.Redis.from_url(replica.url) as second:
                 assert b'"s":"sending"' in second.get(PLACE(KEY))
-        entry = ledger.settle(entry, ACCEPTED, MESSAGE_ID, ASKER, POLICY)
+        entry = ledger.settle(entry, ACCEPTED, MESSAGE_ID, CLAIMANT, POLICY)
         wait = (1, 50)
         with pytest.raises(LedgerUnavailable, match="0 of 1 replicas"):
-            ledger.begin(entry, [("1", TARGET[1])], MESSAGE_ID, ASKER, POLICY)
-        assert ledger.withdraw(entry, [("1", TARGET[1])], MESSAGE_ID, ASKER, POLICY).status is Status.CLAIMED
+            ledger.begin(entry, [("1", TARGET[1])], MESSAGE_ID, CLAIMANT, POLICY)
+        assert ledger.withdraw(entry, [("1", TARGET[1])], MESSAGE_ID, CLAIMANT, POLICY).status is Status.CLAIMED
 
 
 def test_due_forgets_what_has_no_entry_any_more(connected: Any, store: RedisStore) -> None:
@@ -183,13 +183,13 @@ def test_an_opaque_claim_that_no_replica_has_leaves_no_doubt() -> None:
         wait: tuple[int, int] | None = (1, 20)
         ledger = Ledger(RedisStore(lambda: connected, lambda: DAY, lambda: wait))
         with pytest.raises(LedgerUnavailable, match="0 of 1 replicas"):
-            ledger.claim(ASKER, opaque)
+            ledger.claim(CLAIMANT, opaque)
         found = ledger.store.get(KEY)
         assert found is not None
         assert found.entry.status is Status.RELEASED
         wait = None
-        outcome = ledger.claim(ASKER, opaque)
+        outcome = ledger.claim(CLAIMANT, opaque)
         assert isinstance(outcome, Acquired)
         ledger.complete(outcome.entry, "done")
         wait = (1, 20)
-        assert isinstance(ledger.claim(replace(ASKER, task_id="other"), opaque), Duplicate)
+        assert isinstance(ledger.claim(replace(CLAIMANT, task_id="other"), opaque), Duplicate)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from celery_idempotent.core.errors import EntryUnreadable
-from celery_idempotent.stores.redis import RedisStore
+from celery_idempotent.exceptions import EntryUnreadable
+from celery_idempotent.stores.redis.store import RedisStore
 from celery_idempotent.testing import ANN
 from tests.stores.emails import DAY, PLACE
 

@@ -14,14 +14,15 @@ import trustme
 from celery import Celery
 from redis.cluster import RedisCluster
 
-from celery_idempotent import checks, wiring
-from celery_idempotent.core.errors import LedgerUnavailable
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import Duplicate
-from celery_idempotent.core.status import Status
-from celery_idempotent.stores.redis import RedisStore
+from celery_idempotent.checks.settings import check_settings
+from celery_idempotent.exceptions import LedgerUnavailable
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.outcomes import Duplicate
+from celery_idempotent.ledger.status import Status
+from celery_idempotent.stores import factory
+from celery_idempotent.stores.redis.store import RedisStore
 from celery_idempotent.testing import KEY
-from tests.stores.emails import ASKER, DAY, MESSAGE_ID, PLACE, POLICY, TARGET, send, synced
+from tests.stores.emails import CLAIMANT, DAY, MESSAGE_ID, PLACE, POLICY, TARGET, send, synced
 from tests.support.servers import Redis, Sentinel, find, free_port
 from tests.support.worker import wait_for
 
@@ -34,7 +35,7 @@ def test_projects_on_one_redis_are_kept_apart(redis: Redis, settings: Any) -> No
         settings.CELERY_IDEMPOTENT = {"LEDGER": "auto", "NAMESPACE": namespace}
         app = Celery("apart", backend=redis.url, set_as_current=False)
         app.conf.result_backend_transport_options = options
-        ledger = wiring.get_ledger(app)
+        ledger = factory.get_ledger(app)
         prefixes.add(ledger.store.place(KEY))  # type: ignore[attr-defined]
     assert len(prefixes) == 3
 
@@ -51,8 +52,8 @@ def test_projects_on_one_redis_are_kept_apart(redis: Redis, settings: Any) -> No
 def test_a_url_that_cannot_be_used(settings: Any, url: str, text: str) -> None:
     """Known to the system check, without asking a server, and without showing a password."""
     settings.CELERY_IDEMPOTENT = {"LEDGER": url}
-    wiring._ledger.cache_clear()
-    (found,) = checks.check_settings(None)
+    factory._ledger.cache_clear()
+    (found,) = check_settings(None)
     assert found.id == "celery_idempotent.E002"
     assert text in found.msg
     assert "secret" not in found.msg
@@ -63,8 +64,8 @@ def ledger_at(url: str, settings: Any, **config: Any) -> Ledger:
     settings.CELERY_IDEMPOTENT = {"LEDGER": "auto"}
     app = Celery("auto", broker="memory://", backend=url, set_as_current=False)
     app.conf.update(config)
-    wiring._ledger.cache_clear()
-    ledger = wiring.get_ledger(app)
+    factory._ledger.cache_clear()
+    ledger = factory.get_ledger(app)
     assert isinstance(ledger.store, RedisStore)
     return ledger
 
@@ -77,7 +78,7 @@ def test_a_url_with_a_database_number(redis: Redis, settings: Any) -> None:
         send(ledger_at(url, settings))
         assert connected.exists(PLACE(KEY))
     settings.CELERY_IDEMPOTENT = {"LEDGER": url}
-    assert isinstance(wiring.get_ledger().claim(replace(ASKER, task_id="x"), POLICY), Duplicate)
+    assert isinstance(factory.get_ledger().claim(replace(CLAIMANT, task_id="x"), POLICY), Duplicate)
 
 
 def test_a_unix_socket(tmp_path: Path, settings: Any) -> None:
@@ -115,21 +116,21 @@ def test_sentinel_finds_the_primary_after_a_failover(settings: Any) -> None:
         with client.Redis.from_url(sentinel.url.replace("sentinel", "redis")) as watched:
             wait_for(lambda: watched.sentinel_masters()["shop"]["num-slaves"] == 1)
             ledger = ledger_at(sentinel.url, settings, result_backend_transport_options={"master_name": "shop"})
-            outcome = ledger.claim(ASKER, POLICY)
-            send(ledger, replace(ASKER, key="sent"))
+            outcome = ledger.claim(CLAIMANT, POLICY)
+            send(ledger, replace(CLAIMANT, key="sent"))
             with client.Redis.from_url(replica.url) as second:
                 wait_for(lambda: b'"s":"sent"' in (second.get(PLACE("sent")) or b""))
             primary.stop()
             wait_for(lambda: watched.sentinel_masters()["shop"]["port"] == replica.port)
         entry = wait_for(lambda: patiently(ledger, outcome.entry))
         assert entry.status is Status.SENDING
-        assert isinstance(ledger.claim(replace(ASKER, key="sent", task_id="other"), POLICY), Duplicate)
+        assert isinstance(ledger.claim(replace(CLAIMANT, key="sent", task_id="other"), POLICY), Duplicate)
 
 
 def patiently(ledger: Ledger, entry: Any) -> Any:
     """Write ahead, or None while the failover is under way."""
     try:
-        return ledger.begin(entry, [TARGET], MESSAGE_ID, ASKER, POLICY)
+        return ledger.begin(entry, [TARGET], MESSAGE_ID, CLAIMANT, POLICY)
     except LedgerUnavailable:
         return None
 
@@ -145,13 +146,13 @@ def test_cluster(settings: Any) -> None:
         subprocess.run(command, capture_output=True, check=True, timeout=60)
         settings.CELERY_IDEMPOTENT = {"LEDGER": f"redis+cluster://{places[0]}", "RETENTION": DAY}
         wait_for(lambda: in_order(places[0]))
-        ledger = wiring.get_ledger()
+        ledger = factory.get_ledger()
         for n in range(30):
-            send(ledger, replace(ASKER, key=f"key-{n}"))
-        assert isinstance(ledger.claim(replace(ASKER, key="key-7", task_id="other"), POLICY), Duplicate)
+            send(ledger, replace(CLAIMANT, key=f"key-{n}"))
+        assert isinstance(ledger.claim(replace(CLAIMANT, key="key-7", task_id="other"), POLICY), Duplicate)
         short = replace(POLICY, lease=0.0)
         for n in range(5):
-            ledger.claim(replace(ASKER, key=f"late-{n}"), short)
+            ledger.claim(replace(CLAIMANT, key=f"late-{n}"), short)
         assert sorted(entry.key for entry in ledger.store.due()) == [f"late-{n}" for n in range(5)]
         assert list(ledger.store.problems()) == []
         assert ledger.store.purge(older_than=-1, limit=10) == 10

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from celery_idempotent.core.entry import Entry
-from celery_idempotent.core.store import Stored
+from celery_idempotent.ledger.entry import Entry
+from celery_idempotent.ledger.store import Stored
 from celery_idempotent.stores.memory import MemoryStore
 from celery_idempotent.testing import StoreConformance
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from celery_idempotent import DeliveryInDoubt
-from celery_idempotent.core.entry import After, Entry
-from celery_idempotent.core.errors import DeliveryUnconfirmed
+from celery_idempotent.exceptions import DeliveryUnconfirmed
+from celery_idempotent.ledger.entry import After, Entry
 
 
 def is_held(result: Any) -> bool:

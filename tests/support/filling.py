@@ -10,13 +10,14 @@ from typing import Any
 
 from django.db import connections
 
-from celery_idempotent.core.entry import Recipient
-from celery_idempotent.core.ledger import Ledger
-from celery_idempotent.core.outcomes import Acquired, Asker, Policy, Reply
-from celery_idempotent.core.status import DeliveryStatus
+from celery_idempotent.ledger.entry import Recipient
+from celery_idempotent.ledger.ledger import Ledger
+from celery_idempotent.ledger.outcomes import Acquired, Reply
+from celery_idempotent.ledger.policy import Claimant, Policy
+from celery_idempotent.ledger.status import DeliveryStatus
 from celery_idempotent.models import Delivery, LogicalEmail, OutboxMessage, SendAttempt
-from celery_idempotent.stores import outbox
-from celery_idempotent.stores.database import DatabaseStore
+from celery_idempotent.outbox import rows as outbox_rows
+from celery_idempotent.stores.database.store import DatabaseStore
 
 TYPE = "order-confirmation"
 _NUMBERS = {
@@ -32,19 +33,19 @@ def key(number: int) -> str:
     return f"1:{md5(str(number).encode()).hexdigest() * 2}"
 
 
-def asker(number: int, task_id: str = "") -> Asker:
+def claimant(number: int, task_id: str = "") -> Claimant:
     """Return who asks for it."""
-    return Asker(key(number), TYPE, task_id or f"task-{number}", "worker@one", f"order={number}", "f" * 64)
+    return Claimant(key(number), TYPE, task_id or f"task-{number}", "worker@one", f"order={number}", "f" * 64)
 
 
 def sent(ledger: Ledger, number: int) -> None:
     """Have the ``number``-th email claimed, handed over and completed."""
-    outcome = ledger.claim(asker(number), Policy())
+    outcome = ledger.claim(claimant(number), Policy())
     assert isinstance(outcome, Acquired)
     targets = [("0", Recipient("d" * 64, "a***@example.com"))]
-    begun = ledger.begin(outcome.entry, targets, f"<{number}@example.com>", asker(number), Policy())
+    begun = ledger.begin(outcome.entry, targets, f"<{number}@example.com>", claimant(number), Policy())
     replies = {targets[0]: Reply(DeliveryStatus.ACCEPTED, 250, "OK")}
-    settled = ledger.settle(begun, replies, f"<{number}@example.com>", asker(number), Policy())
+    settled = ledger.settle(begun, replies, f"<{number}@example.com>", claimant(number), Policy())
     ledger.complete(settled, {"order": number})
 
 
@@ -63,11 +64,13 @@ def fill(alias: str, rows: int) -> None:
 def fill_outbox(alias: str, rows: int, due: int) -> None:
     """Bring the outbox on ``alias`` to ``rows`` messages for emails of the ledger, of which ``due`` are due."""
     first = OutboxMessage(task_id="first", task=TYPE, key=key(0), label="order=0", payload="{}")
-    outbox.add(alias, [first])
-    outbox.wait(alias, [first], 86_400.0)
-    row = outbox.rows_of(alias).get()
+    outbox_rows.add(alias, [first])
+    outbox_rows.wait(alias, [first], 86_400.0)
+    row = outbox_rows.rows_of(alias).get()
     _multiply(alias, OutboxMessage, f"t.id = {row.pk}", rows)
-    outbox.give_back(alias, outbox.rows_of(alias).order_by("-pk")[:due])  # a purge begins with the first
+    outbox_rows.give_back(
+        alias, outbox_rows.rows_of(alias).order_by("-pk")[:due]
+    )  # a purge begins with the first
     _settle(alias, 2 * rows + row.pk, OutboxMessage)
 
 

@@ -6,12 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from celery_idempotent.conf import conf
-from celery_idempotent.core.addresses import recipient
-from celery_idempotent.core.entry import Entry
-from celery_idempotent.core.interventions import Operator
-from celery_idempotent.core.outcomes import Acquired, Asker, Policy, Reply, Verdict
-from celery_idempotent.core.status import DeliveryStatus, Status
-from celery_idempotent.wiring import get_ledger
+from celery_idempotent.ledger.addresses import recipient
+from celery_idempotent.ledger.decisions import Operator
+from celery_idempotent.ledger.entry import Entry
+from celery_idempotent.ledger.outcomes import Acquired, Reply
+from celery_idempotent.ledger.policy import Claimant, Policy, Verdict
+from celery_idempotent.ledger.status import DeliveryStatus, Status
+from celery_idempotent.stores.factory import get_ledger
 
 POLICY = Policy(lease=60, send_timeout=60)
 
@@ -23,7 +24,7 @@ class Seed:
         identity = task._identify(args, {})
         self.ledger = get_ledger()
         self.policy = replace(POLICY, **policy)
-        self.asker = Asker(
+        self.claimant = Claimant(
             identity.key, task.email_type or task.name, by, "", identity.label, identity.fingerprint
         )
         who = recipient("ann@example.com", conf.recipient_salt, conf.recipients)
@@ -31,18 +32,18 @@ class Seed:
 
     def claimed(self) -> Entry:
         """CLAIMED, the lease running."""
-        outcome = self.ledger.claim(self.asker, self.policy)
+        outcome = self.ledger.claim(self.claimant, self.policy)
         assert isinstance(outcome, Acquired), outcome
         return outcome.entry
 
     def sending(self) -> Entry:
         """SENDING, the deadline running."""
-        return self.ledger.begin(self.claimed(), self.targets, "<m@seed>", self.asker, self.policy)
+        return self.ledger.begin(self.claimed(), self.targets, "<m@seed>", self.claimant, self.policy)
 
     def settled(self, status: DeliveryStatus) -> Entry:
         """Handed over with a known outcome, or in doubt."""
         replies = dict.fromkeys(self.targets, Reply(status, 250))
-        return self.ledger.settle(self.sending(), replies, "<m@seed>", self.asker, self.policy)
+        return self.ledger.settle(self.sending(), replies, "<m@seed>", self.claimant, self.policy)
 
     def released(self, retry_in: float | None = None) -> Entry:
         """RELEASED, perhaps for a retry of its own."""

@@ -16,10 +16,10 @@ class AnymailConfig(AppConfig):
         """Connect the three."""
         from anymail.signals import tracking
 
-        from ...mail.registry import add_transport
+        from ...mail.transport_selection import add_transport
         from . import checks  # noqa: F401
-        from .tracking import hear
         from .transport import transport_for
+        from .webhooks import hear
 
         add_transport(transport_for)
         tracking.connect(hear, dispatch_uid="celery_idempotent.contrib.anymail")

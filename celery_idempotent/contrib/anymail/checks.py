@@ -12,9 +12,9 @@ from django.apps import AppConfig
 from django.core.checks import CheckMessage, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 
-from ...mail.checks import unsealed
-from ...mailers import Mailer, backend_at, usable_mailers
-from .retries import tries
+from ...mail.providers import unsealed
+from ...mail_settings import Mailer, backend_at, usable_mailers
+from .client_retries import tries
 from .transport import PROVIDERS
 
 

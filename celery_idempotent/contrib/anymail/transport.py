@@ -21,18 +21,17 @@ from anymail.message import AnymailStatus
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 
-from ...core.addresses import mask_all, normalise
-from ...core.errors import RecipientsRefused
-from ...core.outcomes import Reply
-from ...core.status import DeliveryStatus
-from ...mail.providers import BREVO, RESEND, SMTP, Deduplication
-from ...mail.recognition import ProviderKey
-from ...mail.transports import Witness, addressed
-from . import marks
-from .deadline import Deadline, watch
-from .errors import Unnamed, reply_for
-from .patience import bound
-from .retries import tries
+from ...exceptions import RecipientsRefused
+from ...ledger.addresses import mask_all, normalise
+from ...ledger.outcomes import Reply
+from ...ledger.status import DeliveryStatus
+from ...mail.any_backend import addressed
+from ...mail.providers import BREVO, RESEND, SMTP, Deduplication, ProviderKey
+from ...mail.transport_protocol import HandOverObserver
+from . import message_marks
+from .api_errors import Unnamed, reply_for
+from .client_retries import tries
+from .client_timeouts import Deadline, limit_timeouts, watch
 
 logger = logging.getLogger("celery_idempotent")
 
@@ -72,46 +71,46 @@ class AnymailTransport:
         self.account = " ".join([backend.esp_name, *(str(getattr(backend, name, "")) for name in names)])
 
     def deliver(
-        self, message: EmailMessage, addresses: Sequence[str], witness: Witness, timeout: float
+        self, message: EmailMessage, addresses: Sequence[str], observer: HandOverObserver, timeout: float
     ) -> None:
         """Hand ``message`` over to ``addresses``. Raises what went wrong before the request."""
         backend = self.backend
-        bound(backend, timeout)
+        limit_timeouts(backend, timeout)
         opened = backend.open()
         watch(backend)
         try:
-            self._deliver(message, addresses, witness, timeout)
+            self._deliver(message, addresses, observer, timeout)
         finally:
             if opened:
                 self._close()
 
     def _deliver(
-        self, original: EmailMessage, addresses: Sequence[str], witness: Witness, timeout: float
+        self, original: EmailMessage, addresses: Sequence[str], observer: HandOverObserver, timeout: float
     ) -> None:
-        key = witness.key() if self.provider else None
+        key = observer.key() if self.provider else None
         message = addressed(original, addresses)
         if original.to and not message.to:  # no provider takes a message to nobody
             message.to, message.cc = message.cc, []
         message.anymail_status = AnymailStatus()  # type: ignore[attr-defined]
         frozen = key is not None and key.frozen
         if not frozen and (left_out := self._left_out(message, addresses)):
-            witness.record(left_out)
+            observer.record(left_out)
             addresses = [address for address in addresses if address not in left_out]
             if not addresses:
                 return
-        payload = self._payload(message, witness, key)
+        payload = self._payload(message, observer, key)
         content = self._prepared(payload, key)
         end = time.monotonic() + timeout  # before the write-ahead: the store's deadline starts in it
-        witness.write_ahead(addresses, content)
+        observer.write_ahead(addresses, content)
         with Deadline(end) as deadline:
-            witness.released = True
+            observer.released = True
             several = len(addresses) > 1 and not (key is not None and key.again)
-            replies, response = self._posted(payload, message, addresses, witness, several)
+            replies, response = self._posted(payload, message, addresses, observer, several)
         if deadline.cut:
             late = Reply(DeliveryStatus.IN_DOUBT, None, "no answer by the send deadline")
             replies, response = dict.fromkeys(addresses, late), None
-        witness.record(replies)
-        _raise_unnamed(replies, witness.name)
+        observer.record(replies)
+        _raise_unnamed(replies, observer.name)
         if response is not None:
             original.anymail_status = message.anymail_status  # type: ignore[attr-defined]
             self._tell(message)
@@ -126,10 +125,10 @@ class AnymailTransport:
         said = Reply(DeliveryStatus.REFUSED, None, "taken off by a receiver of Anymail's pre_send")
         return {address: said for address in addresses if normalise(address) not in left}
 
-    def _payload(self, message: EmailMessage, witness: Witness, key: ProviderKey | None) -> Any:
+    def _payload(self, message: EmailMessage, observer: HandOverObserver, key: ProviderKey | None) -> Any:
         """Return Anymail's payload with the ledger's mark, and the provider's header where that is in it."""
         batch = any(isinstance(getattr(message, name, None), Mapping) for name in _BATCH)
-        mark = marks.write(witness.hand_over(), whole=not batch)
+        mark = message_marks.write(observer.next_attempt_id(), whole=not batch)
         in_message = {key.provider.header: key.value} if key and key.provider.in_message else {}
         with _replaced(message, "extra_headers", in_message):
             try:
@@ -159,7 +158,7 @@ class AnymailTransport:
         payload: Any,
         message: EmailMessage,
         addresses: Sequence[str],
-        witness: Witness,
+        observer: HandOverObserver,
         several: bool,
     ) -> tuple[dict[str, Reply], Any]:
         """Make the request. Return what it comes to for each address, and the response if it was understood."""
@@ -170,7 +169,7 @@ class AnymailTransport:
             said = reply_for(error, self.provider, tries(backend) > 1, several)
             return dict.fromkeys(addresses, said), None
         except AnymailError:
-            witness.released = False  # Anymail found out while it prepared the request
+            observer.released = False  # Anymail found out while it prepared the request
             raise
         try:
             said = backend.parse_recipient_status(response, payload, message)

@@ -12,15 +12,16 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from ... import browse, desk
-from ...console import page, plain, table
-from ...core.errors import IdempotencyError
-from ...doctor import OK, WAITS, WRONG, Finding, examine
-from ...forgetting import forget
-from ...registry import import_tasks
-from ...retention import BATCH, purge
-from ...sweep import LIMIT, STUCK_AFTER, sweep
-from ...wiring import get_ledger
+from ...exceptions import IdempotencyError
+from ...operations import decisions, search
+from ...operations.display import page, plain
+from ...operations.doctor import OK, WAITS, WRONG, Finding, examine
+from ...operations.erasure import forget
+from ...operations.purge import BATCH, purge
+from ...operations.sweep import LIMIT, STUCK_AFTER, sweep
+from ...operations.tables import table
+from ...stores.factory import get_ledger
+from ...tasks.registry import import_tasks
 from .. import relay, stats
 from ..arguments import duration, login, pair, positive
 
@@ -127,7 +128,7 @@ class Command(BaseCommand):
 
     def stats(self, options: dict[str, Any]) -> None:
         """Count by email type and status, or list what waits."""
-        if not browse.has_tables():
+        if not search.has_tables():
             raise CommandError("this ledger keeps no tables to count in; show KEY works", returncode=REFUSED)
         wanted = next((name for name in stats.HELP if options[name]), None)
         self._say(options, *stats.look(options["stuck_after"].total_seconds(), wanted))
@@ -137,14 +138,14 @@ class Command(BaseCommand):
         if bool(options["what"]) == bool(options["type"]):
             raise CommandError("give a key, a task id or a Message-ID; or --type with --field", returncode=2)
         if options["type"]:
-            found = desk.find_by_fields(options["type"], dict(options["field"]))
+            found = decisions.find_by_fields(options["type"], dict(options["field"]))
         else:
-            found = desk.find(options["what"], stats.SHOWN)
+            found = decisions.find(options["what"], stats.SHOWN)
         if not found:
             raise CommandError(
                 "nothing is known by that: it was never asked for, or is forgotten", returncode=1
             )
-        attempts = {entry.key: browse.attempts_of(entry.key) or entry.history for entry in found}
+        attempts = {entry.key: search.attempts_of(entry.key) or entry.history for entry in found}
         if len(found) == 1:
             (entry,) = found
             text = page(entry, attempts[entry.key], get_ledger().store.now())
@@ -171,10 +172,12 @@ class Command(BaseCommand):
     # -- deciding ------------------------------------------------------------------------------------------
 
     def _decide(self, options: dict[str, Any], decision: str) -> None:
-        entries = [desk.find_one(key) for key in options["keys"]]  # all of them, before the first is changed
+        entries = [
+            decisions.find_one(key) for key in options["keys"]
+        ]  # all of them, before the first is changed
         done = []
         for entry in entries:
-            changed = desk.decide(decision, entry.key, options["actor"], options["reason"], entry.version)
+            changed = decisions.decide(decision, entry.key, options["actor"], options["reason"], entry.version)
             done.append({"key": changed.key, "status": changed.status.value, "generation": changed.generation})
             if not options["json"]:
                 last = changed.audit[-1]

@@ -9,17 +9,12 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
-from celery_idempotent import (
-    ClaimLost,
-    DeliveryInDoubt,
-    Status,
-    Verdict,
-    wiring,
-)
-from celery_idempotent.core.entry import After
-from celery_idempotent.core.errors import DeliveryUnconfirmed
-from celery_idempotent.core.interventions import Operator
-from celery_idempotent.core.status import DeliveryStatus
+from celery_idempotent import ClaimLost, DeliveryInDoubt, Status, Verdict
+from celery_idempotent.exceptions import DeliveryUnconfirmed
+from celery_idempotent.ledger.decisions import Operator
+from celery_idempotent.ledger.entry import After
+from celery_idempotent.ledger.status import DeliveryStatus
+from celery_idempotent.stores import factory
 from tests.mail.provider_keys.confirmations import (
     ANN,
     BOB,
@@ -107,7 +102,7 @@ def test_a_key_that_cannot_be_offered_any_more_leaves_the_choice_to_the_task(
     kept = task.entry_for(1, people)
     assert (kept.status, kept.provider_key, kept.sealed) == (Status.IN_DOUBT, "", "")
     assert len(silent.accepted) == 1, "nothing was offered without the key by the run that had it"
-    past_deadline(wiring.get_ledger().store, kept)
+    past_deadline(factory.get_ledger().store, kept)
     assert task.apply((1, people)).get() == "sent"
     assert [sorted(received.recipients) for received in silent.accepted] == [people, people]
     kept = task.entry_for(1, people)

@@ -9,10 +9,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage, get_connection
 
-from celery_idempotent import (
-    IdempotentEmailTask,
-    Status,
-)
+from celery_idempotent import IdempotentEmailTask, Status
 from celery_idempotent.mail import providers
 from celery_idempotent.mail.providers import Deduplication
 from tests.mail.provider_keys.confirmations import (

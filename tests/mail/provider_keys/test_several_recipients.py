@@ -9,13 +9,8 @@ from typing import Any
 import pytest
 from django.core.mail import EmailMessage
 
-from celery_idempotent import (
-    DeliveryInDoubt,
-    IdempotentEmailTask,
-    RecipientsRefused,
-    Status,
-)
-from celery_idempotent.core.status import DeliveryStatus
+from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask, RecipientsRefused, Status
+from celery_idempotent.ledger.status import DeliveryStatus
 from tests.mail.provider_keys.confirmations import (
     ANN,
     BOB,

@@ -1,0 +1,3 @@
+"""The admin pages, where Django looks for them."""
+
+from . import pages  # noqa: F401

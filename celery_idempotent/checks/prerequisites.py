@@ -1,0 +1,35 @@
+"""What a system check needs before it can look: the tasks, and settings that can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+
+from django.apps import AppConfig
+from django.core.checks import CheckMessage
+from django.core.exceptions import ImproperlyConfigured
+
+from ..conf import conf
+from ..tasks.registry import import_tasks
+
+Check = Callable[..., list[CheckMessage]]
+
+
+def knowing_tasks(check: Check) -> Check:
+    """Import the tasks before ``check``: what a Celery app discovers, it imports in workers alone."""
+
+    @wraps(check)
+    def knowing(app_configs: Sequence[AppConfig] | None, **options: Any) -> list[CheckMessage]:
+        import_tasks()
+        return check(app_configs, **options)
+
+    return knowing
+
+
+def usable(*names: str) -> bool:
+    """Tell whether these settings can be used. Where they cannot, E002 says so."""
+    try:
+        return all(getattr(conf, name) is not None for name in names)
+    except ImproperlyConfigured:
+        return False

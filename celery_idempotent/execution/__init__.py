@@ -1,0 +1,1 @@
+"""One call of an idempotent task or function, whatever its queue: claim, run, record."""

@@ -1,0 +1,90 @@
+"""The claim of one call, the same for every queue: it may run, is answered, has to come back, or ends."""
+
+from __future__ import annotations
+
+from ..email_types.options import policy
+from ..exceptions import DeliveryInDoubt, InProgress, LedgerUnavailable, PayloadMismatch
+from ..ledger.entry import Entry
+from ..ledger.outcomes import Acquired, Busy, Duplicate, Held, Mismatch
+from ..ledger.policy import Claimant
+from ..stores.factory import get_ledger, get_mirror
+from .call import Call
+from .run import Run
+
+
+def claim(call: Call) -> Run | Duplicate:
+    """Claim the key. Returns the run that may go on, or the duplicate whose result is to be replayed.
+
+    Raises `Snooze`, and what ends the call: `InProgress`, `DeliveryInDoubt`, `PayloadMismatch`, and
+    `KeyFieldError` where the task's window is none.
+    """
+    rules = policy(call.task, call.opaque)
+    ledger = get_ledger(call.app, eager=call.eager)
+    try:
+        outcome = ledger.claim(call.claimant, rules)
+    except LedgerUnavailable as error:
+        call.snooze(call.backoff(), error)
+    match outcome:
+        case Acquired(entry, mismatch):
+            report = call.report(entry)
+            report.mismatch(mismatch)
+            report.claimed()
+            return Run(ledger, call.claimant, rules, entry, get_mirror(call.app))
+        case Duplicate():
+            return _duplicate(call, outcome)
+        case Busy():
+            return _busy(call, outcome)
+        case Held():
+            raise _held(call, outcome)
+        case Mismatch(entry):
+            raise _mismatch(call.claimant, entry)
+
+
+def _duplicate(call: Call, duplicate: Duplicate) -> Duplicate:
+    entry = duplicate.entry
+    report = call.report(entry)
+    report.mismatch(duplicate.mismatch)
+    if mirror := get_mirror(call.app):
+        # This run's predecessor may have died before it got there.
+        own = duplicate.settled or entry.owner == call.claimant.task_id
+        mirror.keep(entry) if own else mirror.count(entry)
+    report.duplicate()
+    return duplicate
+
+
+def _busy(call: Call, busy: Busy) -> Duplicate:
+    """Do as the task's ``on_conflict`` says while somebody else is at work; with "skip", nobody waits.
+
+    For the end of its own hand-over a task always waits: nobody else would send what was not sent.
+    """
+    entry = busy.entry
+    error = InProgress(f"{call.claimant.email_type}: {entry.owner} works on {entry.key}", busy.retry_after)
+    on_conflict = "retry" if entry.owner == call.claimant.task_id else call.task.on_conflict
+    if on_conflict == "raise":
+        raise error
+    if on_conflict == "skip":
+        call.report(entry).duplicate()
+        return Duplicate(entry)
+    # Whoever works on it is usually done long before the lease ends.
+    return call.snooze(min(busy.retry_after, call.backoff()), error)
+
+
+def _held(call: Call, held: Held) -> DeliveryInDoubt:
+    """Return the error of a call that finds a doubt, which has been reported then."""
+    entry = held.entry
+    error = DeliveryInDoubt(
+        f"{call.claimant.email_type}: the outcome of an earlier hand-over of {entry.key} is unknown; "
+        "an operator or a verifier has to decide"
+    )
+    report = call.report(entry)
+    report.ended(error) if held.found else report.held()
+    if mirror := get_mirror(call.app):
+        mirror.keep(entry)
+    return error
+
+
+def _mismatch(claimant: Claimant, entry: Entry) -> PayloadMismatch:
+    return PayloadMismatch(
+        f"{claimant.email_type}: {entry.key} ({claimant.label}) was asked for before with other content, "
+        f"by task {entry.owner}. If the content may differ, set fingerprint_fields or on_mismatch"
+    )

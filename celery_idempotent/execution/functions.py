@@ -1,0 +1,131 @@
+"""Functions with options: what a task class is to Celery, for queues whose jobs are plain functions."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from functools import wraps
+from inspect import iscoroutinefunction
+from typing import Any
+from uuid import uuid4
+from weakref import WeakSet
+
+from asgiref.sync import async_to_sync
+from django.core.exceptions import ImproperlyConfigured
+
+from ..email_types.call_keys import CallKeys, Identity
+from ..email_types.job_note import as_note, claimant_of
+from ..email_types.options import Options, problems
+from ..ledger.entry import Entry
+from ..mail_settings import backend_in_place
+from ..stores.factory import get_ledger
+from .body import run_body
+from .call import AfterBody, Call, Ending
+from .claim import claim
+
+OPTIONS = tuple(
+    name
+    for name in Options.__annotations__
+    if name not in ("dedupe_on_publish", "dont_autoretry_for", "filled_in")
+)
+"""What a function can declare. How jobs are published and retried is their queue's business."""
+
+
+class Declared(Options):
+    """A function and what it declares. Raises `ImproperlyConfigured` for options that cannot be used."""
+
+    def __init__(self, function: Callable[..., Any], sends_mail: bool, options: dict[str, Any]) -> None:
+        self.name = f"{function.__module__}.{function.__qualname__}"
+        self.run = function
+        self.sends_mail = sends_mail
+        self.sender: Any = function
+        """What `declare` returns in the function's place: the signals' sender."""
+        for name, value in options.items():
+            if name not in OPTIONS:
+                raise ImproperlyConfigured(f"{self.name}: there is no option {name!r}. {_meant(name)}")
+            setattr(self, name, value)
+        for name, text in problems(self):
+            raise ImproperlyConfigured(f"{self.name}: {name} {text}")
+        known.add(self)
+
+    @property
+    def opaque(self) -> bool:
+        """Whether the ledger cannot see what the body sends."""
+        return not (self.sends_mail and backend_in_place())
+
+    def identify(self, args: Any, kwargs: Any) -> Identity:
+        """Return what a call is to the ledger. Raises `KeyFieldError`."""
+        return CallKeys(self).identify(args, kwargs)
+
+    def key_for(self, *args: Any, **kwargs: Any) -> str:
+        """Return the idempotency key of a call with these arguments. Raises `KeyFieldError`."""
+        return self.identify(args, kwargs).key
+
+    def entry_for(self, *args: Any, **kwargs: Any) -> Entry | None:
+        """Return what the ledger knows about a call with these arguments, or None.
+
+        Raises `KeyFieldError`, `LedgerUnavailable`.
+        """
+        stored = get_ledger().store.get(self.key_for(*args, **kwargs))
+        return stored.entry if stored else None
+
+
+known: WeakSet[Declared] = WeakSet()
+"""Every function that was declared, for the system checks."""
+
+
+class DirectCall(Call):
+    """A call by nobody's queue: it claims under an id of its own, and its errors are its caller's."""
+
+    local = True
+
+    def __init__(self, task: Declared, args: Any, kwargs: Any, job_id: str = "", eager: bool = False) -> None:
+        self.task = task
+        self.opaque = task.opaque
+        self.eager = eager
+        note = as_note(task.identify(args, kwargs), job_id or f"direct-{uuid4()}")
+        self.claimant = claimant_of(task, note, "", args, kwargs)
+
+    def ending(self, error: Exception) -> Ending:
+        """Nobody calls again."""
+        return Ending(AfterBody.GIVES_UP, error)
+
+    def note(self, outcome: dict[str, Any]) -> None:
+        """There is no job to keep it with."""
+
+
+Perform = Callable[[Declared, Any, Any, Callable[[], Any]], Any]
+"""An adapter's part: ``perform(declared, args, kwargs, body)`` returns what the queue is to be given."""
+
+
+def declare(
+    sends_mail: bool, perform: Perform, options: dict[str, Any], kind: type[Declared] = Declared
+) -> Callable[..., Any]:
+    """Return a decorator that makes a function idempotent; ``perform`` is how its queue has it done.
+
+    A coroutine function becomes a plain one, which every worker can run: the ledger's writes are synchronous.
+    """
+
+    def decorator(function: Callable[..., Any]) -> Callable[..., Any]:
+        declared = kind(function, sends_mail, options)
+        body = async_to_sync(function) if iscoroutinefunction(function) else function
+
+        @wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return perform(declared, args, kwargs, lambda: body(*args, **kwargs))
+
+        vars(wrapper).update(declared=declared, key_for=declared.key_for, entry_for=declared.entry_for)
+        declared.sender = wrapper
+        return wrapper
+
+    return decorator
+
+
+def claim_and_run(call: Call, body: Callable[[], Any]) -> Any:
+    """Claim and run; raises what `claim` and `run_body` raise."""
+    return run_body(call, claim(call), body)
+
+
+def _meant(name: str) -> str:
+    close = difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0.7)
+    return f"Did you mean {close[0]!r}?" if close else f"There are {', '.join(OPTIONS)}."

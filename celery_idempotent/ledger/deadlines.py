@@ -1,0 +1,35 @@
+"""What the passing of a deadline does to an entry. Nothing but the store's clock tells that it has passed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .attempts import attempt_ended
+from .deliveries import in_doubt
+from .doubts import doubtful
+from .entry import Entry, running
+from .status import IN_FLIGHT, DeliveryStatus, Status
+from .store import Store
+from .writes import swap
+
+
+def expire(store: Store, key: str) -> Entry | None:
+    """Release the entry of ``key`` if its lease has passed, or call it in doubt if its send deadline has.
+
+    A hand-over that the provider has proven meanwhile is in no doubt, and released as well.
+
+    Return what it became; None where its deadline is running, or somebody was faster. The claim's id stays, so
+    that a process which is slow and not dead may go on, as long as nobody has claimed since. Raises
+    `LedgerUnavailable`.
+    """
+    stored = store.get(key)
+    if stored is None or stored.entry.status not in IN_FLIGHT or running(stored.entry, stored.now):
+        return None
+    entry = stored.entry
+    released = replace(entry, status=Status.RELEASED, deadline=None)
+    if entry.status is Status.CLAIMED:
+        return swap(store, released, entry)
+    changed = doubtful(entry)
+    if changed.deliveries and not in_doubt(changed):  # the provider has told meanwhile
+        changed = replace(released, deliveries=changed.deliveries, sent_at=changed.sent_at)
+    return swap(store, changed, entry, attempt_ended(entry, DeliveryStatus.IN_DOUBT))

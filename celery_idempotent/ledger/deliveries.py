@@ -1,0 +1,63 @@
+"""The deliveries of an entry: what is known of each recipient, by replies and by what providers tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime
+
+from .entry import Delivery, Entry
+from .status import DeliveryStatus
+
+FAILED = "failed"
+REFUSING = frozenset({"rejected", FAILED})
+"""Events of a provider that has taken the mail and will not deliver it to this recipient."""
+
+
+def in_doubt(entry: Entry) -> tuple[Delivery, ...]:
+    """Return the deliveries in doubt; where there is a `provider_key`, they were handed over under it."""
+    return tuple(d for d in entry.deliveries if d.status is DeliveryStatus.IN_DOUBT)
+
+
+def unsettled(entry: Entry) -> bool:
+    """Tell whether there is a delivery whose outcome is not known."""
+    open_ones = (DeliveryStatus.SENDING, DeliveryStatus.IN_DOUBT)
+    return any(delivery.status in open_ones for delivery in entry.deliveries)
+
+
+def proven(delivery: Delivery) -> DeliveryStatus:
+    """Return the status of ``delivery`` by what the provider has told, where nothing else is known."""
+    kinds = {kind for kind, _ in delivery.events}
+    if not kinds:
+        return delivery.status
+    return DeliveryStatus.REFUSED if kinds <= REFUSING else DeliveryStatus.ACCEPTED
+
+
+def merged(entry: Entry, rows: Iterable[Delivery]) -> tuple[Delivery, ...]:
+    """Return the deliveries of ``entry`` with ``rows`` in place of those for the same part and recipient.
+
+    What the provider has told about one stays with it, as `events_that_still_count` says.
+    """
+    known = {(d.part, d.recipient.digest): d for d in entry.deliveries}
+    for row in rows:
+        place = (row.part, row.recipient.digest)
+        before = known.get(place)
+        known[place] = row if row.events else replace(row, events=events_that_still_count(before, row))
+    return tuple(known.values())
+
+
+def events_that_still_count(before: Delivery | None, row: Delivery) -> tuple[tuple[str, datetime], ...]:
+    """Return the events of ``before`` that count for ``row``, which takes its place.
+
+    That an earlier hand-over failed says nothing about the next one; what was accepted stays so.
+    """
+    if before is None:
+        return ()
+    if before.status is DeliveryStatus.DEFERRED and row.status is DeliveryStatus.SENDING:
+        return tuple(one for one in before.events if one[0] not in REFUSING)
+    return before.events
+
+
+def without_events(deliveries: Iterable[Delivery]) -> tuple[Delivery, ...]:
+    """Return ``deliveries`` as they were before the provider told anything about them."""
+    return tuple(replace(delivery, events=()) for delivery in deliveries)

@@ -1,0 +1,65 @@
+"""The words of the ledger: who asks, by which rules, and what a claim or a hand-over comes to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .entry import Entry, Recipient
+from .status import DeliveryStatus
+
+Target = tuple[str, Recipient]
+"""One recipient of one message: the message's part, and who."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acquired:
+    """The claimant holds the claim: it may go on."""
+
+    entry: Entry
+    mismatch: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """Done before (or cancelled): succeed with the entry's recorded result."""
+
+    entry: Entry
+    mismatch: bool = False
+    settled: bool = False
+    """True if it was this claim that found out, by a verifier."""
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Somebody else is at it: ask again after ``retry_after`` seconds."""
+
+    entry: Entry
+    retry_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A hand-over's outcome is unknown and the rules say to wait for a decision."""
+
+    entry: Entry
+    found: bool = False
+    """True if it was this claim that found the deadline passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """The key exists with other content, and the rules say to refuse that."""
+
+    entry: Entry
+
+
+Outcome = Acquired | Duplicate | Busy | Held | Mismatch
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """How the hand-over ended for one recipient."""
+
+    status: DeliveryStatus
+    code: int | None = None
+    detail: str = ""

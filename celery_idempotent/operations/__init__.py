@@ -1,0 +1,1 @@
+"""What runs or is decided beside the workers."""

@@ -1,0 +1,142 @@
+"""A look at everything that a working ledger needs, and at what waits for somebody."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from django.core.checks import ERROR, run_checks
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from django.db.migrations.executor import MigrationExecutor
+from django.db.utils import Error as DatabaseError
+
+from ..conf import conf
+from ..exceptions import LedgerUnavailable
+from ..ledger.status import Status
+from ..outbox import rows as outbox_rows
+from ..stores.database.connection import OWN_ALIAS, ledger_alias, translated
+from ..stores.factory import get_ledger, ledger_name
+from ..tasks.registry import by_email_type
+from . import search
+from .sweep import STUCK_AFTER
+
+APP = "celery_idempotent"
+_LATE = 300.0
+"""Seconds that the relay may be late before it is worth a word."""
+_FAULTS = 5
+"""Kinds of messages that cannot be published: each may be there a thousand times."""
+OK, WAITS, WRONG = "ok", "waits", "wrong"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    about: str
+    state: str
+    """`OK`, `WAITS` (for somebody's decision) or `WRONG`."""
+    text: str
+
+
+def examine(stuck_after: float = STUCK_AFTER) -> Iterator[Finding]:
+    """Yield what was found. Never raises for what is broken: that is a finding."""
+    yield from _checks()
+    yield from _answer("ledger", _ledger)
+    if search.has_tables():
+        yield from _answer("migrations", _migrations)
+        yield from _answer("connection", _connection)
+        yield from _answer("entries", lambda: _entries(stuck_after))
+    yield from _answer("outbox", _outbox)
+    types = by_email_type()
+    known = ", ".join(sorted(types)) or "none: is your Celery app imported, and does it find your tasks?"
+    yield Finding("email types", OK if types else WRONG, known)
+
+
+def _answer(about: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from look()
+    except (LedgerUnavailable, ImproperlyConfigured, DatabaseError) as error:
+        yield Finding(about, WRONG, str(error).strip())
+
+
+def _checks() -> Iterator[Finding]:
+    found = run_checks(tags=[APP], include_deployment_checks=True)
+    told = [message for message in found if not message.is_silenced()]
+    for message in told:
+        hint = f" {message.hint}" if message.hint else ""
+        state = WRONG if message.level >= ERROR or message.id in _UNFIT else WAITS
+        yield Finding(f"check {str(message.id).removeprefix(APP + '.')}", state, f"{message.msg}.{hint}")
+    if not told:
+        yield Finding("system checks", OK, "nothing to say")
+
+
+_UNFIT = (f"{APP}.W030", f"{APP}.W031")
+
+
+def _ledger() -> Iterator[Finding]:
+    store = get_ledger().store
+    yield Finding(
+        "ledger", OK, f"{type(store).__name__} answers; its clock says {store.now():%Y-%m-%d %H:%M:%S} UTC"
+    )
+
+
+def _migrations() -> Iterator[Finding]:
+    alias = conf.database
+    executor = MigrationExecutor(connections[alias])
+    leaves = [leaf for leaf in executor.loader.graph.leaf_nodes() if leaf[0] == APP]
+    waiting = [migration.name for migration, _ in executor.migration_plan(leaves)]
+    if waiting:
+        text = f"{', '.join(waiting)} not applied: run `manage.py migrate {APP} --database={alias}`"
+        yield Finding("migrations", WRONG, text)
+    else:
+        yield Finding("migrations", OK, f"all applied on {alias!r}")
+
+
+def _connection() -> Iterator[Finding]:
+    alias, base = ledger_alias(), conf.database
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT 1")
+    if alias == OWN_ALIAS:
+        yield Finding("connection", OK, f"{alias!r}, the ledger's own to the database of {base!r}")
+    elif connections[base].vendor == "sqlite":
+        text = (
+            f"{base!r} is SQLite, with one writer: send after the commit, or give the ledger a file of its own"
+        )
+        yield Finding("connection", OK, text)
+    elif ledger_name() == "database":
+        text = f"the ledger writes on {base!r} itself: a rollback of yours would undo what has really happened"
+        yield Finding("connection", WRONG, text)
+
+
+def _outbox() -> Iterator[Finding]:
+    for alias in conf.outbox_databases:
+        with translated(alias):
+            faults, late = outbox_rows.faults(alias, _FAULTS), outbox_rows.overdue(alias, _LATE)
+        for task, error, number, one in faults:
+            text = f"{number} messages of {task} in {alias!r}, such as {one}, cannot be published: {error}"
+            yield Finding("outbox", WAITS, text)
+        if late:
+            text = f"{late} messages overdue in {alias!r}: is there a relay of their app, and a broker?"
+            yield Finding("outbox", WAITS, text)
+        elif not faults:
+            yield Finding("outbox", OK, f"on time in {alias!r}")
+
+
+def _entries(stuck_after: float) -> Iterator[Finding]:
+    with search.rows() as rows:
+        doubtful = rows.filter(status=Status.IN_DOUBT.value).count()
+        stuck = search.stuck(rows, stuck_after).exclude(status=Status.IN_DOUBT.value).count()
+        unfinished = search.unfinished(rows, stuck_after).count()
+    text = f"{doubtful}: `manage.py idempotency stats --in-doubt` lists them" if doubtful else "none"
+    yield Finding("in doubt", WAITS if doubtful else OK, text)
+    text = (
+        f"{stuck} unchanged for {stuck_after:.0f} s: `manage.py idempotency stats --stuck`" if stuck else "none"
+    )
+    yield Finding("stuck", WAITS if stuck else OK, text)
+    text = (
+        f"{unfinished} sent, and cut off before their bodies' end: `manage.py idempotency stats --unfinished`"
+        if unfinished
+        else "none"
+    )
+    yield Finding("unfinished", OK, text)  # nobody can tell whether such a body had more to send

@@ -1,0 +1,175 @@
+"""How long the ledger has to remember, and what may be removed after that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from celery import current_app
+
+from ..conf import conf
+from ..email_types.options import email_type
+from ..exceptions import InterventionRefused
+from ..execution.call import LONGEST_WAIT
+from ..models import OutboxMessage
+from ..outbox import rows as outbox_rows
+from ..stores.database.connection import ledger_alias, translated
+from ..stores.database.store import DatabaseStore
+from ..stores.factory import get_ledger, get_mirror
+from ..tasks.registry import functions, tasks
+from . import search
+
+BATCH = 1000
+_ALL = 10**9
+_NAMED = 5
+"""How many email types a refusal lists."""
+_VISIBILITY = {"redis": 3600, "rediss": 3600, "sentinel": 3600, "sqs": 1800}
+_CONSUMER_TIMEOUT = 1800
+"""Seconds after which RabbitMQ takes a message back that is not acknowledged, unless it is told otherwise."""
+
+
+def longest_redelivery(app: Any = None) -> tuple[timedelta, str]:
+    """Return how long a message may still come after its email was finished, and what that is made of.
+
+    An ``eta`` or ``countdown`` of a single call is in no configuration and not counted; those of beat's are.
+    Nor are retries without an end; the text names their tasks.
+    """
+    app = app or current_app._get_current_object()
+    parts = [
+        ("the broker's visibility_timeout", _visibility(app)),
+        ("waiting for another task", LONGEST_WAIT),
+        max(_retries(app), key=lambda part: part[1], default=("", 0.0)),
+        max(_countdowns(app), key=lambda part: part[1], default=("", 0.0)),
+    ]
+    text = ", ".join(f"{name} {timedelta(seconds=seconds)}" for name, seconds in parts if seconds)
+    if endless := sorted(task.name for task in tasks(app) if _max_retries(task) is None):
+        text += f"; without an end, and so not counted: retries of {', '.join(endless)}"
+    return timedelta(seconds=sum(seconds for _, seconds in parts)), text
+
+
+def _visibility(app: Any) -> float:
+    options = app.conf.broker_transport_options or {}
+    if given := options.get("visibility_timeout"):
+        return float(given)
+    urls = app.conf.broker_read_url or ""
+    several = urls if isinstance(urls, list | tuple) else str(urls).split(";")
+    schemes = (str(url).partition("://")[0].split("+")[0].lower() for url in several)
+    return float(max(_VISIBILITY.get(scheme, _CONSUMER_TIMEOUT) for scheme in schemes))
+
+
+def _max_retries(task: Any) -> int | None:
+    """Return how often ``task`` retries; None: for ever."""
+    times: int | None = (getattr(task, "retry_kwargs", None) or {}).get("max_retries", task.max_retries)
+    return times
+
+
+def _retries(app: Any) -> Iterator[tuple[str, float]]:
+    """Yield how long the retries of each task take; those of a task that retries for ever have no end."""
+    for task in tasks(app):
+        keywords = getattr(task, "retry_kwargs", None) or {}
+        if (times := _max_retries(task)) is None:
+            continue
+        if backoff := getattr(task, "retry_backoff", False):
+            most = float(getattr(task, "retry_backoff_max", 600))
+            growing = min(times, 32)
+            seconds = sum(min(float(backoff) * 2**n, most) for n in range(growing)) + (times - growing) * most
+        else:
+            seconds = times * float(keywords.get("countdown", task.default_retry_delay))
+        yield f"the retries of {task.name}", seconds
+
+
+def _countdowns(app: Any) -> Iterator[tuple[str, float]]:
+    for name, entry in (app.conf.beat_schedule or {}).items():
+        countdown = (entry.get("options") or {}).get("countdown")
+        if isinstance(countdown, int | float):
+            yield f"the countdown of {name}", float(countdown)
+
+
+def shortest_age(app: Any = None) -> tuple[timedelta, str]:
+    """Return the age below which nothing may be removed, and why."""
+    age, why = longest_redelivery(app)
+    for task in (*tasks(app), *functions()):
+        if isinstance(task.window, timedelta) and task.window > age:
+            age, why = task.window, f"the window of {task.name}"
+    return age, why
+
+
+def purge(
+    older_than: timedelta | None = None, dry_run: bool = False, batch: int = BATCH, app: Any = None
+) -> int:
+    """Remove what is finished and unchanged for ``older_than``, by default ``RETENTION``; return how many.
+
+    In transactions of up to ``batch`` entries. In flight, released and in doubt stay. Raises
+    `InterventionRefused` for an age at which duplicates may still come, `LedgerUnavailable`.
+    """
+    age = conf.retention if older_than is None else older_than
+    if not (*tasks(app), *functions()):
+        raise InterventionRefused(
+            "this process knows no idempotent task, and so not how long their windows are. Import your Celery "
+            "app in the project's __init__.py, and let it find your tasks"
+        )
+    least, why = shortest_age(app)
+    if age < least:
+        raise InterventionRefused(
+            f"{age} is too short an age: for {least} a message may still ask for what was sent ({why}), and "
+            "would be sent again"
+        )
+    if age < conf.retention:
+        _refuse_the_unknown(age, app)
+        _refuse_while_awaited(age)  # the relay takes what is older than the retention for forgotten
+    store = get_ledger(app).store
+    if get_mirror(app) is None:
+        return _in_batches(store, age, dry_run, batch)
+    # Redis removes one entry at a time and has to look at all of them, so once has to do.
+    removed = store.purge(age.total_seconds(), limit=_ALL, dry_run=dry_run)
+    return max(removed, _in_batches(DatabaseStore(ledger_alias), age, dry_run, batch))
+
+
+def _refuse_the_unknown(age: timedelta, app: Any) -> None:
+    """Raise `InterventionRefused` while emails would go whose window this process does not know."""
+    known = {email_type(task) for task in (*tasks(app), *functions())}
+    found = search.types_to_remove(age.total_seconds(), sorted(known), _NAMED + 1)
+    if found:
+        more = " and others" if len(found) > _NAMED else ""
+        raise InterventionRefused(
+            f"{age} is too short an age: it would remove emails of types that this process does not know "
+            f"({', '.join(sorted(found)[:_NAMED])}{more}), and so not how long their windows are. Import the "
+            "modules of their tasks or functions here, or purge with a longer age: from RETENTION "
+            f"({conf.retention}) on everything goes"
+        )
+
+
+def _refuse_while_awaited(age: timedelta) -> None:
+    """Raise `InterventionRefused` while the outbox has a message from before: the relay would send it anew."""
+    for alias in conf.outbox_databases:
+        with translated(alias):
+            oldest = outbox_rows.oldest(alias)
+        if oldest is not None and oldest[1] >= age:
+            row, waited = oldest
+            raise InterventionRefused(
+                f"{age} is too short an age: a message of {row.task} ({row.label}), enqueued {waited} ago, "
+                f"waits in the outbox of {alias!r}. What it asks for may have been sent, and would be sent "
+                f"again. {_cure(alias, row)}"
+            )
+
+
+def _cure(alias: str, row: OutboxMessage) -> str:
+    if row.error:
+        return (
+            f"It cannot be published: {row.error}. To give it up, in a shell: OutboxMessage.objects"
+            f".using({alias!r}).filter(task_id={row.task_id!r}).delete()"
+        )
+    if row.eta and (when := outbox_rows.moment(alias, row.eta)) > datetime.now(timezone.utc):
+        return f"It is to go out at {when:%Y-%m-%d %H:%M} UTC: until then, purge with a longer age"
+    return f"Run the relay first. If it stays: `manage.py idempotency show {row.key}` says what it waits for"
+
+
+def _in_batches(store: Any, age: timedelta, dry_run: bool, batch: int) -> int:
+    seconds = age.total_seconds()
+    if dry_run:
+        return int(store.purge(seconds, limit=_ALL, dry_run=True))
+    total = 0
+    while removed := store.purge(seconds, limit=batch):
+        total += removed
+    return total

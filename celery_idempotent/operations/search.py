@@ -1,0 +1,137 @@
+"""Looking for entries: in the tables, which are the ledger or its mirror. What is found there is then read from
+the ledger itself, so that a mirror which is behind misleads nobody.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+from django.db.models import Count, Max, Min, Q, QuerySet
+
+from ..ledger.entry import After, Attempt
+from ..ledger.status import UNFINISHED, DeliveryStatus, Status
+from ..models import LogicalEmail, SendAttempt
+from ..stores.database.connection import ledger_alias, translated
+from ..stores.database.rows import StoreNow, read, written
+from ..stores.factory import is_redis, ledger_name
+
+Rows = QuerySet[LogicalEmail]
+
+
+def has_tables() -> bool:
+    """Tell whether the ledger can be looked through: it is in a database, or has a mirror there."""
+    name = ledger_name()
+    return name == "database" or is_redis(name)
+
+
+@contextmanager
+def rows() -> Iterator[Rows]:
+    """Yield all rows. Errors of the database become `LedgerUnavailable`."""
+    alias = ledger_alias()
+    with translated(alias):
+        yield LogicalEmail.objects.using(alias)
+
+
+def keys_in_doubt(limit: int) -> list[str]:
+    """Return up to ``limit`` keys in doubt, from a random place on, so that none is always left out."""
+    if not has_tables():
+        return []
+    with rows() as found:
+        doubtful = found.filter(status=Status.IN_DOUBT.value)
+        ends = doubtful.aggregate(first=Min("pk"), last=Max("pk"))
+        if ends["first"] is None:
+            return []
+        start = random.randint(ends["first"], ends["last"])
+        keys = doubtful.order_by("pk").values_list("key", flat=True)
+        after = list(keys.filter(pk__gte=start)[:limit])
+        return after + list(keys.filter(pk__lt=start)[: limit - len(after)])
+
+
+def stuck(found: Rows, seconds: float) -> Rows:
+    """Return what waits for somebody: unfinished, unchanged for ``seconds``, and with no retry to come."""
+    alias = found.db
+    old = Q(updated_at__lte=written(alias, After(-seconds)))
+    passed = Q(deadline__isnull=True) | Q(deadline__lte=StoreNow())
+    return found.filter(old, passed, status__in=sorted(status.value for status in UNFINISHED)).order_by(
+        "updated_at"
+    )
+
+
+def unfinished(found: Rows, seconds: float = 0.0) -> Rows:
+    """Return what is sent, and whose body has not come to its end for ``seconds``; the oldest first.
+
+    Of all that is sent it alone has a deadline, so that this is a probe of the index on status and deadline.
+    """
+    since = written(found.db, After(-seconds))
+    return found.filter(status=Status.SENT.value, deadline__lte=since, unfinished=True).order_by("deadline")
+
+
+def counts(found: Rows) -> dict[tuple[str, str], int]:
+    """Return how many entries there are, by email type and status."""
+    grouped = found.order_by().values_list("email_type", "status").annotate(n=Count("pk"))
+    return {(kind, status): n for kind, status, n in grouped}
+
+
+def types_to_remove(seconds: float, known: Collection[str], limit: int) -> list[str]:
+    """Return up to ``limit`` email types, none of ``known``, of what is finished and unchanged for ``seconds``.
+
+    One statement, that reads what is so old: no more than a purge of that age would remove or pass over.
+    """
+    if not has_tables():
+        return []
+    with rows() as found:
+        old = found.filter(updated_at__lte=written(found.db, After(-seconds)))
+        old = old.exclude(status__in=sorted(status.value for status in UNFINISHED)).exclude(
+            email_type__in=known
+        )
+        return list(old.order_by().values_list("email_type", flat=True).distinct()[:limit])
+
+
+def matching(text: str, limit: int) -> list[str]:
+    """Return up to ``limit`` keys, the newest first, of what ``text`` names.
+
+    A task id, a Message-ID, or at least four characters of how a key begins; one index probe each.
+    """
+    if not has_tables() or not text:
+        return []
+    prefix = text if text.startswith("1:") else f"1:{text}"
+    ways = [Q(owner=text), Q(send_attempts__task_id=text), Q(send_attempts__message_id=text)]
+    if len(prefix) >= 6:
+        # A key ends in hexadecimal digits, all of which sort before "g": a range has an index everywhere.
+        ways.append(Q(key__gte=prefix, key__lt=f"{prefix}g", key__startswith=prefix))
+    with rows() as found:
+        for way in ways:
+            keys = found.filter(way).order_by("-created_at").values_list("key", flat=True)
+            if matched := list(dict.fromkeys(keys[:limit])):
+                return matched
+    return []
+
+
+def attempts_of(key: str) -> list[Attempt]:
+    """Return every hand-over of ``key`` that the tables have, of all generations."""
+    if not has_tables():
+        return []
+    with rows() as found:
+        told = SendAttempt.objects.using(found.db).filter(email__key=key).order_by("generation", "number")
+        return [_attempt(row, found.db) for row in told]
+
+
+def _attempt(row: SendAttempt, alias: str) -> Attempt:
+    started = read(alias, row.started_at)
+    assert started is not None
+    return Attempt(
+        number=row.number,
+        generation=row.generation,
+        part=row.part,
+        task_id=row.task_id,
+        worker=row.worker,
+        message_id=row.message_id,
+        recipients=row.recipients,
+        started_at=started,
+        ended_at=read(alias, row.ended_at),
+        outcome=DeliveryStatus(row.outcome),
+        code=row.code,
+        detail=row.detail,
+    )

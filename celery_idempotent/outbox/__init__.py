@@ -1,0 +1,1 @@
+"""Intentions kept in the caller's transaction until the broker has them."""

@@ -1,0 +1,1 @@
+"""The Celery base classes, and what a worker has to do for them."""

@@ -1,0 +1,70 @@
+"""The tasks and functions that this process knows, and which email type is whose."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+from ..email_types.options import email_type
+from ..execution.functions import Declared, known
+
+_SKIP_CHECKS = "CELERY_SKIP_CHECKS"
+"""Environment variable of Celery's own, set by ``celery --skip-checks``."""
+
+
+def tasks(app: Any = None) -> Iterator[Any]:
+    """Yield the idempotent tasks that ``app`` knows, by default the current Celery app."""
+    from celery import current_app
+
+    from .idempotent import IdempotentTask
+
+    for task in (app or current_app).tasks.values():
+        if isinstance(task, IdempotentTask):
+            yield task
+
+
+def import_tasks() -> Exception | None:
+    """Import the modules in which the current Celery app looks for tasks, and return what stopped that.
+
+    A worker does so when it starts. Any other process knows only the tasks that something has imported.
+    """
+    from celery import current_app
+
+    return _import_tasks(current_app._get_current_object())
+
+
+@lru_cache(maxsize=8)
+def _import_tasks(app: Any) -> Exception | None:
+    try:
+        with _without_checks():
+            app.loader.import_default_modules()
+    except Exception as error:
+        return error
+    return None
+
+
+@contextmanager
+def _without_checks() -> Iterator[None]:
+    """Keep Celery from running Django's checks before it imports: one of them may have brought us here."""
+    before = os.environ.get(_SKIP_CHECKS)
+    os.environ[_SKIP_CHECKS] = "true"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_SKIP_CHECKS]
+        else:
+            os.environ[_SKIP_CHECKS] = before
+
+
+def functions() -> list[Declared]:
+    """Return the idempotent functions of other queues that have been imported."""
+    return sorted(known, key=lambda declared: declared.name)
+
+
+def by_email_type(app: Any = None) -> dict[str, Any]:
+    """Return the task or function of each email type."""
+    return {email_type(task): task for task in (*functions(), *tasks(app))}

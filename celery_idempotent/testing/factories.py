@@ -1,0 +1,48 @@
+"""What tests of stores are made of: entries and attempts as a ledger would write them, and races."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+from ..ledger.entry import After, Attempt, Entry, Recipient
+from ..ledger.status import Status
+
+KEY = "1:" + "ab" * 32
+ANN = Recipient("d1" * 32, "a***@example.com")
+BOB = Recipient("b0" * 32, "b***@example.com")
+
+
+def make_entry(key: str = KEY, **changes: Any) -> Entry:
+    """Return a claimed entry as `Ledger` would write it."""
+    entry = Entry(
+        key=key,
+        email_type="confirmation",
+        status=Status.CLAIMED,
+        owner="task-1",
+        claim_id="claim-1",
+        deadline=After(60),
+        begun_at=After(),
+        created_at=After(),
+    )
+    return replace(entry, **changes)
+
+
+def make_attempt(**changes: Any) -> Attempt:
+    """Return a hand-over that has just begun."""
+    return replace(Attempt(1, 1, "0", "task-1", "worker", "<m@x>", 1, After()), **changes)
+
+
+def race(work: Callable[[int], Any], racers: int = 8) -> list[Any]:
+    """Run ``work(n)`` in ``racers`` threads that start together, and return their results."""
+    barrier = threading.Barrier(racers)
+
+    def run(number: int) -> Any:
+        barrier.wait()
+        return work(number)
+
+    with ThreadPoolExecutor(racers) as pool:
+        return list(pool.map(run, range(racers)))
