@@ -17,7 +17,7 @@ class CeleryIdempotentConfig(AppConfig):
         from . import checks  # noqa: F401
         from .operations import periodic_tasks  # noqa: F401
         from .outbox import cleanup  # noqa: F401
-        from .stores.database.connection import add_own_connection
+        from .stores.database.own_connection import add_own_connection
         from .tasks import worker  # noqa: F401
 
         add_own_connection()

@@ -15,7 +15,8 @@ from ..conf import conf
 from ..exceptions import LedgerUnavailable
 from ..ledger.status import Status
 from ..outbox import rows as outbox_rows
-from ..stores.database.connection import OWN_ALIAS, ledger_alias, translated
+from ..stores.database.connection import translated
+from ..stores.database.own_connection import OWN_ALIAS, ledger_alias
 from ..stores.factory import get_ledger, ledger_name
 from ..tasks.registry import by_email_type
 from . import search

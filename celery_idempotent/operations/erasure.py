@@ -13,7 +13,7 @@ from ..ledger.entry import Entry
 from ..ledger.erasure import scrubbed
 from ..ledger.store import Store
 from ..outbox.enqueue import forget_participants, kept_in
-from ..stores.database.connection import ledger_alias
+from ..stores.database.own_connection import ledger_alias
 from ..stores.database.store import DatabaseStore
 from ..stores.factory import get_ledger, get_mirror
 

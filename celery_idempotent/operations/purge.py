@@ -14,7 +14,8 @@ from ..exceptions import InterventionRefused
 from ..execution.call import LONGEST_WAIT
 from ..models import OutboxMessage
 from ..outbox import rows as outbox_rows
-from ..stores.database.connection import ledger_alias, translated
+from ..stores.database.connection import translated
+from ..stores.database.own_connection import ledger_alias
 from ..stores.database.store import DatabaseStore
 from ..stores.factory import get_ledger, get_mirror
 from ..tasks.registry import functions, tasks

@@ -13,7 +13,8 @@ from django.db.models import Count, Max, Min, Q, QuerySet
 from ..ledger.entry import After, Attempt
 from ..ledger.status import UNFINISHED, DeliveryStatus, Status
 from ..models import LogicalEmail, SendAttempt
-from ..stores.database.connection import ledger_alias, translated
+from ..stores.database.connection import translated
+from ..stores.database.own_connection import ledger_alias
 from ..stores.database.rows import StoreNow, read, written
 from ..stores.factory import is_redis, ledger_name
 

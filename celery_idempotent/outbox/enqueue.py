@@ -26,7 +26,8 @@ from ..email_types.call_keys import Identity
 from ..exceptions import UnsafeTransaction
 from ..ledger.entry import Entry
 from ..models import OutboxMessage
-from ..stores.database.connection import OWN_ALIAS, ledger_alias, translated
+from ..stores.database.connection import translated
+from ..stores.database.own_connection import OWN_ALIAS, ledger_alias
 from . import rows as store
 from .payload import pack, seal
 from .publish import BrokerDown, hand_over, redeliver_in, send

@@ -13,7 +13,7 @@ from django.utils.module_loading import import_string
 from ..conf import conf
 from ..ledger.ledger import Ledger
 from ..ledger.store import Store
-from .database.connection import ledger_alias
+from .database.own_connection import ledger_alias
 from .redis.client import make_client, without_password
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from celery_idempotent.ledger.policy import Claimant, Policy
 from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.ledger.store import Store
 from celery_idempotent.models import LogicalEmail, SendAttempt
-from celery_idempotent.stores.database.connection import OWN_ALIAS, add_own_connection
+from celery_idempotent.stores.database.own_connection import OWN_ALIAS, add_own_connection
 from celery_idempotent.stores.database.store import DatabaseStore
 from celery_idempotent.testing import KEY, StoreConformance, make_attempt, make_entry
 from tests.support.databases import added, place_of, wipe
