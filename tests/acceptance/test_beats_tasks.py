@@ -11,9 +11,9 @@ STORED = "from django.utils import timezone\nfrom celery_idempotent.models impor
 def test_the_relay_publishes_what_was_lost(shop: Shop) -> None:
     """Published once, says its row, and not in the broker: the worker publishes it again, and sends it."""
     shop.ask(f"""{STORED}
-from celery_idempotent import outbox
-outbox._publish = lambda *_: None
-task_id = confirm.enqueue(3001).id
+from unittest.mock import patch
+with patch("celery_idempotent.outbox.enqueue._publish"):
+    task_id = confirm.enqueue(3001).id
 OutboxMessage.objects.update(tries=1, published_at=timezone.now(), due_at=timezone.now())
 app.send_task("celery_idempotent.relay")
 """)
@@ -25,7 +25,7 @@ app.send_task("celery_idempotent.relay")
 def test_the_sweep_releases_what_was_left(shop: Shop) -> None:
     """A lease that has passed, of a process that is gone: the key is free again, and who comes next sends."""
     released, status, result = shop.ask("""
-from celery_idempotent.ledger.outcomes import Claimant, Policy
+from celery_idempotent.ledger.policy import Claimant, Policy
 from celery_idempotent.stores.factory import get_ledger
 from tests.support.worker import wait_for
 ledger = get_ledger(app)

@@ -53,8 +53,8 @@ except ValueError: pass
 def test_a_publisher_that_is_killed_after_its_commit(place: Shop) -> None:
     """Nothing was published, and the relay does it, under the id that was written; told to stop, it stops."""
     before = place.copies()
-    script = "from tests.acceptance.app import *\nfrom celery_idempotent import outbox\n"
-    script += "outbox._publish = lambda *_: os.kill(os.getpid(), 9)\nconfirm.enqueue(500)"
+    script = "from tests.acceptance.app import *\nfrom celery_idempotent.outbox import enqueue\n"
+    script += "enqueue._publish = lambda *_: os.kill(os.getpid(), 9)\nconfirm.enqueue(500)"
     with python(place, script) as publisher:
         assert publisher.wait(60) == -signal.SIGKILL
     assert place.ask(WAITING) == 1

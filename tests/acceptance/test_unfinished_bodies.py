@@ -119,7 +119,7 @@ def test_a_kill_in_the_first_hand_over_and_a_redelivery_after_the_proof(shop: Sh
 RELAY = """
 from django.utils import timezone
 from celery_idempotent.models import OutboxMessage
-from celery_idempotent.relay import Relay
+from celery_idempotent.operations.relay import Relay
 OutboxMessage.objects.update(due_at=timezone.now())
 Relay(app).once()
 """

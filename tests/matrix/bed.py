@@ -13,9 +13,9 @@ from pytest_celery import CeleryTestSetup
 
 from tests.matrix import BROKERS, LEDGERS, POOLS
 from tests.support.mailserver import ScriptedSMTP
-from tests.support.matrix.console import Console
 from tests.support.matrix.containers import LocalContainer
 from tests.support.matrix.nodes import LocalBackend, LocalBroker, LocalNode, LocalWorker
+from tests.support.shop import Shop
 
 VISIBILITY_TIMEOUT = 5
 """Seconds after which Redis delivers an unacknowledged message again, unless a test says otherwise."""
@@ -65,7 +65,7 @@ class Bed:
     combination: Combination
     directory: Path
     setup: CeleryTestSetup
-    shop: Console
+    shop: Shop
     server: ScriptedSMTP
     ledger: Ledger
     project: dict[str, str]

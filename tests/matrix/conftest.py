@@ -43,9 +43,10 @@ from tests.matrix.servers import (
 )
 from tests.support.apps import current
 from tests.support.mailserver import ScriptedSMTP
-from tests.support.matrix.console import Console, left_running
 from tests.support.matrix.containers import WorkerContainer
 from tests.support.matrix.nodes import LocalBackend, LocalBroker, LocalWorker
+from tests.support.processes import left_running
+from tests.support.shop import Shop
 from tests.support.worker import environment, wait_for
 
 __all__ = [
@@ -165,9 +166,9 @@ def celery_worker(celery_worker_cluster: CeleryWorkerCluster) -> LocalWorker:
 @pytest.fixture(scope="session")
 def console(
     place: Path, project: dict[str, str], mail_server: ScriptedSMTP, celery_worker_cluster: CeleryWorkerCluster
-) -> Iterator[Console]:
+) -> Iterator[Shop]:
     """A process of the project for the test's questions. Starts beside the workers and empties the ledger."""
-    console = Console(place, mail_server, project)
+    console = Shop(place, mail_server, project)
     try:
         console.ask(EMPTY)
         yield console
@@ -216,7 +217,7 @@ def bed(
     ledger: Ledger,
     project: dict[str, str],
     mail_server: ScriptedSMTP,
-    console: Console,
+    console: Shop,
     celery_setup: CeleryTestSetup,
     numbers: Iterator[int],
     request: pytest.FixtureRequest,

@@ -59,7 +59,10 @@ def migrate(directory: Path, database: dict[str, Any]) -> None:
     """Migrate ``database`` in a process of the project."""
     shop = Shop(directory, None, environment(directory, "memory://", database, 1))  # type: ignore[arg-type]
     (directory / "worker.log").touch()
-    shop.ask("from django.core.management import call_command; call_command('migrate', verbosity=0)")
+    try:
+        shop.ask("from django.core.management import call_command; call_command('migrate', verbosity=0)")
+    finally:
+        shop.end()
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,10 @@ from pytest_celery import CeleryTestSetup
 
 from tests.matrix import scope
 from tests.matrix.bed import MATRIX, Bed
-from tests.support.matrix.console import Console, left_running
 from tests.support.matrix.containers import WorkerContainer
+from tests.support.processes import left_running
 from tests.support.servers import Redis
-from tests.support.shop import sqlite
+from tests.support.shop import Shop, sqlite
 from tests.support.worker import environment, wait_for
 
 
@@ -117,7 +117,7 @@ def test_nothing_is_left_running(tmp_path: Any) -> None:
     with Redis() as broker:
         shared = environment(tmp_path, broker.url, sqlite(tmp_path), 1)
         worker = WorkerContainer("worker1", tmp_path, shared, "celery", "-c", "2")
-        console = Console(tmp_path, None, shared)  # type: ignore[arg-type]
+        console = Shop(tmp_path, None, shared)  # type: ignore[arg-type]
         console.start()
         worker.start()
         worker.ready()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from pathlib import Path
 from typing import Any
 
 
@@ -15,3 +16,16 @@ def kill_group(process: subprocess.Popen[Any]) -> None:
     except ProcessLookupError:
         pass
     process.wait(10)
+
+
+def left_running(directory: Path) -> dict[int, str]:
+    """Return the processes whose environment names ``directory``; zombies have no environment."""
+    wanted = f"TEST_DIRECTORY={directory}\0".encode()
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if wanted in (process / "environ").read_bytes() + b"\0":
+                found[int(process.name)] = (process / "cmdline").read_text().replace("\0", " ")
+        except OSError:
+            continue
+    return found

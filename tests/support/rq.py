@@ -14,7 +14,6 @@ from typing import Any
 
 import psutil
 
-from tests.support.console import Console
 from tests.support.mailserver import ScriptedSMTP
 from tests.support.servers import Redis
 from tests.support.shop import Shop, sqlite
@@ -53,14 +52,9 @@ class RQWorker(Process):
 
 @dataclass
 class RQShop(Shop):
-    """A shop whose tests talk to one process of the project that stays."""
+    """A shop whose jobs RQ's workers run."""
 
-    console: Console | None = None
     redis: Redis | None = None
-
-    def ask(self, code: str) -> Any:
-        assert self.console is not None
-        return self.console.ask(code)
 
     def worker_of(self, *arguments: str, kind: str = FORKING) -> RQWorker:
         """Return another worker, to be used in a with block."""
@@ -92,11 +86,12 @@ def opened(
     """A migrated project with a Redis to itself for its jobs; no worker yet."""
     with ScriptedSMTP() as server, Redis() as broker:
         where = environment(directory, broker.url, database or sqlite(directory), server.port)
-        shop = RQShop(directory, server, {**where, **more}, redis=broker)
-        with Console(app, shop.environment) as console:
-            shop.console = console
+        shop = RQShop(directory, server, {**where, **more}, app=app, redis=broker)
+        try:
             shop.ask("from django.core.management import call_command; call_command('migrate', verbosity=0)")
             yield shop
+        finally:
+            shop.stop()
 
 
 def redis_ledger(url: str, **more: Any) -> dict[str, str]:
