@@ -48,8 +48,7 @@ def keep_ledger_in(request: Any, settings: Any) -> Iterator[Callable[[str], None
 
 
 def _forget_ledgers() -> None:
-    for cache in (factory._ledger, factory._mirror):
-        cache.cache_clear()
+    factory._ledger.cache_clear()
 
 
 @pytest.fixture

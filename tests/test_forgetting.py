@@ -201,9 +201,8 @@ def cut_off(task: Any, task_id: str) -> None:
     assert isinstance(claimed, Acquired)
     entry = ledger.begin(claimed.entry, [target], "<m@x>", claimant, rules)
     entry = ledger.settle(entry, {target: Reply(DeliveryStatus.IN_DOUBT)}, "<m@x>", claimant, rules)
-    entry = Operator(ledger.store, "me", "it is there").resolve(entry, Verdict.SENT)
-    if mirror := factory.get_mirror(app):
-        mirror.keep(entry)
+    entry = Operator(ledger, "me", "it is there").resolve(entry, Verdict.SENT)
+    factory.get_ledger(app).show(entry)
     assert entry.unfinished
 
 
@@ -250,7 +249,7 @@ def test_what_only_the_mirror_still_knows(server: ScriptedSMTP) -> None:
     """An entry that has expired in Redis has rows."""
     run("one", 1, ANN).get()
     store = factory.get_ledger(app).store
-    if factory.get_mirror(app) is None:
+    if factory.get_ledger(app).mirror is None:
         assert forget(ANN, **WHY).erased == {mail.key_for(1, ANN)}
         return
     store.client.delete(store.place(mail.key_for(1, ANN)))  # type: ignore[attr-defined]

@@ -198,8 +198,8 @@ def test_a_frozen_message_is_erased_once_no_provider_recognises_it(ledger: Ledge
         who = claimant(f"frozen-{seconds}")
         entry = ledger.begin(claim, [TARGET], "<m@x>", who, POLICY, Offer("key", seconds, "frozen text"))
         kept[seconds] = ledger.settle(entry, {TARGET: Reply(DeliveryStatus.IN_DOUBT)}, "<m@x>", who, POLICY)
-    if mirror := factory.get_mirror():
-        assert all(mirror.keep(entry) for entry in kept.values())
+    if mirror := factory.get_ledger().mirror:
+        assert all(mirror.show(entry) for entry in kept.values())
     time.sleep(0.1)
     sweep.sweep(app=app)
     found = {seconds: ledger.store.get(entry.key).entry for seconds, entry in kept.items()}  # type: ignore[union-attr]
@@ -229,11 +229,11 @@ def test_what_is_stuck_is_reported(ledger: Ledger, caplog: Any) -> None:
     entry = claimed(ledger, "waits")
     ledger.release(entry, POLICY, retry_in=9000)
     ledger.release(claimed(ledger, "lost"), POLICY)
-    mirror = factory.get_mirror(app)
+    mirror = factory.get_ledger(app).mirror
     for name in ("waits", "lost"):
         stored = ledger.store.get(name)
         if mirror is not None and stored is not None:
-            mirror.keep(stored.entry)
+            mirror.show(stored.entry)
     sweep.sweep(app=app)
     ago = LogicalEmail.objects.get(key="old").updated_at - timedelta(hours=2)
     LogicalEmail.objects.exclude(key="young").update(updated_at=ago)
@@ -245,7 +245,7 @@ def test_what_is_stuck_is_reported(ledger: Ledger, caplog: Any) -> None:
 
 def test_the_mirror_catches_up(ledger: Ledger) -> None:
     """What could not be written when it happened is written now."""
-    mirror = factory.get_mirror(app)
+    mirror = factory.get_ledger(app).mirror
     for number in range(45):
         claimed(ledger, f"key-{number}")
         if mirror is not None:

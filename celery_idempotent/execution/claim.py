@@ -5,9 +5,10 @@ from __future__ import annotations
 from ..email_types.options import policy
 from ..exceptions import DeliveryInDoubt, InProgress, LedgerUnavailable, PayloadMismatch
 from ..ledger.entry import Entry
+from ..ledger.ledger import Ledger
 from ..ledger.outcomes import Acquired, Busy, Duplicate, Held, Mismatch
 from ..ledger.policy import Claimant
-from ..stores.factory import get_ledger, get_mirror
+from ..stores.factory import get_ledger
 from .call import Call
 from .run import Run
 
@@ -29,25 +30,25 @@ def claim(call: Call) -> Run | Duplicate:
             report = call.report(entry)
             report.mismatch(mismatch)
             report.claimed()
-            return Run(ledger, call.claimant, rules, entry, get_mirror(call.app))
+            return Run(ledger, call.claimant, rules, entry)
         case Duplicate():
-            return _duplicate(call, outcome)
+            return _duplicate(call, ledger, outcome)
         case Busy():
             return _busy(call, outcome)
         case Held():
-            raise _held(call, outcome)
+            raise _held(call, ledger, outcome)
         case Mismatch(entry):
             raise _mismatch(call.claimant, entry)
 
 
-def _duplicate(call: Call, duplicate: Duplicate) -> Duplicate:
+def _duplicate(call: Call, ledger: Ledger, duplicate: Duplicate) -> Duplicate:
     entry = duplicate.entry
     report = call.report(entry)
     report.mismatch(duplicate.mismatch)
-    if mirror := get_mirror(call.app):
-        # This run's predecessor may have died before it got there.
-        own = duplicate.settled or entry.owner == call.claimant.task_id
-        mirror.keep(entry) if own else mirror.count(entry)
+    if duplicate.settled or entry.owner == call.claimant.task_id:
+        ledger.show(entry)  # this run's predecessor may have died before it got there
+    elif ledger.mirror is not None:
+        ledger.mirror.count(entry)
     report.duplicate()
     return duplicate
 
@@ -69,7 +70,7 @@ def _busy(call: Call, busy: Busy) -> Duplicate:
     return call.snooze(min(busy.retry_after, call.backoff()), error)
 
 
-def _held(call: Call, held: Held) -> DeliveryInDoubt:
+def _held(call: Call, ledger: Ledger, held: Held) -> DeliveryInDoubt:
     """Return the error of a call that finds a doubt, which has been reported then."""
     entry = held.entry
     error = DeliveryInDoubt(
@@ -78,8 +79,7 @@ def _held(call: Call, held: Held) -> DeliveryInDoubt:
     )
     report = call.report(entry)
     report.ended(error) if held.found else report.held()
-    if mirror := get_mirror(call.app):
-        mirror.keep(entry)
+    ledger.show(entry)
     return error
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any
 
 from ..exceptions import ClaimLost, IdempotencyError, LedgerUnavailable
 from ..ledger.entry import Delivery, Entry, Recipient
@@ -48,24 +48,14 @@ class TakenBack(Exception):
     """Raised when a run took its claim back from one that has sent something meanwhile."""
 
 
-class Keeper(Protocol):
-    """Keeps a copy of entries for people to look at, and never raises."""
-
-    def keep(self, entry: Entry) -> bool:
-        """Bring the copy of ``entry`` up to date."""
-
-
 class Run:
     """Holds the newest entry of a claim and writes to the ledger in its name."""
 
-    def __init__(
-        self, ledger: Ledger, claimant: Claimant, policy: Policy, entry: Entry, mirror: Keeper | None = None
-    ) -> None:
+    def __init__(self, ledger: Ledger, claimant: Claimant, policy: Policy, entry: Entry) -> None:
         self.ledger = ledger
         self.claimant = claimant
         self.policy = policy
         self.entry = entry
-        self._mirror = mirror
         self.around: Run | None = None
         """The run whose body has called this one."""
         self.stopped_by: Exception | None = None
@@ -251,7 +241,7 @@ class Run:
         except Exception:
             logger.exception("%s: the result cannot be kept, so duplicates get None", self.claimant.email_type)
             self._record(lambda: self.ledger.complete(self.entry, None))
-        self._copy()
+        self.ledger.show(self.entry)
 
     def release(self, error: str, retry_in: float | None = None) -> None:
         """Free the claim, keeping it for this task's own retry if one is due in ``retry_in`` seconds."""
@@ -267,16 +257,7 @@ class Run:
 
     def _end(self, write: Callable[[], Entry], patience: float | None = None) -> None:
         self._record(write, patience)
-        self._copy()
-
-    def _copy(self) -> None:
-        """Bring the mirror up to date; what strikes there, such as a soft time limit, changes no outcome."""
-        if self._mirror is None:
-            return
-        try:
-            self._mirror.keep(self.entry)
-        except Exception:
-            logger.exception("%s: interrupted while the mirror was written", self.claimant.email_type)
+        self.ledger.show(self.entry)
 
     def _record(self, write: Callable[[], Entry], patience: float | None = None) -> Exception | None:
         """Store what has happened, and return the error that struck meanwhile, such as a soft time limit.

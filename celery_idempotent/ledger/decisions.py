@@ -23,9 +23,10 @@ from .doubts import doubtful, found_sent, resolved
 from .entry import After, Attempt, Entry, remaining, running
 from .erasure import forgotten
 from .generations import reopened
+from .ledger import Ledger
 from .policy import Verdict
 from .status import FINISHED, IN_FLIGHT, DeliveryStatus, Status
-from .store import Store, Stored
+from .store import Stored
 from .writes import swap
 
 LONGEST_ACTOR = 150
@@ -34,14 +35,15 @@ _OWED = (DeliveryStatus.DEFERRED, DeliveryStatus.IN_DOUBT)
 
 
 class Operator:
-    """Somebody who decides, and why. Each method returns the entry as it is stored then.
+    """Somebody who decides, and why. Each method returns the entry as it is stored and shown then.
 
     Raises `InterventionRefused` if actor or reason is empty. The methods raise it where the decision does not
     fit, `EntryChanged` if somebody was faster, and `LedgerUnavailable`.
     """
 
-    def __init__(self, store: Store, actor: str, reason: str) -> None:
-        self.store = store
+    def __init__(self, ledger: Ledger, actor: str, reason: str) -> None:
+        self.ledger = ledger
+        self.store = ledger.store
         self.actor = printable(str(actor or "").strip())[:LONGEST_ACTOR]
         self.reason = printable(mask_all(str(reason or "").strip()))[:LONGEST_REASON]
         for name, value in (("actor", self.actor), ("reason", self.reason)):
@@ -143,6 +145,7 @@ class Operator:
         if written is None:
             again = self.store.get(found.key)
             raise changed_meanwhile(found, again.entry if again else None)
+        self.ledger.show(written)
         return written
 
 

@@ -17,6 +17,7 @@ from .claims import Claim
 from .deliveries import in_doubt, merged, unsettled
 from .doubts import doubtful
 from .entry import After, Delivery, Entry
+from .mirror import Mirror
 from .outcomes import Acquired, Outcome, Reply, Target
 from .policy import Claimant, Policy
 from .provider_events import Event, EventOutcome
@@ -29,10 +30,20 @@ logger = logging.getLogger("celery_idempotent")
 
 
 class Ledger:
-    """Claims keys and records what became of them."""
+    """Claims keys and records what became of them; shows that in the ``mirror``, where there is one."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, mirror: Mirror | None = None) -> None:
         self.store = store
+        self.mirror = mirror
+
+    def show(self, entry: Entry) -> None:
+        """Bring the mirror up to date. An error there, such as a soft time limit, changes no outcome."""
+        if self.mirror is None:
+            return
+        try:
+            self.mirror.show(entry)
+        except Exception:
+            logger.exception("%s: interrupted while the mirror was written", entry.email_type)
 
     # -- the claim ---------------------------------------------------------------------------------------
 
@@ -201,7 +212,7 @@ class Ledger:
     # -- what the provider tells later ---------------------------------------------------------------------
 
     def hear(self, key: str, event: Event) -> EventOutcome | None:
-        """Keep ``event`` beside the deliveries of ``key``, and settle what it proves.
+        """Keep ``event`` beside the deliveries of ``key``, settle what it proves, and show the entry.
 
         None for an unknown key. An event that is known already, or about another generation, changes nothing.
         Raises `LedgerUnavailable`.
@@ -212,7 +223,9 @@ class Ledger:
                 return None
             changed = provider_events.with_event(found.entry, event, found.now)
             if changed == found.entry:
+                self.show(found.entry)
                 return EventOutcome(found.entry)
             if (stored := swap(self.store, changed, found.entry)) is not None:
+                self.show(stored)
                 return EventOutcome(stored, settled=stored.status is not found.entry.status)
         raise LedgerUnavailable(f"{key} changes all the time; tell again")

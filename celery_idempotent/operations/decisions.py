@@ -21,7 +21,7 @@ from ..ledger.policy import Verdict
 from ..ledger.status import Status
 from ..ledger.store import Stored
 from ..outbox.enqueue import forget_participants
-from ..stores.factory import get_ledger, get_mirror
+from ..stores.factory import get_ledger
 from ..tasks.registry import by_email_type
 from . import search
 
@@ -42,16 +42,14 @@ def decide(decision: str, key: str, actor: str, reason: str, version: int | None
     ``version`` is that of the entry the operator looked at, if it is known. Raises `InterventionRefused`,
     `EntryChanged`, `LedgerUnavailable`.
     """
-    store = get_ledger().store
-    operator = Operator(store, actor, reason)
-    stored = store.get(key)
+    ledger = get_ledger()
+    operator = Operator(ledger, actor, reason)
+    stored = ledger.store.get(key)
     if stored is None:
         raise InterventionRefused(f"the ledger has nothing under {key}")
     if version is not None and version != stored.entry.version:
         raise changed_meanwhile(stored.entry, stored.entry)
     entry = DECISIONS[decision](operator, stored.entry)
-    if mirror := get_mirror():
-        mirror.keep(entry)
     if entry.status is Status.CANCELLED:
         # Their arguments are of no use any more. Resolved as sent, a body may still have to be finished.
         forget_participants(entry)

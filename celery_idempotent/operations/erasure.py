@@ -11,11 +11,11 @@ from ..ledger.addresses import SHORT, is_address, mask_all, recipient, spellings
 from ..ledger.decisions import Operator, named
 from ..ledger.entry import Entry
 from ..ledger.erasure import scrubbed
-from ..ledger.store import Store
+from ..ledger.ledger import Ledger
 from ..outbox.enqueue import forget_participants, kept_in
 from ..stores.database.own_connection import ledger_alias
 from ..stores.database.store import DatabaseStore
-from ..stores.factory import get_ledger, get_mirror
+from ..stores.factory import get_ledger
 
 
 @dataclass(slots=True)
@@ -43,42 +43,39 @@ def forget(address: str, actor: str, reason: str, app: Any = None) -> Forgotten:
     words = [*spellings(address), digest[:SHORT]]
     # What is written about the decision must not name them again.
     actor, reason = (scrubbed(mask_all(str(text or "")), words) for text in (actor, reason))
-    found, store, mirror = Forgotten(), get_ledger(app).store, get_mirror(app)
-    for key in list(store.naming(digest)):
-        entry = _erase(store, key, Operator(store, actor, reason), digest, words, found)
-        if mirror is not None and entry is not None:
-            mirror.keep(entry)
-    if mirror is not None:
-        tables = DatabaseStore(ledger_alias)
-        for key in list(tables.naming(digest)):
+    found, ledger = Forgotten(), get_ledger(app)
+    for key in list(ledger.store.naming(digest)):
+        _erase(Operator(ledger, actor, reason), key, digest, words, found)
+    if ledger.mirror is not None:
+        tables = Ledger(DatabaseStore(ledger_alias))
+        for key in list(tables.store.naming(digest)):
             if key in found.left:
                 continue
-            if store.get(key) is None:  # the ledger has forgotten already, the mirror has not
-                _erase(tables, key, Operator(tables, actor, reason), digest, words, found)
+            if ledger.store.get(key) is None:  # the ledger has forgotten already, the mirror has not
+                _erase(Operator(tables, actor, reason), key, digest, words, found)
             else:
-                tables.erase(key, digest, words)
+                tables.store.erase(key, digest, words)
                 found.erased.add(key)
     return found
 
 
-def _erase(store: Store, key: str, operator: Operator, digest: str, words: list[str], found: Forgotten) -> Any:
-    stored = store.get(key)
+def _erase(operator: Operator, key: str, digest: str, words: list[str], found: Forgotten) -> None:
+    stored = operator.store.get(key)
     if stored is None:
-        return None
+        return
     if waiting := _to_be_finished(stored.entry):
         found.left[key] = waiting
-        return None
+        return
     try:
         entry = operator.forget(stored.entry, digest, words)
     except InterventionRefused as refused:
         found.left[key] = str(refused)
-        return None
+        return
     forget_participants(entry)  # their arguments, if nobody has removed them yet
-    store.erase(key, digest, words)
+    operator.store.erase(key, digest, words)
     found.erased.add(key)
     if stored.entry.unfinished:
         found.cut_off.add(key)
-    return entry
 
 
 def _to_be_finished(entry: Entry) -> str:

@@ -17,7 +17,7 @@ from ..outbox import rows as outbox_rows
 from ..stores.database.connection import translated
 from ..stores.database.own_connection import ledger_alias
 from ..stores.database.store import DatabaseStore
-from ..stores.factory import get_ledger, get_mirror
+from ..stores.factory import get_ledger
 from ..tasks.registry import functions, tasks
 from . import search
 
@@ -119,11 +119,11 @@ def purge(
     if age < conf.retention:
         _refuse_the_unknown(age, app)
         _refuse_while_awaited(age)  # the relay takes what is older than the retention for forgotten
-    store = get_ledger(app).store
-    if get_mirror(app) is None:
-        return _in_batches(store, age, dry_run, batch)
+    ledger = get_ledger(app)
+    if ledger.mirror is None:
+        return _in_batches(ledger.store, age, dry_run, batch)
     # Redis removes one entry at a time and has to look at all of them, so once has to do.
-    removed = store.purge(age.total_seconds(), limit=_ALL, dry_run=dry_run)
+    removed = ledger.store.purge(age.total_seconds(), limit=_ALL, dry_run=dry_run)
     return max(removed, _in_batches(DatabaseStore(ledger_alias), age, dry_run, batch))
 
 

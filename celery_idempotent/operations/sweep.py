@@ -31,7 +31,7 @@ from ..ledger.policy import Policy, Verdict
 from ..ledger.status import Status
 from ..ledger.store import Stored
 from ..ledger.writes import swap
-from ..stores.factory import get_ledger, get_mirror
+from ..stores.factory import get_ledger
 from ..tasks.registry import by_email_type
 from . import search
 
@@ -76,9 +76,8 @@ class Swept:
 class Sweep:
     """One pass over ``ledger``."""
 
-    def __init__(self, ledger: Ledger, mirror: Any = None, limit: int = LIMIT, app: Any = None) -> None:
+    def __init__(self, ledger: Ledger, limit: int = LIMIT, app: Any = None) -> None:
         self.ledger = ledger
-        self.mirror = mirror
         self.limit = limit
         self.done = Swept()
         self._known = by_email_type(app)
@@ -94,6 +93,7 @@ class Sweep:
                 continue
             if entry is None:
                 continue
+            self.ledger.show(entry)
             if entry.status is Status.IN_DOUBT:
                 self.done.in_doubt += 1
                 self._found.append(entry.key)
@@ -130,7 +130,7 @@ class Sweep:
             self.done.unknown += 1
             return
         reason = f"the verifier of {task.name} says: {verdict.value}"
-        settled = Operator(self.ledger.store, "sweep", reason).resolve(entry, verdict)
+        settled = Operator(self.ledger, "sweep", reason).resolve(entry, verdict)
         if verdict is Verdict.SENT:
             self.done.sent += 1
         else:
@@ -139,10 +139,11 @@ class Sweep:
 
     def caught_up(self) -> None:
         """Write what the mirror is behind with."""
-        if self.mirror is None:
+        mirror = self.ledger.mirror
+        if mirror is None:
             return
         try:
-            while self.done.mirrored < self.limit and (done := self.mirror.catch_up()):
+            while self.done.mirrored < self.limit and (done := mirror.catch_up()):
                 self.done.mirrored += done
         except LedgerUnavailable as error:
             logger.warning("the mirror stays behind: %s", error)
@@ -163,14 +164,12 @@ class Sweep:
             logger.warning("and %d more are stuck", len(self.done.stuck) - _NAMED)
 
     def _tell(self, entry: Entry, error: IdempotencyError) -> None:
-        if self.mirror is not None:
-            self.mirror.keep(entry)
         tell(self._known.get(entry.email_type), entry, "sweep", error)
 
 
 def sweep(limit: int = LIMIT, stuck_after: float = STUCK_AFTER, app: Any = None) -> Swept:
     """Make one pass, and return what it did. Raises `LedgerUnavailable`; ``stuck_after`` is in seconds."""
-    one = Sweep(get_ledger(app), get_mirror(app), limit, app)
+    one = Sweep(get_ledger(app), limit, app)
     one.expired()
     one.caught_up()
     one.verified()

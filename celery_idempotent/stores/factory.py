@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery import Celery, current_app
 from django.core.exceptions import ImproperlyConfigured
@@ -15,10 +15,6 @@ from ..ledger.ledger import Ledger
 from ..ledger.store import Store
 from .database.own_connection import ledger_alias
 from .redis.client import make_client, without_password
-
-if TYPE_CHECKING:
-    from .database.mirror import Mirror
-    from .redis.store import RedisStore
 
 
 def get_ledger(app: Celery | None = None, eager: bool = False) -> Ledger:
@@ -33,14 +29,6 @@ def get_ledger(app: Celery | None = None, eager: bool = False) -> Ledger:
         which = (name, app or current_app._get_current_object(), False, conf.namespace)
     _ledger(*which)  # threads that come first together each get the one that they have made; from here on
     return _ledger(*which)  # it is the one that was kept, for all of them
-
-
-def get_mirror(app: Celery | None = None) -> Mirror | None:
-    """Return the mirror in the database, where the ledger is in Redis."""
-    if not is_redis(ledger_name(app)):
-        return None
-    store: Any = get_ledger(app).store
-    return _mirror(store)
 
 
 def ledger_name(app: Celery | None = None) -> str:
@@ -62,25 +50,21 @@ def is_redis(name: str) -> bool:
 
 @lru_cache(maxsize=8)
 def _ledger(name: str, app: Celery | None, joining: bool, namespace: str) -> Ledger:
-    return Ledger(_store(name, app, joining, namespace))
+    return Ledger(_store(name, joining)) if app is None else _in_redis(name, app, namespace)
 
 
-@lru_cache(maxsize=8)
-def _mirror(store: RedisStore) -> Mirror:
-    from .database.mirror import Mirror
+def _in_redis(url: str, app: Celery, namespace: str) -> Ledger:
+    """Return a ledger in Redis with its mirror in the database."""
+    from .database.mirror import DatabaseMirror
+    from .redis.store import RedisStore
 
-    return Mirror(store, ledger_alias)
+    options = app.conf.get("result_backend_transport_options") or {}
+    prefix = f"{options.get('global_keyprefix', '')}idem{namespace and '-' + namespace}"
+    store = RedisStore(lambda: make_client(url, app), lambda: conf.retention, lambda: conf.redis_wait, prefix)
+    return Ledger(store, DatabaseMirror(store, ledger_alias))
 
 
-def _store(name: str, app: Celery | None, joining: bool, namespace: str) -> Store:
-    if app is not None:
-        from .redis.store import RedisStore
-
-        options = app.conf.get("result_backend_transport_options") or {}
-        prefix = f"{options.get('global_keyprefix', '')}idem{namespace and '-' + namespace}"
-        return RedisStore(
-            lambda: make_client(name, app), lambda: conf.retention, lambda: conf.redis_wait, prefix
-        )
+def _store(name: str, joining: bool) -> Store:
     if name == "database":
         from .database.store import DatabaseStore
 

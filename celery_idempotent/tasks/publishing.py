@@ -28,7 +28,7 @@ from ..ledger.claims import differs
 from ..ledger.decisions import Operator
 from ..ledger.entry import Entry
 from ..outbox.enqueue import Intention, record, taken_apart
-from ..stores.factory import get_ledger, get_mirror
+from ..stores.factory import get_ledger
 
 logger = logging.getLogger("celery_idempotent")
 
@@ -101,13 +101,12 @@ class KeyedTask(Options, DjangoTask):
         """
         key = self.key_for(*args, **kwargs)
         ledger = get_ledger(self.app, eager=bool(self.app.conf.task_always_eager))
-        operator = Operator(ledger.store, actor, reason)
+        operator = Operator(ledger, actor, reason)
         found = ledger.store.get(key)
         if found is None:
             raise InterventionRefused(f"{self.name}: nothing is known under {key}. To send it, call the task")
         task_id = uuid()
         opened = operator.resend(found.entry, task_id, float(self.lease))
-        self._mirror(opened)
         logger.info("%s: resend of %s as %s by %s", self.name, key, task_id, operator.actor)
         try:
             return self.apply_async(args, kwargs, task_id=task_id)
@@ -117,13 +116,9 @@ class KeyedTask(Options, DjangoTask):
 
     def _take_back(self, operator: Operator, opened: Entry, found: Entry) -> None:
         try:
-            self._mirror(operator.take_back(opened, found))
+            operator.take_back(opened, found)
         except IdempotencyError as error:
             logger.warning("%s: the new sending of %s stays open: %s", self.name, found.key, error)
-
-    def _mirror(self, entry: Entry) -> None:
-        if mirror := get_mirror(self.app):
-            mirror.keep(entry)
 
     def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:
         """Publish after the current transaction commits. Raises `KeyFieldError` now, not then."""

@@ -10,6 +10,7 @@ from ..ledger.audit import Intervention
 from ..ledger.decisions import Operator
 from ..ledger.entry import After, Delivery, Entry, Recipient
 from ..ledger.erasure import FORGOTTEN
+from ..ledger.ledger import Ledger
 from ..ledger.status import DeliveryStatus, Status
 from ..ledger.store import Store
 from .factories import ANN, BOB, KEY, make_attempt, make_entry, race
@@ -236,7 +237,7 @@ class StoreConformance:
                 entry = replace(entry, generation=2, deliveries=())
                 self._swap(store, replace(entry, attempts=1, deliveries=rows), rows)
         assert set(store.naming(ANN.digest)) == {"ann", "both"}
-        operator = Operator(store, "ann", "asked to be forgotten")
+        operator = Operator(Ledger(store), "ann", "asked to be forgotten")
         for key in store.naming(ANN.digest):
             found = store.get(key)
             assert found is not None

@@ -79,7 +79,7 @@ def test_what_was_cut_off_can_be_filtered(admin_client: Any, email: LogicalEmail
         if name == "done":
             ledger.complete(entry, None)
         else:
-            Operator(store, "ann", "it is there").resolve(entry, Verdict.SENT)
+            Operator(ledger, "ann", "it is there").resolve(entry, Verdict.SENT)
     page = admin_client.get(LIST, {"body": "unfinished"})
     assert [row.key for row in page.context["cl"].result_list] == ["cut-off"]
     assert len(admin_client.get(LIST).context["cl"].result_list) == 3

@@ -139,7 +139,7 @@ def redelivered(ledger: Any, until: str) -> Any:
         status = DeliveryStatus.IN_DOUBT if until == "proven" else DeliveryStatus.ACCEPTED
         entry = ledger.settle(entry, {("0", who): Reply(status)}, "<m@other>", claimant, Policy())
     if until == "proven":
-        entry = Operator(ledger.store, "ann", "it is in the log").resolve(entry, Verdict.SENT)
+        entry = Operator(ledger, "ann", "it is in the log").resolve(entry, Verdict.SENT)
     if until == "sent":
         entry = ledger.complete(entry, "sent by the other")
     return entry

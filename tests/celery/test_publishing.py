@@ -190,4 +190,4 @@ def test_where_the_ledger_is(settings: Any, ledger: str, backend: str | None, wa
     factory._ledger.cache_clear()
     somewhere = Celery("somewhere", backend=backend, set_as_current=False)
     assert type(factory.get_ledger(somewhere).store).__name__ == wanted
-    assert (factory.get_mirror(somewhere) is not None) == (wanted == "RedisStore")
+    assert (factory.get_ledger(somewhere).mirror is not None) == (wanted == "RedisStore")

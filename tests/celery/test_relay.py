@@ -142,7 +142,7 @@ def test_a_window_makes_it_a_new_email(memory_ledger: Any) -> None:
 def test_what_was_withdrawn_before_the_window_is_no_answer_either(memory_ledger: Any) -> None:
     """P2: withdrawn yesterday, today's email is owed, and its message lost. An hour ago: answered."""
     released = Seed(daily, 1, by="yesterday", window=86_400.0).released()
-    Operator(memory_ledger.store, "ann", "not today").cancel(released)
+    Operator(memory_ledger, "ann", "not today").cancel(released)
     task_id = lost(daily)
     stored = memory_ledger.store.get(daily.key_for(1))
     claimant, rules = Claimant(daily.key_for(1), "daily-relayed", task_id), Policy(window=86_400.0)

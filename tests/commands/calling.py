@@ -38,8 +38,7 @@ def made(ledger: Ledger, who: Claimant, replies: Any = ACCEPTED) -> Any:
     entry = ledger.settle(entry, replies, "<m@shop>", who, POLICY)
     if entry.status is not Status.IN_DOUBT:
         entry = ledger.complete(entry, {"ok": 1})
-    if mirror := factory.get_mirror():
-        mirror.keep(entry)
+    factory.get_ledger().show(entry)
     return entry
 
 

@@ -55,8 +55,7 @@ def test_reopen_cancel_release(ledger: Ledger, app: Celery) -> None:
     ]
     who = replace(claimant(app, 2), task_id="new")
     waiting = ledger.release(ledger.claim(who, POLICY).entry, POLICY, retry_in=900)
-    if mirror := factory.get_mirror():
-        mirror.keep(waiting)
+    factory.get_ledger().show(waiting)
     run("release", "new", *WHY)
     now = entry_of(ledger, keys[1])
     assert (now.status, now.deadline) == (Status.RELEASED, None)

@@ -25,4 +25,4 @@ def ledger(clock: Clock) -> Ledger:
 @pytest.fixture
 def operator(ledger: Ledger) -> Operator:
     """Ann, with a reason."""
-    return Operator(ledger.store, "ann", "ticket 5")
+    return Operator(ledger, "ann", "ticket 5")

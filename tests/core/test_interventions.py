@@ -35,7 +35,7 @@ THREE = replace(ONE, task_id="task-3")
 
 
 def cancelled(ledger: Ledger) -> Any:
-    return Operator(ledger.store, "bob", "x").cancel(ledger.release(claimed(ledger), POLICY))
+    return Operator(ledger, "bob", "x").cancel(ledger.release(claimed(ledger), POLICY))
 
 
 def test_a_doubt_resolved_as_sent(ledger: Ledger, clock: Clock, operator: Operator) -> None:
@@ -139,7 +139,7 @@ def test_only_what_can_be_done_is_offered(ledger: Ledger, clock: Clock, state: s
             clock.forward(seconds)
             names = offered(entry, clock.now)
             try:
-                decision(Operator(fresh.store, "ann", "x"), entry)
+                decision(Operator(fresh, "ann", "x"), entry)
                 done.append(name)
             except InterventionRefused:
                 pass
@@ -172,7 +172,7 @@ def test_two_generations_asked_for_at_once(ledger: Ledger, method: str) -> None:
 
     def ask(number: int) -> Any:
         try:
-            return DECISIONS[method](Operator(ledger.store, f"operator-{number}", "again"), entry)
+            return DECISIONS[method](Operator(ledger, f"operator-{number}", "again"), entry)
         except EntryChanged as error:
             return error
 
@@ -249,12 +249,12 @@ def test_the_audit_survives_generations_and_is_bounded(ledger: Ledger, operator:
 def test_who_and_why_have_to_be_said(ledger: Ledger, actor: Any, reason: Any) -> None:
     """An audit without them is none."""
     with pytest.raises(InterventionRefused, match="is empty"):
-        Operator(ledger.store, actor, reason)
+        Operator(ledger, actor, reason)
 
 
 def test_a_reason_does_not_leak_an_address(ledger: Ledger) -> None:
     """P7: masked, and cut to what every store holds."""
-    reason = Operator(ledger.store, "ann", "asked for by dora@example.com\x00" + "x" * 900).reason
+    reason = Operator(ledger, "ann", "asked for by dora@example.com\x00" + "x" * 900).reason
     assert "d***@example.com" in reason
     assert "dora" not in reason
     assert len(reason) == 500

@@ -117,7 +117,7 @@ def test_a_new_generation_is_out_of_a_late_process_reach(ledger: Ledger, clock: 
     """What the old run still has to say is not said about the new sending."""
     late = sending(ledger)
     clock.forward(31)
-    operator = Operator(ledger.store, "ann", "x")
+    operator = Operator(ledger, "ann", "x")
     opened = DECISIONS[method](operator, operator.resolve(late, Verdict.SENT))
     unsent = {TARGET: Reply(DeliveryStatus.DEFERRED)}
     for write in (

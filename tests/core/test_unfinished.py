@@ -23,7 +23,7 @@ OPAQUE = replace(POLICY, opaque=True)
 
 
 def operator(ledger: Ledger, actor: str = "ann") -> Operator:
-    return Operator(ledger.store, actor, "mx1, queued as 4711")
+    return Operator(ledger, actor, "mx1, queued as 4711")
 
 
 def by_event(ledger: Ledger) -> Entry:

@@ -211,7 +211,7 @@ class World:
     def _decide(self) -> None:
         found = self.ledger.store.get("k")
         assert found is not None
-        Operator(self.ledger.store, "ann", "asked the mail server").resolve(found.entry, self._truth())
+        Operator(self.ledger, "ann", "asked the mail server").resolve(found.entry, self._truth())
         if self._taken:
             self.recorded.append(self.now)
 

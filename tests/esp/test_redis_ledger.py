@@ -140,7 +140,7 @@ def test_a_webhook_ends_it_as_well(connected: Any, mark: dict[str, str], told: A
 def test_an_operators_word_ends_it_as_well(connected: Any, mark: dict[str, str], verdict: Verdict) -> None:
     """Whichever: what was kept to ask the provider is not needed any more."""
     found = past_deadline(factory.get_ledger().store, entry())
-    Operator(factory.get_ledger().store, "ann", "the provider's log").resolve(found, verdict)
+    Operator(factory.get_ledger(), "ann", "the provider's log").resolve(found, verdict)
     assert entry().status is not Status.IN_DOUBT
     gone(dump(connected), *SECRETS)
 

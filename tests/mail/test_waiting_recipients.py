@@ -13,6 +13,7 @@ from django.core.mail import EmailMessage
 from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask, Status
 from celery_idempotent.execution.run import Run
 from celery_idempotent.ledger.decisions import Operator
+from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.ledger.policy import Verdict
 from celery_idempotent.ledger.status import DeliveryStatus
 from tests.support.mailserver import DROP_AFTER_ACCEPT, ScriptedSMTP
@@ -33,7 +34,7 @@ def statuses() -> list[DeliveryStatus]:
 
 
 def resolved(store: Any) -> Any:
-    return Operator(store, "me", "it is in the server's log").resolve(send.entry_for(1), Verdict.SENT)
+    return Operator(Ledger(store), "me", "it is in the server's log").resolve(send.entry_for(1), Verdict.SENT)
 
 
 def assert_another_task_serves_the_others(settings: Any, served: ScriptedSMTP) -> None:

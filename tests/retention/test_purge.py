@@ -154,8 +154,8 @@ def kept_in(request: Any, app: Celery, keep_ledger_in: Any, transactional_db: No
 def remembered(store: Any, key: str, kind: str, days: int, status: Status = Status.SENT) -> None:
     """An entry of the email type ``kind``, unchanged for so long."""
     entry = store.insert(replace(make_entry(key, status=status, deadline=After(9)), email_type=kind)).entry
-    if mirror := factory.get_mirror():
-        assert mirror.keep(entry)
+    if mirror := factory.get_ledger().mirror:
+        assert mirror.show(entry)
     row = LogicalEmail.objects.get(key=key)
     LogicalEmail.objects.filter(pk=row.pk).update(updated_at=row.updated_at - days * DAY)
 
@@ -221,11 +221,12 @@ def test_the_mirror_is_purged_with_the_ledger(app: Celery, keep_ledger_in: Any, 
     """Redis lets entries expire by itself; nobody else would remove the rows."""
     keep_ledger_in("redis")
     task(app)
-    ledger, mirror = factory.get_ledger(app), factory.get_mirror(app)
+    ledger = factory.get_ledger(app)
+    mirror = ledger.mirror
     assert mirror is not None
     for status in Status:
         entry = ledger.store.insert(make_entry(status.value, status=status)).entry
-        assert mirror.keep(entry)
+        assert mirror.show(entry)
         ledger.store.client.delete(ledger.store.place(entry.key))  # type: ignore[attr-defined]
     old = LogicalEmail.objects.first().updated_at - 91 * DAY  # type: ignore[union-attr]
     LogicalEmail.objects.update(updated_at=old)

@@ -16,7 +16,7 @@ from celery_idempotent import IdempotentEmailTask, Status
 from celery_idempotent.exceptions import LedgerUnavailable
 from celery_idempotent.models import Delivery, LogicalEmail, SendAttempt
 from celery_idempotent.stores import factory
-from celery_idempotent.stores.database.mirror import Mirror
+from celery_idempotent.stores.database.mirror import DatabaseMirror
 from tests.support.mailserver import ScriptedSMTP
 from tests.support.seed import Seed
 from tests.support.servers import Redis
@@ -38,15 +38,15 @@ def mirrored(self: Any, n: int) -> str:
 
 
 @pytest.fixture
-def mirror(keep_ledger_in: Callable[[str], None], tracked: None, db: None) -> Mirror:
+def mirror(keep_ledger_in: Callable[[str], None], tracked: None, db: None) -> DatabaseMirror:
     """A ledger in Redis and its mirror in the test's database."""
     keep_ledger_in("redis")
-    mirror = factory.get_mirror(app)
+    mirror = factory.get_ledger(app).mirror
     assert mirror is not None
     return mirror
 
 
-def same_as_ledger(mirror: Mirror) -> None:
+def same_as_ledger(mirror: DatabaseMirror) -> None:
     """Compare every row with the entry that decides."""
     entry = mirrored.entry_for(1)
     row = LogicalEmail.objects.get()
@@ -61,7 +61,7 @@ def same_as_ledger(mirror: Mirror) -> None:
     ] == [(a.number, a.outcome.value, a.started_at, a.ended_at) for a in entry.history]
 
 
-def test_each_end_of_a_run_is_mirrored(mirror: Mirror, server: ScriptedSMTP) -> None:
+def test_each_end_of_a_run_is_mirrored(mirror: DatabaseMirror, server: ScriptedSMTP) -> None:
     """Refused and released, then sent: recipients and attempts as well."""
     server.script["rcpt"] = ["450 later", "250 ok"]
     assert mirrored.apply((1,)).get() == "sent"
@@ -71,16 +71,16 @@ def test_each_end_of_a_run_is_mirrored(mirror: Mirror, server: ScriptedSMTP) -> 
     assert LogicalEmail.objects.get().status == Status.SENT
 
 
-def test_an_older_state_never_covers_a_newer_one(mirror: Mirror, server: ScriptedSMTP) -> None:
+def test_an_older_state_never_covers_a_newer_one(mirror: DatabaseMirror, server: ScriptedSMTP) -> None:
     """Runs end in one order and reach the database in another."""
     mirrored.apply((1,))
     entry = mirrored.entry_for(1)
-    assert mirror.keep(replace(entry, version=entry.version - 1, status=Status.RELEASED))
+    assert mirror.show(replace(entry, version=entry.version - 1, status=Status.RELEASED))
     same_as_ledger(mirror)
 
 
 def test_a_database_that_is_down_holds_nothing_up(
-    mirror: Mirror, server: ScriptedSMTP, monkeypatch: pytest.MonkeyPatch
+    mirror: DatabaseMirror, server: ScriptedSMTP, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The mail goes out; what the mirror lacks is noted, not tried with every email, and caught up."""
     tried = []
@@ -105,7 +105,7 @@ def test_a_database_that_is_down_holds_nothing_up(
 
 
 def test_a_redelivery_mirrors_what_its_killed_predecessor_could_not(
-    mirror: Mirror, server: ScriptedSMTP
+    mirror: DatabaseMirror, server: ScriptedSMTP
 ) -> None:
     """Killed after completion and before the mirror: the same task id comes again."""
     first = mirrored.apply((1,))
@@ -116,7 +116,7 @@ def test_a_redelivery_mirrors_what_its_killed_predecessor_could_not(
     same_as_ledger(mirror)
 
 
-def test_an_email_that_expired_and_began_anew(mirror: Mirror, server: ScriptedSMTP) -> None:
+def test_an_email_that_expired_and_began_anew(mirror: DatabaseMirror, server: ScriptedSMTP) -> None:
     """Its versions count from the start again; the row follows, and what belonged to the old one goes."""
     server.script["rcpt"] = ["450 later", "250 ok"]
     mirrored.apply((1,))
@@ -127,7 +127,7 @@ def test_an_email_that_expired_and_began_anew(mirror: Mirror, server: ScriptedSM
     assert SendAttempt.objects.count() == 1
 
 
-def test_what_a_claim_finds_in_doubt_is_mirrored(mirror: Mirror) -> None:
+def test_what_a_claim_finds_in_doubt_is_mirrored(mirror: DatabaseMirror) -> None:
     """The process that left it so is dead: operators see it all the same."""
     seed = Seed(mirrored, 1, send_timeout=0.05)
     seed.ledger = factory.get_ledger(app)
@@ -138,7 +138,7 @@ def test_what_a_claim_finds_in_doubt_is_mirrored(mirror: Mirror) -> None:
     same_as_ledger(mirror)
 
 
-def test_arrivals_are_counted_in_the_mirror_too(mirror: Mirror, server: ScriptedSMTP) -> None:
+def test_arrivals_are_counted_in_the_mirror_too(mirror: DatabaseMirror, server: ScriptedSMTP) -> None:
     """Reports are the same with either store."""
     for _ in range(3):
         mirrored.apply((1,))
@@ -146,7 +146,7 @@ def test_arrivals_are_counted_in_the_mirror_too(mirror: Mirror, server: Scripted
 
 
 def test_a_mirror_that_was_behind_catches_up_by_itself(
-    mirror: Mirror, server: ScriptedSMTP, monkeypatch: pytest.MonkeyPatch
+    mirror: DatabaseMirror, server: ScriptedSMTP, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the first email after the database is back."""
 
@@ -162,7 +162,7 @@ def test_a_mirror_that_was_behind_catches_up_by_itself(
 
 
 def test_one_row_that_the_database_refuses_holds_up_no_others(
-    mirror: Mirror, server: ScriptedSMTP, monkeypatch: pytest.MonkeyPatch
+    mirror: DatabaseMirror, server: ScriptedSMTP, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is logged and left out; a process that starts later catches the rest up."""
     for n in (1, 2, 3):
@@ -182,8 +182,8 @@ def test_one_row_that_the_database_refuses_holds_up_no_others(
     assert LogicalEmail.objects.count() == 3
 
 
-def test_a_real_outage_of_the_database(redis: Redis, mirror: Mirror, settings: Any) -> None:
-    """A database that nobody serves: `keep` says so, and raises nothing."""
+def test_a_real_outage_of_the_database(redis: Redis, mirror: DatabaseMirror, settings: Any) -> None:
+    """A database that nobody serves: `show` says so, and raises nothing."""
     place = {
         "ENGINE": "django.db.backends.postgresql",
         "HOST": "127.0.0.1",
@@ -197,7 +197,7 @@ def test_a_real_outage_of_the_database(redis: Redis, mirror: Mirror, settings: A
 
     try:
         entry = with_times(make_entry(), mirror.store.now())
-        assert not Mirror(mirror.store, lambda: "nowhere").keep(entry)
+        assert not DatabaseMirror(mirror.store, lambda: "nowhere").show(entry)
     finally:
         del connections.settings["nowhere"]
     assert mirror.store.stale_keys() == [entry.key]

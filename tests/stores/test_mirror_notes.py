@@ -11,24 +11,24 @@ from celery import Celery
 from celery_idempotent import Status
 from celery_idempotent.models import LogicalEmail
 from celery_idempotent.stores import factory
-from celery_idempotent.stores.database.mirror import Mirror
+from celery_idempotent.stores.database.mirror import DatabaseMirror
 from celery_idempotent.testing import make_entry
 
 app = Celery("noted", broker="memory://", backend="cache+memory://", set_as_current=False)
 
 
 @pytest.fixture
-def mirror(keep_ledger_in: Callable[[str], None], db: None) -> Mirror:
+def mirror(keep_ledger_in: Callable[[str], None], db: None) -> DatabaseMirror:
     """A ledger in Redis whose mirror owes one entry."""
     keep_ledger_in("redis")
-    mirror = factory.get_mirror(app)
+    mirror = factory.get_ledger(app).mirror
     assert mirror is not None
     mirror.store.insert(make_entry("owed"))
     mirror.store.mark_stale("owed")
     return mirror
 
 
-def written(mirror: Mirror, monkeypatch: pytest.MonkeyPatch, then: Callable[[], None]) -> None:
+def written(mirror: DatabaseMirror, monkeypatch: pytest.MonkeyPatch, then: Callable[[], None]) -> None:
     """Have ``then`` happen right after the next row is written."""
     write = mirror._write
 
@@ -40,7 +40,7 @@ def written(mirror: Mirror, monkeypatch: pytest.MonkeyPatch, then: Callable[[], 
     monkeypatch.setattr(mirror, "_write", once)
 
 
-def change(mirror: Mirror) -> None:
+def change(mirror: DatabaseMirror) -> None:
     """What a worker does whose email ends while the database does not answer."""
     stored = mirror.store.get("owed")
     assert stored is not None
@@ -48,7 +48,9 @@ def change(mirror: Mirror) -> None:
     mirror.store.mark_stale("owed")
 
 
-def test_a_sweep_that_is_interrupted_loses_no_note(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_that_is_interrupted_loses_no_note(
+    mirror: DatabaseMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed, or by Ctrl-C: the row would be behind for ever, and a doubt that it hides found by nobody."""
 
     def struck(entry: Any) -> None:
@@ -64,7 +66,7 @@ def test_a_sweep_that_is_interrupted_loses_no_note(mirror: Mirror, monkeypatch: 
 
 
 def test_what_is_noted_anew_meanwhile_is_written_as_well(
-    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+    mirror: DatabaseMirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both notes are one: it must not go with the older state."""
     written(mirror, monkeypatch, lambda: change(mirror))
@@ -74,7 +76,7 @@ def test_what_is_noted_anew_meanwhile_is_written_as_well(
     assert mirror.store.stale_keys() == []
 
 
-def test_what_expires_while_it_is_written(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_expires_while_it_is_written(mirror: DatabaseMirror, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is gone from the ledger, and nothing is owed any more."""
     store: Any = mirror.store
     written(mirror, monkeypatch, lambda: store.client.delete(store.place("owed")))

@@ -14,31 +14,31 @@ from celery_idempotent.ledger.entry import with_times
 from celery_idempotent.ledger.status import DeliveryStatus
 from celery_idempotent.models import SendAttempt
 from celery_idempotent.stores import factory
-from celery_idempotent.stores.database.mirror import Mirror
+from celery_idempotent.stores.database.mirror import DatabaseMirror
 from celery_idempotent.testing import make_attempt, make_entry
 
 NOW = datetime(2026, 1, 2, tzinfo=timezone.utc)
 
 
 @pytest.fixture
-def mirror(keep_ledger_in: Callable[[str], None], db: None) -> Mirror:
+def mirror(keep_ledger_in: Callable[[str], None], db: None) -> DatabaseMirror:
     """The mirror of a ledger in Redis."""
     keep_ledger_in("redis")
-    mirror = factory.get_mirror()
+    mirror = factory.get_ledger().mirror
     assert mirror is not None
     return mirror
 
 
-def test_attempts_are_one_statement(mirror: Mirror) -> None:
+def test_attempts_are_one_statement(mirror: DatabaseMirror) -> None:
     """Those that ended before keep what they had; the one that has ended since gets its end."""
     begun = [make_attempt(number=n, started_at=NOW + timedelta(seconds=n)) for n in range(1, 10)]
     ended = tuple(
         replace(one, ended_at=NOW + timedelta(hours=1), outcome=DeliveryStatus.DEFERRED) for one in begun
     )
     entry = with_times(make_entry(version=2, attempts=9, history=(*ended[:8], begun[8])), NOW)
-    assert mirror.keep(entry)
+    assert mirror.show(entry)
     with CaptureQueriesContext(connection) as queries:
-        assert mirror.keep(replace(entry, version=3, history=ended))
+        assert mirror.show(replace(entry, version=3, history=ended))
     written = [query["sql"] for query in queries if "SAVEPOINT" not in query["sql"]]
     assert len([text for text in written if "sendattempt" in text]) == 1
     assert len(written) == 3, "the row is found, brought up to date, and its attempts with it"

@@ -105,7 +105,7 @@ def test_only_what_is_in_flight_is_in_the_sets_of_deadlines(connected: Any, stor
     assert len(list(connected.scan_iter(_type="ZSET"))) == 1
     entry = ledger.begin(entry, [TARGET], MESSAGE_ID, CLAIMANT, POLICY)
     entry = ledger.settle(entry, {TARGET: Reply(DeliveryStatus.IN_DOUBT)}, MESSAGE_ID, CLAIMANT, POLICY)
-    entry = Operator(store, "ann", "it is there").resolve(entry, Verdict.SENT)
+    entry = Operator(ledger, "ann", "it is there").resolve(entry, Verdict.SENT)
     assert (entry.status, entry.unfinished) == (Status.SENT, True)
     assert entry.deadline is not None
     assert list(connected.scan_iter(_type="ZSET")) == []

@@ -29,7 +29,7 @@ def store(connected: Any) -> RedisStore:
 
 @pytest.mark.parametrize(
     "value",
-    ["", "hello", "2 1 1 1 0 {}", "1 1 1 1 0 {}", "1 1 1 1 0 [", '1 x 1 1 0 {"s":"sent"}'],
+    ["", "hello", "1 1 1 1 0 {}", "3 1 1 1 0 {}", "2 1 1 1 0 {}", "2 1 1 1 0 [", '2 x 1 1 0 {"s":"sent"}'],
 )
 def test_what_is_no_entry_of_ours(connected: Any, store: RedisStore, value: str) -> None:
     """Another program's data, a torn value or a newer version's: named, not sent, not overwritten."""
@@ -58,10 +58,10 @@ def test_a_newer_entry_is_not_overwritten_in_the_middle(connected: Any, store: R
     """A newer version of this package took over while this one was at work."""
     ledger = Ledger(store)
     outcome = ledger.claim(CLAIMANT, POLICY)
-    connected.set(PLACE(KEY), "2 newer")
+    connected.set(PLACE(KEY), "3 newer")
     with pytest.raises(EntryUnreadable):
         ledger.begin(outcome.entry, [TARGET], MESSAGE_ID, CLAIMANT, POLICY)
-    assert connected.get(PLACE(KEY)) == b"2 newer"
+    assert connected.get(PLACE(KEY)) == b"3 newer"
 
 
 def test_a_lost_script_cache(connected: Any, store: RedisStore) -> None:
@@ -171,7 +171,7 @@ def test_due_forgets_what_has_no_entry_any_more(connected: Any, store: RedisStor
     store.insert(make_entry("torn", deadline=After(-4)))
     store.insert(make_entry("late", deadline=After(-3)))
     connected.delete(PLACE("gone"))
-    connected.set(PLACE("torn"), "1 x")
+    connected.set(PLACE("torn"), "2 x")
     assert [entry.key for entry in store.due(limit=1)] == ["late"]
     assert not any(connected.zscore(key, PLACE("gone")) for key in connected.keys("idem:due:*"))
 

@@ -55,7 +55,7 @@ class Seed:
 
     def unfinished(self) -> Entry:
         """SENT by an operator's word, the body cut off."""
-        return Operator(self.ledger.store, "seed", "it is there").resolve(
+        return Operator(self.ledger, "seed", "it is there").resolve(
             self.settled(DeliveryStatus.IN_DOUBT), Verdict.SENT
         )
 

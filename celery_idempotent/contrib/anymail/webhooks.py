@@ -15,7 +15,7 @@ from ...exceptions import DeliveryInDoubt, EntryUnreadable
 from ...execution.reporting import tell
 from ...ledger.addresses import recipient
 from ...ledger.provider_events import ACCEPTED, Event
-from ...stores.factory import get_ledger, get_mirror
+from ...stores.factory import get_ledger
 from ...tasks.registry import by_email_type
 from . import message_marks
 
@@ -65,8 +65,6 @@ def hear(sender: Any, event: Any, esp_name: str, **_: Any) -> None:
         logger.info("%s told %s of %s, which the ledger does not know (any more)", esp_name, kind, mark.key)
         return
     entry = came_to.entry
-    if mirror := get_mirror():
-        mirror.keep(entry)
     if came_to.settled:
         task = by_email_type().get(entry.email_type)
         tell(task, entry, "webhook", DeliveryInDoubt(f"{esp_name} tells: {kind}"))

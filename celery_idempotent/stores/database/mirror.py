@@ -23,7 +23,7 @@ PAUSE = 30.0
 """Seconds without further tries after the database did not answer: nobody waits for it with every email."""
 
 
-class Mirror:
+class DatabaseMirror:
     """Copies entries of ``store`` into the tables on the database that ``alias`` returns."""
 
     def __init__(self, store: RedisStore, alias: Callable[[], str]) -> None:
@@ -32,7 +32,7 @@ class Mirror:
         self._not_before = 0.0
         self._behind = True  # another process may have noted something
 
-    def keep(self, entry: Entry) -> bool:
+    def show(self, entry: Entry) -> bool:
         """Bring the rows of ``entry`` up to date, or note that they are owed. Never raises."""
         if not self._try(entry.key, lambda: self._write(entry)):
             self._behind = True

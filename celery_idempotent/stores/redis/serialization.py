@@ -1,19 +1,18 @@
-"""An entry as one line of text, for stores that keep it as a whole.
+"""An entry as one line of text: ``<format> <version> <arrivals> <created> <changed> <body>``.
 
-``<format> <version> <arrivals> <created> <changed> <body>``: the head belongs to the store, which counts and
-stamps it; the body is JSON. A time that the store has to fill in stands in the body as its seconds between two
-characters U+0001, which JSON itself never holds: it escapes control characters.
+The head belongs to the store: counters, when the entry was created in microseconds since the epoch, and how
+long after that it was last written. The body is JSON. A time in it is a number, microseconds since the entry
+was created, or a string such as ``"+60000000"``, microseconds since it was last written: the writer of `After`
+does not know the store's clock, and whoever decodes the line finds its reading in the head.
 
 A finished entry is kept for months, so it is kept small: fields at their default are left out, hex digests are
-base64, and times are microseconds since the entry was created (those that the store fills in: since the epoch).
+base64.
 """
 
 from __future__ import annotations
 
 import binascii
 import json
-import re
-import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,7 +24,7 @@ from ...ledger.audit import as_rows, from_rows
 from ...ledger.entry import After, Attempt, Delivery, Entry, Moment, Recipient
 from ...ledger.status import IN_FLIGHT, DeliveryStatus, Status
 
-FORMAT = 1
+FORMAT = 2
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
 _FAR = timedelta(days=10_000)
@@ -49,7 +48,6 @@ _DEFAULTS: dict[str, Any] = {"generation": 1, "attempts": 0, "result": None, "of
 
 def encode(entry: Entry) -> str:
     """Return the body of ``entry``."""
-    mark = secrets.token_hex(8)  # random, so that no text of a project can look like a time to be filled in
     body: dict[str, Any] = {"s": entry.status.value}
     for short, name in _PLAIN.items():
         value = getattr(entry, name)
@@ -57,7 +55,7 @@ def encode(entry: Entry) -> str:
             body[short] = value
     for short, name in _TIMES.items():
         if (moment := getattr(entry, name)) is not None:
-            body[short] = _time(moment, mark, entry.created_at)
+            body[short] = _as_number(moment, entry.created_at)
     if entry.fingerprint:
         body["f"] = packed(entry.fingerprint)
     if entry.participants:
@@ -72,9 +70,8 @@ def encode(entry: Entry) -> str:
         body["m"] = list(ids)
         body["D"] = [_trimmed(_delivery(d, ids), _DELIVERY) for d in entry.deliveries]
     if entry.history:
-        body["H"] = [_trimmed(_attempt(a, entry, ids, said, mark), _ATTEMPT) for a in entry.history]
-    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
-    return re.sub(f'"{mark}([-0-9.]+)"', "\x01\\1\x01", text)
+        body["H"] = [_trimmed(_attempt(a, entry, ids, said), _ATTEMPT) for a in entry.history]
+    return json.dumps(body, separators=(",", ":"), ensure_ascii=False)
 
 
 def decode(key: str, value: bytes | str) -> Entry:
@@ -87,8 +84,9 @@ def decode(key: str, value: bytes | str) -> Entry:
                 f"{key}: the store holds an entry of format {form[:20]!r}; this version reads {FORMAT}. "
                 "Was it written by a newer version of celery_idempotent? Nothing was sent or changed"
             )
-        _, version, arrivals, created, _, body = text.split(" ", 5)
-        return _entry(key, int(version), int(arrivals), int(created), json.loads(body))
+        _, version, arrivals, created, changed, body = text.split(" ", 5)
+        clock = _Clock(int(created), int(changed))
+        return _entry(key, int(version), int(arrivals), clock, json.loads(body))
     except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, ValueError) as error:
         raise EntryUnreadable(
             f"{key}: what the store holds is no entry ({type(error).__name__}: {error}). "
@@ -96,19 +94,33 @@ def decode(key: str, value: bytes | str) -> Entry:
         ) from None
 
 
-def _entry(key: str, version: int, arrivals: int, created: int, body: dict[str, Any]) -> Entry:
-    begun = _moment(created)
+class _Clock:
+    """Reads the times of a body, given the two of its head."""
+
+    def __init__(self, created: int, changed: int) -> None:
+        self.created = _EPOCH + created * _MICROSECOND
+        self._changed = self.created + changed * _MICROSECOND
+
+    def read(self, value: int | str) -> datetime:
+        """Return a time as `_as_number` wrote it."""
+        span = int(value) * _MICROSECOND
+        if isinstance(value, str):
+            return self._changed + span
+        return (self.created if abs(span) < _FAR else _EPOCH) + span
+
+
+def _entry(key: str, version: int, arrivals: int, clock: _Clock, body: dict[str, Any]) -> Entry:
     if not (body["o"] and body["c"] and (body["s"] not in IN_FLIGHT or "d" in body)):
         raise ValueError("owner, claim or deadline is missing")
     values: dict[str, Any] = {name: body.get(s, _DEFAULTS.get(name, "")) for s, name in _PLAIN.items()}
-    values |= {name: _moment(body[s], begun) if s in body else None for s, name in _TIMES.items()}
+    values |= {name: clock.read(body[s]) if s in body else None for s, name in _TIMES.items()}
     ids = body.get("m", [])
     entry = Entry(
         key=key,
         status=Status(body["s"]),
         version=version,
         arrivals=arrivals,
-        created_at=begun,
+        created_at=clock.created,
         fingerprint=_unpacked(body.get("f", "")),
         participants=tuple(body.get("p", ())),
         past=tuple(body.get("q", ())),
@@ -117,7 +129,7 @@ def _entry(key: str, version: int, arrivals: int, created: int, body: dict[str, 
         **values,
     )
     said = _said(entry.deliveries)
-    return replace(entry, history=tuple(_attempt_of(row, entry, ids, said) for row in body.get("H", ())))
+    return replace(entry, history=tuple(_attempt_of(row, entry, clock, ids, said) for row in body.get("H", ())))
 
 
 def _delivery(d: Delivery, ids: Mapping[str, int]) -> list[Any]:
@@ -138,12 +150,12 @@ _DELIVERY: list[Any] = ["", "", "", "", 0, None, "", []]
 
 
 def _attempt(
-    a: Attempt, entry: Entry, ids: Mapping[str, int], said: Mapping[str, tuple[int | None, str]], mark: str
+    a: Attempt, entry: Entry, ids: Mapping[str, int], said: Mapping[str, tuple[int | None, str]]
 ) -> list[Any]:
     task_id = "" if a.task_id == entry.owner else a.task_id
     place = ids.get(a.message_id, a.message_id)
-    ended = None if a.ended_at is None else _time(a.ended_at, mark, entry.created_at)
-    started = _time(a.started_at, mark, entry.created_at)
+    ended = None if a.ended_at is None else _as_number(a.ended_at, entry.created_at)
+    started = _as_number(a.started_at, entry.created_at)
     reply = (a.code, a.detail)
     if reply == said.get(a.part):
         reply = (_AS_DELIVERED, "")
@@ -152,7 +164,11 @@ def _attempt(
 
 
 def _attempt_of(
-    row: list[Any], entry: Entry, ids: Sequence[str], said: Mapping[str, tuple[int | None, str]]
+    row: list[Any],
+    entry: Entry,
+    clock: _Clock,
+    ids: Sequence[str],
+    said: Mapping[str, tuple[int | None, str]],
 ) -> Attempt:
     row = [*row, *_ATTEMPT[len(row) :]]
     number, started, ended, outcome, generation, part, worker, people, place, code, detail, task_id = row
@@ -167,8 +183,8 @@ def _attempt_of(
         worker=worker,
         message_id=message_id,
         recipients=people,
-        started_at=_moment(started, entry.created_at),
-        ended_at=None if ended is None else _moment(ended, entry.created_at),
+        started_at=clock.read(started),
+        ended_at=None if ended is None else clock.read(ended),
         outcome=DeliveryStatus(outcome),
         code=code,
         detail=detail,
@@ -194,18 +210,18 @@ def _trimmed(row: list[Any], defaults: list[Any]) -> list[Any]:
     return row[:end]
 
 
-def _time(moment: Moment, mark: str, base: Moment | None) -> int | str:
+def _as_number(moment: Moment, created: Moment | None) -> int | str:
+    """Return microseconds: since the write, signed; or since ``created``; or, where that is far, since 1970."""
     if isinstance(moment, After):
-        return f"{mark}{moment.seconds:.6f}"
-    if isinstance(base, datetime) and abs(moment - base) < _FAR:
-        return (moment - base) // _MICROSECOND
+        return signed(moment)
+    if isinstance(created, datetime) and abs(moment - created) < _FAR:
+        return (moment - created) // _MICROSECOND
     return (moment - _EPOCH) // _MICROSECOND
 
 
-def _moment(microseconds: int, base: Any = _EPOCH) -> datetime:
-    """Return a time: since ``base`` where it is less than `_FAR`, which no time since the epoch is."""
-    span = microseconds * _MICROSECOND
-    return (base if abs(span) < _FAR else _EPOCH) + span
+def signed(after: After) -> str:
+    """Return microseconds from the write on, with their sign."""
+    return f"{round(after.seconds * 1_000_000):+d}"
 
 
 def packed(digest: str) -> str:

@@ -21,7 +21,7 @@ from ...ledger.entry import After, Attempt, Delivery, Entry
 from ...ledger.status import FINISHED, IN_FLIGHT, Status
 from ...ledger.store import Store, Stored
 from .scripts import Scripts, as_text
-from .serialization import decode, encode, packed
+from .serialization import decode, encode, packed, signed
 
 SHARDS = 256
 _MICROSECOND = 1e-6
@@ -209,11 +209,11 @@ def _shard(key: str) -> int:
 
 
 def _deadline(entry: Entry) -> str:
-    """Return the deadline for the sorted set, in the form of the body; nothing where none is running."""
+    """Return the deadline for the sorted set, signed where it counts from the write; "" where there is none."""
     if entry.status not in IN_FLIGHT or entry.deadline is None:
         return ""
     if isinstance(entry.deadline, After):
-        return f"\x01{entry.deadline.seconds:.6f}\x01"
+        return signed(entry.deadline)
     return str(int(entry.deadline.timestamp() / _MICROSECOND))
 
 

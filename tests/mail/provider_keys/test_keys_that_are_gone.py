@@ -145,7 +145,7 @@ def test_a_decision_meanwhile_is_not_overwritten(
     def proven_first(found: Any) -> Any:
         memory_ledger.store.swap(replace(found, deadline=After(-1)), found.version)
         stored = memory_ledger.store.get(found.key)
-        Operator(memory_ledger.store, "ann", "it is there").resolve(stored.entry, Verdict.SENT)
+        Operator(memory_ledger, "ann", "it is there").resolve(stored.entry, Verdict.SENT)
         return close(found)
 
     monkeypatch.setattr(memory_ledger, "close_offer", proven_first)
