@@ -14,7 +14,6 @@ from ..exceptions import (
     LedgerUnavailable,
     RecipientsDeferred,
 )
-from ..ledger.deliveries import in_doubt
 from ..ledger.doubts import is_left_to_rules
 from ..ledger.outcomes import Duplicate
 from ..ledger.status import DeliveryStatus, Status
@@ -92,7 +91,7 @@ def _is_offered_again(call: Call, run: Run, error: Exception) -> bool:
 
 def _doubt_to_settle(run: Run) -> Exception | None:
     """Return what stopped a run by a doubt that the task's own rules may settle, at the next claim; or None."""
-    settles = bool(in_doubt(run.entry)) and is_left_to_rules(run.entry, run.policy)
+    settles = bool(run.entry.doubtful_deliveries()) and is_left_to_rules(run.entry, run.policy)
     return run.stopped_by if settles and not isinstance(run.stopped_by, IdempotencyError) else None
 
 
@@ -107,7 +106,7 @@ def _succeeded(call: Call, run: Run, result: Any) -> Any:
         return _unconfirmed(call, run, run.stopped_by)
     if run.stopped_by is not None:
         return _failed(call, run, run.stopped_by)  # the body swallowed it: nobody would send that mail
-    if in_doubt(run.entry):
+    if run.entry.doubtful_deliveries():
         return _failed(call, run, _not_offered_again(run))
     try:
         run.complete(dump(result, run.claimant.email_type))
@@ -139,7 +138,7 @@ def _let_go(call: Call, run: Run, ending: Ending) -> None:
         elif ending.then is AfterBody.IS_DONE and (run.policy.opaque or run.entry.deliveries):
             run.complete(None)  # replaced, or a body that wants no result: it has done its work
             report = call.report(run.entry)
-            report.ended(_not_offered_again(run)) if in_doubt(run.entry) else report.sent()
+            report.ended(_not_offered_again(run)) if run.entry.doubtful_deliveries() else report.sent()
             return
         else:
             run.release(type(cause).__name__, ending.retry_in)

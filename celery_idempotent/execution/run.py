@@ -107,7 +107,7 @@ class Run:
 
     def known(self) -> dict[tuple[str, str], Delivery]:
         """Return the deliveries so far, by part and recipient digest."""
-        return {(d.part, d.recipient.digest): d for d in self.entry.deliveries}
+        return {d.place: d for d in self.entry.deliveries}
 
     def begin(
         self,
@@ -191,8 +191,8 @@ class Run:
             raise lost
         known, before = outcome.entry.deliveries, self.entry.deliveries
         self.entry = outcome.entry
-        places = {(d.part, d.recipient.digest) for d in known}
-        if forgotten := [d for d in before if (d.part, d.recipient.digest) not in places]:
+        places = {d.place for d in known}
+        if forgotten := [d for d in before if d.place not in places]:
             self.entry = self.ledger.remember(self.entry, forgotten)
 
     def _withdraw(self, targets: Sequence[Target], message_id: str) -> None:

@@ -57,7 +57,7 @@ class UnservedRecipients:
 
     def unserved(self, deliveries: Sequence[Delivery]) -> list[tuple[Raised, DeliveryStatus | None]]:
         """Return the errors about recipients whom ``deliveries`` do not show as served, with their statuses."""
-        known = {(d.part, d.recipient.digest): d.status for d in deliveries}
+        known = {d.place: d.status for d in deliveries}
         left = [(raised, known.get(place)) for place, raised in self._raised.items()]
         return [(raised, status) for raised, status in left if status is not DeliveryStatus.ACCEPTED]
 

@@ -6,12 +6,10 @@ import secrets
 from dataclasses import replace
 from datetime import datetime
 
-from . import provider_offers
 from .attempts import attempt_ended, opaque_begun
-from .deliveries import in_doubt
-from .doubts import doubtful, is_to_finish, resolved_by_rules, rules_verdict
-from .entry import After, Entry, remaining, running
-from .generations import may_send_again, next_generation, took_part, with_participant
+from .doubts import doubtful, resolved_by_rules, rules_verdict
+from .entry import After, Entry
+from .generations import may_send_again, next_generation, with_participant
 from .outcomes import Acquired, Busy, Duplicate, Held, Mismatch, Outcome
 from .policy import Claimant, Policy, Verdict
 from .status import DeliveryStatus, Status
@@ -85,26 +83,26 @@ class Claim:
                 return self._acquire(entry)
             case Status.SENT | Status.CANCELLED:
                 return self._duplicate(entry, mismatch)
-            case Status.SENDING if running(entry, now):
-                return Busy(entry, remaining(entry, now))
+            case Status.SENDING if entry.is_running(now):
+                return Busy(entry, entry.remaining(now))
             case Status.SENDING:
                 late = swap(self.store, doubtful(entry), entry, attempt_ended(entry, DeliveryStatus.IN_DOUBT))
                 return self._in_doubt(late, now, mismatch, found=True) if late else None
             case Status.IN_DOUBT:
                 return self._in_doubt(entry, now, mismatch)
-            case Status.CLAIMED | Status.RELEASED if entry.owner != claimant.task_id and running(entry, now):
-                return Busy(entry, remaining(entry, now))
+            case Status.CLAIMED | Status.RELEASED if entry.owner != claimant.task_id and entry.is_running(now):
+                return Busy(entry, entry.remaining(now))
             case _:
                 return self._acquire(entry, mismatch)
 
     def _in_doubt(self, entry: Entry, now: datetime, mismatch: bool, found: bool = False) -> Outcome | None:
-        if entry.deliveries and not in_doubt(entry):  # events have told
+        if entry.deliveries and not entry.doubtful_deliveries():  # events have told
             return self._acquire(entry, mismatch)
         said = rules_verdict(entry, self.policy)
         if said is not Verdict.SENT and self._is_recognised(entry, now):
             return self._acquire_to_offer_again(entry, now, mismatch)
-        if said is Verdict.NOT_SENT and callable(self.policy.in_doubt) and running(entry, now):
-            return Busy(entry, remaining(entry, now))
+        if said is Verdict.NOT_SENT and callable(self.policy.in_doubt) and entry.is_running(now):
+            return Busy(entry, entry.remaining(now))
         if said is Verdict.UNKNOWN:
             return self._held(entry, found)
         settled = resolved_by_rules(entry, said, self.policy, now)
@@ -115,11 +113,11 @@ class Claim:
         return self._acquire(entry, mismatch, becoming=settled)
 
     def _is_recognised(self, entry: Entry, now: datetime) -> bool:
-        return not self.policy.opaque and provider_offers.is_recognised(entry, now, self.policy.send_timeout)
+        return not self.policy.opaque and entry.is_recognised(now, self.policy.send_timeout)
 
     def _finishes(self, entry: Entry) -> bool:
         """Tell whether the claim gets what is SENT, for the claimant to finish its own body."""
-        return not self.policy.opaque and is_to_finish(entry, self.claimant.task_id)
+        return not self.policy.opaque and entry.is_to_finish(self.claimant.task_id)
 
     # -- what the claim gets -----------------------------------------------------------------------------
 
@@ -128,7 +126,7 @@ class Claim:
 
     def _acquire_to_offer_again(self, entry: Entry, now: datetime, mismatch: bool) -> Acquired | None:
         """Claim what the provider would recognise. SENDING: it may have the mail already, or still take it."""
-        seconds = max(self.policy.lease, remaining(entry, now) if running(entry, now) else 0.0)
+        seconds = max(self.policy.lease, entry.remaining(now) if entry.is_running(now) else 0.0)
         taken = replace(self._taken(entry), status=Status.SENDING, deadline=After(seconds))
         return self._take(taken, entry, mismatch)
 
@@ -155,7 +153,7 @@ class Claim:
 
     def _duplicate(self, entry: Entry, mismatch: bool) -> Duplicate | None:
         again = self.policy.window if entry.status is Status.CANCELLED else self.policy.sends_again
-        if not again or took_part(entry, self.claimant.task_id):
+        if not again or entry.has_participant(self.claimant.task_id):
             return Duplicate(entry, mismatch)
         # With a window or a rule, a redelivery of this very duplicate must find itself after the window, too.
         noted = replace(entry, participants=with_participant(entry, self.claimant.task_id))
@@ -164,7 +162,7 @@ class Claim:
 
     def _held(self, entry: Entry, found: bool) -> Held:
         if entry.provider_key:  # nothing will ever need its content again
-            entry = swap(self.store, provider_offers.without_provider_key(entry), entry) or entry
+            entry = swap(self.store, entry.without_provider_key(), entry) or entry
         return Held(entry, found)
 
 

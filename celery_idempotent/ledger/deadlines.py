@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .attempts import attempt_ended
-from .deliveries import in_doubt
 from .doubts import doubtful
-from .entry import Entry, running
+from .entry import Entry
 from .status import IN_FLIGHT, DeliveryStatus, Status
 from .store import Store
 from .writes import swap
@@ -23,13 +22,13 @@ def expire(store: Store, key: str) -> Entry | None:
     `LedgerUnavailable`.
     """
     stored = store.get(key)
-    if stored is None or stored.entry.status not in IN_FLIGHT or running(stored.entry, stored.now):
+    if stored is None or stored.entry.status not in IN_FLIGHT or stored.entry.is_running(stored.now):
         return None
     entry = stored.entry
     released = replace(entry, status=Status.RELEASED, deadline=None)
     if entry.status is Status.CLAIMED:
         return swap(store, released, entry)
     changed = doubtful(entry)
-    if changed.deliveries and not in_doubt(changed):  # the provider has told meanwhile
+    if changed.deliveries and not changed.doubtful_deliveries():  # the provider has told meanwhile
         changed = replace(released, deliveries=changed.deliveries, sent_at=changed.sent_at)
     return swap(store, changed, entry, attempt_ended(entry, DeliveryStatus.IN_DOUBT))

@@ -20,7 +20,7 @@ from .addresses import mask_all, printable
 from .attempts import attempt_ended
 from .audit import Intervention, with_decision
 from .doubts import doubtful, found_sent, resolved
-from .entry import After, Attempt, Entry, remaining, running
+from .entry import After, Attempt, Entry
 from .erasure import forgotten
 from .generations import reopened
 from .ledger import Ledger
@@ -62,10 +62,10 @@ class Operator:
             entry, (Status.IN_DOUBT, Status.SENDING), "is not in doubt, so there is nothing to resolve"
         )
         found, attempt = stored.entry, None
-        if verdict is Verdict.NOT_SENT and running(found, stored.now):
+        if verdict is Verdict.NOT_SENT and found.is_running(stored.now):
             raise InterventionRefused(
                 f"the mail server may still take {named(found)} for another "
-                f"{remaining(found, stored.now):.0f} s by the store's clock. Wait until then and look again"
+                f"{found.remaining(stored.now):.0f} s by the store's clock. Wait until then and look again"
             )
         if found.status is Status.SENDING:
             attempt = attempt_ended(found, DeliveryStatus.IN_DOUBT)
@@ -128,9 +128,9 @@ class Operator:
         if stored is None or stored.entry.version != entry.version:
             raise changed_meanwhile(entry, stored.entry if stored else None)
         found, now = stored.entry, stored.now
-        if found.status in IN_FLIGHT and running(found, now):
+        if found.status in IN_FLIGHT and found.is_running(now):
             raise InterventionRefused(
-                f"{named(found)} may be at work right now, for another {remaining(found, now):.0f} s "
+                f"{named(found)} may be at work right now, for another {found.remaining(now):.0f} s "
                 "by the store's clock. Wait until then and look again"
             )
         if found.status not in allowed:
@@ -173,10 +173,10 @@ _OFFERED = {
 
 def offered(entry: Entry, now: datetime) -> list[str]:
     """Return the decisions that `Operator` would carry out about ``entry`` at ``now``, the store's clock."""
-    if entry.status in IN_FLIGHT and running(entry, now):
+    if entry.status in IN_FLIGHT and entry.is_running(now):
         return []
     names = list(_OFFERED[entry.status])
-    if entry.status is Status.IN_DOUBT and running(entry, now):
+    if entry.status is Status.IN_DOUBT and entry.is_running(now):
         names.remove("resolve_not_sent")
     if entry.status is Status.RELEASED and entry.deadline is None:
         names.remove("release")

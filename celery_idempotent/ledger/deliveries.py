@@ -6,31 +6,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
 
-from .entry import Delivery, Entry
+from .entry import REFUSING, Delivery, Entry
 from .status import DeliveryStatus
-
-FAILED = "failed"
-REFUSING = frozenset({"rejected", FAILED})
-"""Events of a provider that has taken the mail and will not deliver it to this recipient."""
-
-
-def in_doubt(entry: Entry) -> tuple[Delivery, ...]:
-    """Return the deliveries in doubt; where there is a `provider_key`, they were handed over under it."""
-    return tuple(d for d in entry.deliveries if d.status is DeliveryStatus.IN_DOUBT)
-
-
-def unsettled(entry: Entry) -> bool:
-    """Tell whether there is a delivery whose outcome is not known."""
-    open_ones = (DeliveryStatus.SENDING, DeliveryStatus.IN_DOUBT)
-    return any(delivery.status in open_ones for delivery in entry.deliveries)
-
-
-def proven(delivery: Delivery) -> DeliveryStatus:
-    """Return the status of ``delivery`` by what the provider has told, where nothing else is known."""
-    kinds = {kind for kind, _ in delivery.events}
-    if not kinds:
-        return delivery.status
-    return DeliveryStatus.REFUSED if kinds <= REFUSING else DeliveryStatus.ACCEPTED
 
 
 def merged(entry: Entry, rows: Iterable[Delivery]) -> tuple[Delivery, ...]:
@@ -38,11 +15,10 @@ def merged(entry: Entry, rows: Iterable[Delivery]) -> tuple[Delivery, ...]:
 
     What the provider has told about one stays with it, as `events_that_still_count` says.
     """
-    known = {(d.part, d.recipient.digest): d for d in entry.deliveries}
+    known = {d.place: d for d in entry.deliveries}
     for row in rows:
-        place = (row.part, row.recipient.digest)
-        before = known.get(place)
-        known[place] = row if row.events else replace(row, events=events_that_still_count(before, row))
+        before = known.get(row.place)
+        known[row.place] = row if row.events else replace(row, events=events_that_still_count(before, row))
     return tuple(known.values())
 
 

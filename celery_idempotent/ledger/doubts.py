@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any
 
 from .audit import Intervention, with_decision
-from .deliveries import proven
 from .entry import After, Delivery, Entry, Moment
 from .policy import Policy, Verdict
 from .status import DeliveryStatus, Status
@@ -25,7 +24,7 @@ def doubtful(entry: Entry) -> Entry:
     It keeps its send deadline: until then the server may be at work on it, whatever this side knows.
     """
     rows = tuple(
-        replace(d, status=proven(d) if d.events else DeliveryStatus.IN_DOUBT)
+        replace(d, status=d.proven_status() if d.events else DeliveryStatus.IN_DOUBT)
         if d.status is DeliveryStatus.SENDING
         else d
         for d in entry.deliveries
@@ -110,6 +109,3 @@ def found_sent(entry: Entry) -> Entry:
     return replace(entry, status=Status.SENT, deadline=since, result=None, unfinished=unfinished)
 
 
-def is_to_finish(entry: Entry, task_id: str) -> bool:
-    """Tell whether ``entry`` is SENT, and the task ``task_id`` has still to come to the end of its body."""
-    return entry.status is Status.SENT and entry.unfinished and entry.owner == task_id

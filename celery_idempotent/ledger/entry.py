@@ -13,6 +13,10 @@ from typing import Any
 from .audit import Intervention
 from .status import DeliveryStatus, Status
 
+FAILED = "failed"
+REFUSING = frozenset({"rejected", FAILED})
+"""Events of a provider that has taken the mail and will not deliver it to this recipient."""
+
 
 @dataclass(frozen=True, slots=True)
 class After:
@@ -46,6 +50,18 @@ class Delivery:
     detail: str = ""
     events: tuple[tuple[str, datetime], ...] = ()
     """What the provider told later: kind and time, each kind once, in order of time."""
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Part and recipient digest, which tell the deliveries of a body apart."""
+        return self.part, self.recipient.digest
+
+    def proven_status(self) -> DeliveryStatus:
+        """Return the status by what the provider has told, where nothing else is known."""
+        kinds = {kind for kind, _ in self.events}
+        if not kinds:
+            return self.status
+        return DeliveryStatus.REFUSED if kinds <= REFUSING else DeliveryStatus.ACCEPTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,34 +139,77 @@ class Entry:
     unfinished: bool = False
     """SENT by a proof or a decision, and no run came to its body's end: the owner may still finish it."""
 
+    # -- its deadline --------------------------------------------------------------------------------------
 
-def running(entry: Entry, now: datetime) -> bool:
-    """Tell whether the deadline of ``entry`` is still to come."""
-    return isinstance(entry.deadline, datetime) and now < entry.deadline
+    def is_running(self, now: datetime) -> bool:
+        """Tell whether the deadline is still to come."""
+        return isinstance(self.deadline, datetime) and now < self.deadline
 
+    def remaining(self, now: datetime) -> float:
+        """Return the seconds until the deadline. Raises `ValueError` where there is none."""
+        if not isinstance(self.deadline, datetime):
+            raise ValueError(f"{self.key} has no deadline")
+        return (self.deadline - now).total_seconds()
 
-def remaining(entry: Entry, now: datetime) -> float:
-    """Return the seconds until the deadline of ``entry``."""
-    assert isinstance(entry.deadline, datetime)
-    return (entry.deadline - now).total_seconds()
+    # -- its deliveries ------------------------------------------------------------------------------------
 
+    def doubtful_deliveries(self) -> tuple[Delivery, ...]:
+        """Return the deliveries in doubt; where there is a `provider_key`, they were handed over under it."""
+        return tuple(d for d in self.deliveries if d.status is DeliveryStatus.IN_DOUBT)
 
-def with_times(entry: Entry, now: datetime) -> Entry:
-    """Return ``entry`` with every `After` filled in from the store's clock ``now``."""
+    def is_unsettled(self) -> bool:
+        """Tell whether there is a delivery whose outcome is not known."""
+        unknown = (DeliveryStatus.SENDING, DeliveryStatus.IN_DOUBT)
+        return any(delivery.status in unknown for delivery in self.deliveries)
 
-    def filled(moment: Moment) -> datetime:
-        return now + timedelta(seconds=moment.seconds) if isinstance(moment, After) else moment
+    def has_left(self) -> bool:
+        """Tell whether a mail server has, or may have, something of this email."""
+        if self.status in (Status.SENT, Status.IN_DOUBT):
+            return True  # also of an opaque body, which has no deliveries
+        left = (DeliveryStatus.ACCEPTED, DeliveryStatus.IN_DOUBT)
+        return any(delivery.status in left for delivery in self.deliveries)
 
-    def at(moment: Moment | None) -> datetime | None:
-        return None if moment is None else filled(moment)
+    # -- who asked for it ----------------------------------------------------------------------------------
 
-    history = (replace(a, started_at=filled(a.started_at), ended_at=at(a.ended_at)) for a in entry.history)
-    return replace(
-        entry,
-        deadline=at(entry.deadline),
-        begun_at=at(entry.begun_at),
-        sent_at=at(entry.sent_at),
-        created_at=at(entry.created_at),
-        recognised_until=at(entry.recognised_until),
-        history=tuple(history),
-    )
+    def has_participant(self, task_id: str) -> bool:
+        """Tell whether the task ``task_id`` took part in this generation or in an earlier one."""
+        return task_id == self.owner or task_id in self.participants or task_id in self.past
+
+    def is_to_finish(self, task_id: str) -> bool:
+        """Tell whether this is SENT, and the task ``task_id`` has still to come to the end of its body."""
+        return self.status is Status.SENT and self.unfinished and self.owner == task_id
+
+    # -- its provider's key --------------------------------------------------------------------------------
+
+    def is_recognised(self, now: datetime, seconds: float) -> bool:
+        """Tell whether what is in doubt may be offered again, if that takes no longer than ``seconds``."""
+        until = self.recognised_until
+        if not self.provider_key or not isinstance(until, datetime):
+            return False
+        return now + timedelta(seconds=seconds) <= until
+
+    def without_provider_key(self) -> Entry:
+        """Return the entry without provider key and content: what is in doubt then can only be held."""
+        return replace(self, provider_key="", recognised_until=None, offers=0, sealed="")
+
+    def with_times(self, now: datetime) -> Entry:
+        """Return the entry with every `After` filled in from the store's clock ``now``."""
+
+        def filled(moment: Moment) -> datetime:
+            return now + timedelta(seconds=moment.seconds) if isinstance(moment, After) else moment
+
+        def at(moment: Moment | None) -> datetime | None:
+            return None if moment is None else filled(moment)
+
+        history = (
+            replace(a, started_at=filled(a.started_at), ended_at=at(a.ended_at)) for a in self.history
+        )
+        return replace(
+            self,
+            deadline=at(self.deadline),
+            begun_at=at(self.begun_at),
+            sent_at=at(self.sent_at),
+            created_at=at(self.created_at),
+            recognised_until=at(self.recognised_until),
+            history=tuple(history),
+        )

@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from .entry import After, Entry, running
+from .entry import After, Entry
 from .policy import Claimant, Policy, SendRequest
 from .status import FINISHED, Status
 
@@ -16,11 +16,6 @@ MAX_PARTICIPANTS = 256
 """Task ids that an entry remembers of its generation, and duplicates of all earlier ones."""
 MAX_SENDERS = 128
 """Earlier generations whose last owner it remembers besides."""
-
-
-def took_part(entry: Entry, task_id: str) -> bool:
-    """Tell whether the task ``task_id`` took part in this generation or in an earlier one."""
-    return task_id == entry.owner or task_id in entry.participants or task_id in entry.past
 
 
 def with_participant(entry: Entry, task_id: str) -> tuple[str, ...]:
@@ -45,11 +40,11 @@ def window_has_passed(entry: Entry, now: datetime, claimant: Claimant, policy: P
     if policy.window is None or since is None:
         return False
     if entry.status in (Status.CLAIMED, Status.RELEASED):
-        idle = not running(entry, now)
+        idle = not entry.is_running(now)
     else:
         idle = entry.status in FINISHED
     passed = now >= since + timedelta(seconds=policy.window)
-    return idle and passed and not took_part(entry, claimant.task_id)
+    return idle and passed and not entry.has_participant(claimant.task_id)
 
 
 def _counts_from(entry: Entry) -> datetime | None:
@@ -68,7 +63,7 @@ def _counts_from(entry: Entry) -> datetime | None:
 def _rule_allows(entry: Entry, now: datetime, claimant: Claimant, policy: Policy) -> bool:
     """Ask ``allow_send``; a rule that raises, or answers with anything but True, says no."""
     finished = entry.status in (Status.SENT, Status.FAILED)
-    if policy.allow_send is None or not finished or took_part(entry, claimant.task_id):
+    if policy.allow_send is None or not finished or entry.has_participant(claimant.task_id):
         return False
     try:
         said = policy.allow_send(entry, SendRequest(claimant.task_id, claimant.args, claimant.kwargs, now))

@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import Any
 
 from ..exceptions import DeliveryInDoubt, IdempotencyError, LedgerUnavailable
-from . import attempts, provider_events, provider_offers
+from . import attempts, provider_events
 from .claims import Claim
-from .deliveries import in_doubt, merged, unsettled
+from .deliveries import merged
 from .doubts import doubtful
 from .entry import After, Delivery, Entry
 from .mirror import Mirror
@@ -24,7 +24,7 @@ from .provider_events import Event, EventOutcome
 from .provider_offers import Offer
 from .status import DeliveryStatus, Status
 from .store import Store
-from .writes import MAX_ROUNDS, has_left, lost, stands, swap, write
+from .writes import MAX_ROUNDS, lost, stands, swap, write
 
 logger = logging.getLogger("celery_idempotent")
 
@@ -119,7 +119,7 @@ class Ledger:
         begun = write(self.store, changed, entry, attempt)
         if begun.deadline <= begun.recognised_until:  # type: ignore[operator]
             return begun
-        late = provider_offers.without_provider_key(doubtful(begun))
+        late = doubtful(begun).without_provider_key()
         write(self.store, late, begun, attempts.attempt_ended(begun, DeliveryStatus.IN_DOUBT))
         raise DeliveryInDoubt(f"{entry.email_type}: the provider may not recognise {entry.key} any more")
 
@@ -128,7 +128,7 @@ class Ledger:
 
         Raises `ClaimLost` if anything has happened to ``entry`` since, `LedgerUnavailable`.
         """
-        closed = swap(self.store, provider_offers.without_provider_key(doubtful(entry)), entry)
+        closed = swap(self.store, doubtful(entry).without_provider_key(), entry)
         if closed is None:
             found = self.store.get(entry.key)
             raise lost(entry, found.entry if found else None)
@@ -143,7 +143,7 @@ class Ledger:
         """
         current = self.store.get(entry.key)
         if current is None or not stands(current.entry, entry):
-            if has_left(entry):
+            if entry.has_left():
                 return self.remember(entry, ())
             raise lost(entry, current.entry if current else None)
         # Written even where it was not stored: it may still be on its way, and is refused then.
@@ -167,7 +167,7 @@ class Ledger:
 
         Raises `ClaimLost`, `LedgerUnavailable`.
         """
-        if in_doubt(entry):
+        if entry.doubtful_deliveries():
             return self._end(entry, Status.FAILED, None, "")
         opaque = entry.status is Status.SENDING
         changed = replace(
@@ -201,7 +201,7 @@ class Ledger:
     def _end(self, entry: Entry, status: Status, deadline: After | None, error: str) -> Entry:
         if entry.status is Status.IN_DOUBT:
             return entry
-        if unsettled(entry):  # cut off before it was, or not offered again
+        if entry.is_unsettled():  # cut off before it was, or not offered again
             return self.doubt(entry, error)
         attempt = (
             attempts.attempt_ended(entry, DeliveryStatus.DEFERRED) if entry.status is Status.SENDING else None

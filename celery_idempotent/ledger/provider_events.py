@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from .audit import Intervention, with_decision
-from .deliveries import FAILED, REFUSING, events_that_still_count, in_doubt, merged, proven
+from .deliveries import events_that_still_count, merged
 from .doubts import doubtful, found_out, found_sent
-from .entry import After, Delivery, Entry, Moment, running
+from .entry import FAILED, REFUSING, After, Delivery, Entry, Moment
 from .status import DeliveryStatus, Status
 
 ACCEPTED = "accepted"
@@ -120,7 +120,7 @@ def with_events(delivery: Delivery, more: Iterable[tuple[str, datetime]]) -> Del
 
 def _settled(entry: Entry, now: datetime) -> Entry:
     if entry.status is Status.SENDING:
-        if running(entry, now):
+        if entry.is_running(now):
             return entry  # whoever waits for the reply will tell
         late = doubtful(entry)
         if not any(d.events for d in late.deliveries):
@@ -134,7 +134,7 @@ def _settled(entry: Entry, now: datetime) -> Entry:
 
 
 def _by_proof(delivery: Delivery) -> Delivery:
-    status = proven(delivery)
+    status = delivery.proven_status()
     if status is delivery.status or _is_deferred_as_told(delivery):
         return delivery
     return replace(delivery, status=status, detail=f"proven by the provider: {delivery.events[-1][0]}")
@@ -161,13 +161,13 @@ def rebased(changed: Entry, current: Entry, lease: float) -> Entry:
 
     Where that ends the doubt, it is claimed for ``lease`` seconds.
     """
-    told = {(d.part, d.recipient.digest): d for d in current.deliveries}
+    told = {d.place: d for d in current.deliveries}
     rows = [
-        with_events(d, events_that_still_count(told.get((d.part, d.recipient.digest)), d))
+        with_events(d, events_that_still_count(told.get(d.place), d))
         for d in changed.deliveries
     ]
     known = tuple(_by_proof(d) if d.status in _OPEN_TO_PROOF else d for d in rows)
     entry = replace(changed, version=current.version, deliveries=known, audit=current.audit)
-    if changed.status is not Status.IN_DOUBT or not rows or in_doubt(entry):
+    if changed.status is not Status.IN_DOUBT or not rows or entry.doubtful_deliveries():
         return entry
     return replace(entry, status=Status.CLAIMED, deadline=After(lease), sent_at=After())

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
 
-from .deliveries import in_doubt
 from .entry import After, Entry
 from .outcomes import Reply
 from .status import DeliveryStatus, Status
@@ -37,8 +35,8 @@ def with_provider_key(entry: Entry, offer: Offer | None) -> Entry:
     So can they where another message is in doubt already: an entry has one key and one content, and under
     those of this message the provider would know nothing of that one.
     """
-    if offer is None or in_doubt(entry):
-        return without_provider_key(entry)
+    if offer is None or entry.doubtful_deliveries():
+        return entry.without_provider_key()
     return replace(
         entry,
         provider_key=offer.key,
@@ -48,22 +46,9 @@ def with_provider_key(entry: Entry, offer: Offer | None) -> Entry:
     )
 
 
-def without_provider_key(entry: Entry) -> Entry:
-    """Return ``entry`` without key and content."""
-    return replace(entry, provider_key="", recognised_until=None, offers=0, sealed="")
-
-
 def key_for_storage(entry: Entry) -> Entry:
     """Return ``entry`` as it may be stored: key and content only while a mail server may hold the mail."""
-    return entry if entry.status in (Status.SENDING, Status.IN_DOUBT) else without_provider_key(entry)
-
-
-def is_recognised(entry: Entry, now: datetime, seconds: float) -> bool:
-    """Tell whether what is in doubt may be offered again, if that takes no longer than ``seconds``."""
-    until = entry.recognised_until
-    return (
-        bool(entry.provider_key) and isinstance(until, datetime) and now + timedelta(seconds=seconds) <= until
-    )
+    return entry if entry.status in (Status.SENDING, Status.IN_DOUBT) else entry.without_provider_key()
 
 
 def reoffered(entry: Entry, served: Collection[tuple[str, str]] | None = None) -> Entry:
@@ -76,7 +61,7 @@ def reoffered(entry: Entry, served: Collection[tuple[str, str]] | None = None) -
         replace(d, detail=_marked(d.detail))
         if d.status is DeliveryStatus.IN_DOUBT
         and served is not None
-        and (d.part, d.recipient.digest) not in served
+        and d.place not in served
         else d
         for d in entry.deliveries
     )
@@ -108,7 +93,7 @@ def settled_reply(entry: Entry, place: tuple[str, str], reply: Reply) -> Reply:
     a refusal is about this offer, not about the one whose reply was lost. Of one `LEFT_OUT` nothing does.
     """
     for d in entry.deliveries:
-        if (d.part, d.recipient.digest) == place and d.status is DeliveryStatus.IN_DOUBT:
+        if d.place == place and d.status is DeliveryStatus.IN_DOUBT:
             if d.detail.startswith(LEFT_OUT):
                 return replace(reply, status=DeliveryStatus.IN_DOUBT, detail=_marked(reply.detail))
             if reply.status is not DeliveryStatus.ACCEPTED:
@@ -121,4 +106,4 @@ def after_handover(entry: Entry, accepted: bool) -> Entry:
 
     Accepted for some, in doubt for others: the key now stands for those accepted, so the rest is held.
     """
-    return without_provider_key(entry) if accepted and in_doubt(entry) else entry
+    return entry.without_provider_key() if accepted and entry.doubtful_deliveries() else entry

@@ -15,7 +15,7 @@ from . import attempts, provider_offers
 from .deliveries import merged, without_events
 from .entry import After, Attempt, Entry
 from .provider_events import rebased
-from .status import IN_FLIGHT, TRANSITIONS, DeliveryStatus, Status
+from .status import IN_FLIGHT, TRANSITIONS, Status
 from .store import Store
 
 logger = logging.getLogger("celery_idempotent")
@@ -39,7 +39,7 @@ def write(store: Store, changed: Entry, entry: Entry, attempt: Attempt | None = 
             return current  # an earlier try of this very write, whose confirmation was lost
         if _differs_by_events_only(current, entry) or _deadline_was_seen(current, entry):
             return write(store, rebased(changed, current, _LEASE), current, attempt)
-    if has_left(changed) and (current is None or current.version < entry.version):
+    if changed.has_left() and (current is None or current.version < entry.version):
         return _restored(store, changed, entry, current, attempt)
     raise lost(entry, current)
 
@@ -55,14 +55,6 @@ def stands(current: Entry, entry: Entry) -> bool:
     """Tell whether the claim on ``entry`` still stands in ``current``: nobody has acted on it since."""
     same = current.claim_id == entry.claim_id and current.generation == entry.generation
     return same and current.status in (*IN_FLIGHT, Status.IN_DOUBT, Status.RELEASED)
-
-
-def has_left(entry: Entry) -> bool:
-    """Tell whether a mail server has, or may have, something of ``entry``."""
-    if entry.status in (Status.SENT, Status.IN_DOUBT):
-        return True  # also of an opaque body, which has no deliveries
-    left = (DeliveryStatus.ACCEPTED, DeliveryStatus.IN_DOUBT)
-    return any(delivery.status in left for delivery in entry.deliveries)
 
 
 def is_same_write(stored: Entry, wanted: Entry) -> bool:

@@ -6,7 +6,6 @@ import hashlib
 import logging
 
 from ..encryption import CannotUnseal, can_seal, unseal
-from ..ledger import deliveries
 from ..ledger.entry import Entry
 from ..ledger.keys import digest
 from ..ledger.outcomes import Target
@@ -48,7 +47,7 @@ def known_key(entry: Entry, transport: Transport) -> ProviderKey | None:
 
 def keys_in_doubt(entry: Entry) -> set[tuple[str, str]]:
     """Return the places, (part, digest), of what is in doubt."""
-    return {(d.part, d.recipient.digest) for d in deliveries.in_doubt(entry)}
+    return {d.place for d in entry.doubtful_deliveries()}
 
 
 def delivery_key(target: Target) -> tuple[str, str]:

@@ -19,11 +19,9 @@ from django.db import close_old_connections
 from ..conf import conf
 from ..email_types.options import email_type, policy
 from ..exceptions import EntryUnreadable, LedgerUnavailable
-from ..ledger.doubts import is_left_to_rules, is_to_finish
-from ..ledger.entry import running
-from ..ledger.generations import took_part, window_has_passed
+from ..ledger.doubts import is_left_to_rules
+from ..ledger.generations import window_has_passed
 from ..ledger.policy import Claimant, Policy
-from ..ledger.provider_offers import is_recognised
 from ..ledger.status import FINISHED, Status
 from ..ledger.store import Stored
 from ..models import OutboxMessage
@@ -68,11 +66,11 @@ def judge(stored: Stored, claimant: Claimant, rules: Policy) -> OutboxVerdict:
                 if window_has_passed(entry, now, claimant, rules)
                 else OutboxVerdict.REMOVE
             )
-        case Status.SENT if is_to_finish(entry, claimant.task_id):
+        case Status.SENT if entry.is_to_finish(claimant.task_id):
             return OutboxVerdict.PUBLISH
         case Status.SENT:
             # Sent by another task counts, unless window or rule may say that this one is a new email.
-            asks = rules.allow_send is not None and not took_part(entry, claimant.task_id)
+            asks = rules.allow_send is not None and not entry.has_participant(claimant.task_id)
             return (
                 OutboxVerdict.PUBLISH
                 if asks or window_has_passed(entry, now, claimant, rules)
@@ -82,12 +80,12 @@ def judge(stored: Stored, claimant: Claimant, rules: Policy) -> OutboxVerdict:
             # Another task's failure does not answer for this one: called, it would try again.
             return OutboxVerdict.REMOVE if entry.owner == claimant.task_id else OutboxVerdict.PUBLISH
         case Status.IN_DOUBT:
-            if is_left_to_rules(entry, rules) or is_recognised(entry, now, rules.send_timeout):
+            if is_left_to_rules(entry, rules) or entry.is_recognised(now, rules.send_timeout):
                 return (
                     OutboxVerdict.PUBLISH
                 )  # the next claim settles it, or offers it again under the provider's key
             return OutboxVerdict.WAIT  # once an operator has released it, the arguments are still here
-    return OutboxVerdict.WAIT if running(entry, now) else OutboxVerdict.PUBLISH
+    return OutboxVerdict.WAIT if entry.is_running(now) else OutboxVerdict.PUBLISH
 
 
 @dataclass
@@ -223,7 +221,7 @@ class Relay:
             task = task_of(self.app, row)
         except Unsendable:
             own = stored.entry.owner == row.task_id and stored.entry.status in FINISHED
-            done = own and not is_to_finish(stored.entry, row.task_id)
+            done = own and not stored.entry.is_to_finish(row.task_id)
             return OutboxVerdict.REMOVE if done else OutboxVerdict.PUBLISH  # which says what is wrong
         claimant = Claimant(row.key, email_type(task), row.task_id)
         try:

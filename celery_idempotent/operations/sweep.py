@@ -22,7 +22,7 @@ from ..exceptions import (
     LedgerUnavailable,
 )
 from ..execution.reporting import tell
-from ..ledger import doubts, provider_offers
+from ..ledger import doubts
 from ..ledger.deadlines import expire
 from ..ledger.decisions import Operator
 from ..ledger.entry import Entry
@@ -117,9 +117,9 @@ class Sweep:
     def _unfrozen(self, stored: Stored) -> Entry:
         """Erase a frozen message that no provider would recognise any more."""
         entry = stored.entry
-        if not entry.sealed or provider_offers.is_recognised(entry, stored.now, 0):
+        if not entry.sealed or entry.is_recognised(stored.now, 0):
             return entry
-        return swap(self.ledger.store, provider_offers.without_provider_key(entry), entry) or entry
+        return swap(self.ledger.store, entry.without_provider_key(), entry) or entry
 
     def _verify(self, entry: Entry) -> None:
         task = self._known.get(entry.email_type)

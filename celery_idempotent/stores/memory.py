@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
-from ..ledger.entry import Attempt, Delivery, Entry, with_times
+from ..ledger.entry import Attempt, Delivery, Entry
 from ..ledger.status import FINISHED, IN_FLIGHT
 from ..ledger.store import Store, Stored
 
@@ -53,7 +53,7 @@ class MemoryStore(Store):
             return Stored(self._write(kept, now), now)
 
     def _write(self, entry: Entry, now: datetime) -> Entry:
-        entry = with_times(entry, now)
+        entry = entry.with_times(now)
         self._entries[entry.key] = entry
         self._changed[entry.key] = now
         return entry

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from celery_idempotent.exceptions import EntryUnreadable
 from celery_idempotent.ledger.audit import Intervention
-from celery_idempotent.ledger.entry import After, Attempt, Delivery, Entry, Recipient, with_times
+from celery_idempotent.ledger.entry import After, Attempt, Delivery, Entry, Recipient
 from celery_idempotent.ledger.status import IN_FLIGHT, DeliveryStatus, Status
 from celery_idempotent.stores.redis.serialization import FORMAT, decode, encode
 
@@ -96,7 +96,7 @@ entries = entries.map(
 def test_what_goes_in_comes_out(entry: Entry, changed: int) -> None:
     """Times that the store fills in count from the last write, and every text is as it was."""
     line = stored(entry, entry.version, changed)
-    assert decode(entry.key, line.encode()) == with_times(entry, NOW + timedelta(microseconds=changed))
+    assert decode(entry.key, line.encode()) == entry.with_times(NOW + timedelta(microseconds=changed))
 
 
 @given(st.text(alphabet="+-0123456789", max_size=20))

@@ -192,11 +192,10 @@ def test_a_real_outage_of_the_database(redis: Redis, mirror: DatabaseMirror, set
         "USER": "x",
     }
     connections.settings["nowhere"] = {**connections.settings["default"], **place, "OPTIONS": {}, "TEST": {}}
-    from celery_idempotent.ledger.entry import with_times
     from celery_idempotent.testing import make_entry
 
     try:
-        entry = with_times(make_entry(), mirror.store.now())
+        entry = make_entry().with_times(mirror.store.now())
         assert not DatabaseMirror(mirror.store, lambda: "nowhere").show(entry)
     finally:
         del connections.settings["nowhere"]

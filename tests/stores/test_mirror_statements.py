@@ -10,7 +10,6 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from celery_idempotent.ledger.entry import with_times
 from celery_idempotent.ledger.status import DeliveryStatus
 from celery_idempotent.models import SendAttempt
 from celery_idempotent.stores import factory
@@ -35,7 +34,7 @@ def test_attempts_are_one_statement(mirror: DatabaseMirror) -> None:
     ended = tuple(
         replace(one, ended_at=NOW + timedelta(hours=1), outcome=DeliveryStatus.DEFERRED) for one in begun
     )
-    entry = with_times(make_entry(version=2, attempts=9, history=(*ended[:8], begun[8])), NOW)
+    entry = make_entry(version=2, attempts=9, history=(*ended[:8], begun[8])).with_times(NOW)
     assert mirror.show(entry)
     with CaptureQueriesContext(connection) as queries:
         assert mirror.show(replace(entry, version=3, history=ended))
