@@ -15,6 +15,7 @@ from celery_idempotent.operations import search
 from celery_idempotent.operations.sweep import Sweep
 from celery_idempotent.outbox import rows as outbox_rows
 from celery_idempotent.stores.database.store import DatabaseStore
+from celery_idempotent.testing import hold
 from tests.support.filling import claimant, fill_outbox, heard, plans, sent
 
 OUTBOX, DUE = 100_000, 20
@@ -55,7 +56,7 @@ def sweep(alias: str, ledger: Ledger) -> None:
     _begun(ledger, next(FRESH), passed)
     number = next(FRESH)
     doubtful = {TARGET: Reply(DeliveryStatus.IN_DOUBT)}
-    ledger.settle(_begun(ledger, number, Policy()), doubtful, "<m@x>", claimant(number), Policy())
+    hold(ledger, _begun(ledger, number, Policy()), claimant(number), Policy()).settle(doubtful, "<m@x>")
     with patch.multiple(search, ledger_alias=lambda: alias, has_tables=lambda: True):
         one = Sweep(ledger)
         one.expired()
@@ -69,7 +70,7 @@ def sweep(alias: str, ledger: Ledger) -> None:
 def _begun(ledger: Ledger, number: int, policy: Policy) -> object:
     claimed = ledger.claim(claimant(number), policy)
     assert isinstance(claimed, Acquired)
-    return ledger.begin(claimed.entry, [TARGET], "<m@x>", claimant(number), policy)
+    return hold(ledger, claimed.entry, claimant(number), policy).begin([TARGET], "<m@x>")
 
 
 def purge(alias: str, ledger: Ledger) -> None:

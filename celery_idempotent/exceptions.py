@@ -51,6 +51,13 @@ class ClaimLost(IdempotencyError):
         return self.args[1] if len(self.args) > 1 else None
 
 
+class TransitionForbidden(IdempotencyError):
+    """Raised when this package would write a status that may not follow the stored one: a mistake in its code.
+
+    Nothing was written. Please report it with the message.
+    """
+
+
 class InProgress(IdempotencyError):
     """Raised when another task is working on the same key and the task says ``on_conflict="raise"``.
 

@@ -12,6 +12,7 @@ from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.ledger.policy import Claimant, Policy
 from celery_idempotent.models import LogicalEmail
 from celery_idempotent.stores.database.store import DatabaseStore
+from celery_idempotent.testing import hold
 
 REASON = "ann@example.com has asked for it"
 
@@ -21,7 +22,7 @@ def failed(db: None, settings: Any) -> LogicalEmail:
     """An email that was given up."""
     settings.CELERY_IDEMPOTENT |= {"LEDGER": "database"}
     ledger, claimant = Ledger(DatabaseStore()), Claimant("1:" + "ab" * 32, "receipt", "task-1")
-    ledger.fail(ledger.claim(claimant, Policy()).entry, "SMTPException")
+    hold(ledger, ledger.claim(claimant, Policy()).entry).fail("SMTPException")
     return LogicalEmail.objects.get()
 
 

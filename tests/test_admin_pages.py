@@ -17,6 +17,7 @@ from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.models import LogicalEmail
 from celery_idempotent.operations.advice import OPAQUE
 from celery_idempotent.stores import factory
+from celery_idempotent.testing import hold
 
 CLAIMANT = Claimant("1:" + "cd" * 32, "invoice", "task-1", "worker@host", "invoice=" + "7" * 70)
 TARGET = ("0", Recipient("a" * 64, "a***@example.com"))
@@ -31,9 +32,9 @@ def doubtful(db: None, settings: Any) -> Entry:
 
 def in_doubt(policy: Policy) -> Entry:
     ledger = factory.get_ledger()
-    entry = ledger.begin(ledger.claim(CLAIMANT, policy).entry, [TARGET], "<m@shop>", CLAIMANT, policy)
+    entry = hold(ledger, ledger.claim(CLAIMANT, policy).entry, CLAIMANT, policy).begin([TARGET], "<m@shop>")
     lost = {TARGET: Reply(DeliveryStatus.IN_DOUBT, None, "connection lost")}
-    return ledger.settle(entry, lost, "<m@shop>", CLAIMANT, policy)
+    return hold(ledger, entry, CLAIMANT, policy).settle(lost, "<m@shop>")
 
 
 def page(client: Any) -> str:

@@ -23,6 +23,7 @@ from celery_idempotent.models import Delivery, LogicalEmail, OutboxMessage
 from celery_idempotent.operations.erasure import forget
 from celery_idempotent.outbox import enqueue
 from celery_idempotent.stores import factory
+from celery_idempotent.testing import hold
 from tests.support.mailserver import ScriptedSMTP
 
 app = Celery("forgetting", broker="memory://", backend="cache+memory://", set_as_current=False)
@@ -199,8 +200,8 @@ def cut_off(task: Any, task_id: str) -> None:
     target = ("0", recipient(ANN, settings_of_django.SECRET_KEY, "masked"))
     claimed = ledger.claim(claimant, rules)
     assert isinstance(claimed, Acquired)
-    entry = ledger.begin(claimed.entry, [target], "<m@x>", claimant, rules)
-    entry = ledger.settle(entry, {target: Reply(DeliveryStatus.IN_DOUBT)}, "<m@x>", claimant, rules)
+    entry = hold(ledger, claimed.entry, claimant, rules).begin([target], "<m@x>")
+    entry = hold(ledger, entry, claimant, rules).settle({target: Reply(DeliveryStatus.IN_DOUBT)}, "<m@x>")
     entry = Operator(ledger, "me", "it is there").resolve(entry, Verdict.SENT)
     factory.get_ledger(app).show(entry)
     assert entry.unfinished

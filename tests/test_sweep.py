@@ -22,6 +22,7 @@ from celery_idempotent.ledger.status import DeliveryStatus
 from celery_idempotent.models import LogicalEmail
 from celery_idempotent.operations import sweep
 from celery_idempotent.stores import factory
+from celery_idempotent.testing import hold
 
 app = Celery("swept", broker="memory://", backend="cache+memory://", set_as_current=False)
 VERDICTS: dict[str, Verdict | Exception] = {}
@@ -54,7 +55,9 @@ def claimed(ledger: Ledger, name: str, kind: str = "held-mail", policy: Policy =
 
 
 def sending(ledger: Ledger, name: str, kind: str = "held-mail", policy: Policy = POLICY) -> Any:
-    return ledger.begin(claimed(ledger, name, kind, policy), [TARGET], "<m@x>", claimant(name, kind), policy)
+    return hold(ledger, claimed(ledger, name, kind, policy), claimant(name, kind), policy).begin(
+        [TARGET], "<m@x>"
+    )
 
 
 def late(ledger: Ledger, entry: Any) -> None:
@@ -187,7 +190,7 @@ def test_what_the_sweep_settles_as_sent_is_finished_by_its_own_task(
     outcome = ledger.claim(claimant("half", "verified-mail"), POLICY)
     assert isinstance(outcome, Acquired)
     assert outcome.entry.deliveries[0].status is DeliveryStatus.ACCEPTED
-    assert not ledger.complete(outcome.entry, "both").unfinished
+    assert not hold(ledger, outcome.entry).complete("both").unfinished
 
 
 def test_a_frozen_message_is_erased_once_no_provider_recognises_it(ledger: Ledger) -> None:
@@ -196,8 +199,10 @@ def test_a_frozen_message_is_erased_once_no_provider_recognises_it(ledger: Ledge
     for seconds in (3600.0, 0.05):
         claim = claimed(ledger, f"frozen-{seconds}")
         who = claimant(f"frozen-{seconds}")
-        entry = ledger.begin(claim, [TARGET], "<m@x>", who, POLICY, Offer("key", seconds, "frozen text"))
-        kept[seconds] = ledger.settle(entry, {TARGET: Reply(DeliveryStatus.IN_DOUBT)}, "<m@x>", who, POLICY)
+        entry = hold(ledger, claim, who, POLICY).begin([TARGET], "<m@x>", Offer("key", seconds, "frozen text"))
+        kept[seconds] = hold(ledger, entry, who, POLICY).settle(
+            {TARGET: Reply(DeliveryStatus.IN_DOUBT)}, "<m@x>"
+        )
     if mirror := factory.get_ledger().mirror:
         assert all(mirror.show(entry) for entry in kept.values())
     time.sleep(0.1)
@@ -227,8 +232,8 @@ def test_what_is_stuck_is_reported(ledger: Ledger, caplog: Any) -> None:
     for name in ("old", "young"):
         late(ledger, sending(ledger, name))
     entry = claimed(ledger, "waits")
-    ledger.release(entry, POLICY, retry_in=9000)
-    ledger.release(claimed(ledger, "lost"), POLICY)
+    hold(ledger, entry, policy=POLICY).release(retry_in=9000)
+    hold(ledger, claimed(ledger, "lost"), policy=POLICY).release()
     mirror = factory.get_ledger(app).mirror
     for name in ("waits", "lost"):
         stored = ledger.store.get(name)

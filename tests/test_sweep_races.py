@@ -27,7 +27,7 @@ from celery_idempotent.operations import search, sweep
 from celery_idempotent.stores.database.store import DatabaseStore
 from celery_idempotent.stores.memory import MemoryStore
 from celery_idempotent.stores.redis.store import RedisStore
-from celery_idempotent.testing import race
+from celery_idempotent.testing import hold, race
 from tests.support.databases import added, place_of, wipe
 from tests.support.servers import Redis
 
@@ -69,10 +69,10 @@ def hand_over(ledger: Ledger, number: int, pause: float) -> Any:
     who = claimant(number)
     entry = ledger.claim(who, policy).entry
     time.sleep((number % 3 + number % 5) * pause)
-    entry = ledger.begin(entry, [TARGET], "<m@x>", who, policy)
+    entry = hold(ledger, entry, who, policy).begin([TARGET], "<m@x>")
     time.sleep((number % 4) * pause)
-    entry = ledger.settle(entry, ACCEPTED, "<m@x>", who, policy)
-    return ledger.complete(entry, number)
+    entry = hold(ledger, entry, who, policy).settle(ACCEPTED, "<m@x>")
+    return hold(ledger, entry).complete(number)
 
 
 def race_sweep_and_hand_over(
@@ -192,7 +192,7 @@ def test_two_whole_sweeps_with_a_verifier(
     for number in range(5):
         who = replace(claimant(number), email_type="raced-mail")
         late = Policy(send_timeout=-1.0)
-        ledger.begin(ledger.claim(who, late).entry, [TARGET], "<m@x>", who, late)  # type: ignore[union-attr]
+        hold(ledger, ledger.claim(who, late).entry, who, late).begin([TARGET], "<m@x>")  # type: ignore[union-attr]
         passes = race(go_round, 2)
         assert sum(one.in_doubt for one in passes) == 1
         told = [(one.sent, one.not_sent, one.unknown) for one in passes]
@@ -241,10 +241,10 @@ def test_sweeps_and_duplicates_of_the_same_emails() -> None:
                 try:
                     time.sleep((number % 3) * 0.0004)
                     if not entry.deliveries:  # as the mail backend does: what was accepted is not offered again
-                        entry = ledger.begin(entry, [TARGET], "<m@x>", who, policy)
+                        entry = hold(ledger, entry, who, policy).begin([TARGET], "<m@x>")
                         accepted.append(who.key)
-                        entry = ledger.settle(entry, ACCEPTED, "<m@x>", who, policy)
-                    ledger.complete(entry, None)
+                        entry = hold(ledger, entry, who, policy).settle(ACCEPTED, "<m@x>")
+                    hold(ledger, entry).complete(None)
                 except ClaimLost:
                     continue
                 break
@@ -263,7 +263,9 @@ def test_two_sweeps_find_the_same(memory_ledger: Any) -> None:
     """One of them acts."""
     for round_ in range(50):
         who = claimant(round_)
-        entry = memory_ledger.begin(memory_ledger.claim(who, Policy()).entry, [TARGET], "<m@x>", who, Policy())
+        entry = hold(memory_ledger, memory_ledger.claim(who, Policy()).entry, who, Policy()).begin(
+            [TARGET], "<m@x>"
+        )
         assert memory_ledger.store.swap(replace(entry, deadline=After(-1)), entry.version)
         changed = race(lambda n, key=who.key: expire(memory_ledger.store, key), 4)
         assert sum(entry is not None for entry in changed) == 1

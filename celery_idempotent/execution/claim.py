@@ -26,11 +26,11 @@ def claim(call: Call) -> Run | Duplicate:
     except LedgerUnavailable as error:
         call.snooze(call.backoff(), error)
     match outcome:
-        case Acquired(entry, mismatch):
-            report = call.report(entry)
+        case Acquired(held, mismatch):
+            report = call.report(held.entry)
             report.mismatch(mismatch)
             report.claimed()
-            return Run(ledger, call.claimant, rules, entry)
+            return Run(ledger, held)
         case Duplicate():
             return _duplicate(call, ledger, outcome)
         case Busy():

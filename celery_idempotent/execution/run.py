@@ -10,13 +10,14 @@ from contextvars import ContextVar
 from typing import Any
 
 from ..exceptions import ClaimLost, IdempotencyError, LedgerUnavailable
+from ..ledger.claims import take_back
 from ..ledger.entry import Delivery, Entry, Recipient
+from ..ledger.held_claim import HeldClaim
 from ..ledger.keys import digest
 from ..ledger.ledger import Ledger
-from ..ledger.outcomes import Acquired, Reply, Target
+from ..ledger.outcomes import Reply, Target
 from ..ledger.policy import Claimant, Policy
 from ..ledger.provider_offers import Offer
-from ..ledger.status import DeliveryStatus
 from .message_parts import Parts, named_targets
 from .retrying import retry_while_unavailable
 from .unserved_recipients import DeliveryKey, UnservedRecipients
@@ -25,8 +26,6 @@ logger = logging.getLogger("celery_idempotent")
 
 RELEASE_PATIENCE = 10.0
 """Seconds for which a release is tried; after that the lease frees the key."""
-
-NOT_YET = "not offered yet"
 
 _current: ContextVar[Run | None] = ContextVar("celery_idempotent_run", default=None)
 
@@ -49,13 +48,11 @@ class TakenBack(Exception):
 
 
 class Run:
-    """Holds the newest entry of a claim and writes to the ledger in its name."""
+    """A held claim, patience with a ledger that does not answer, and what the body has sent so far."""
 
-    def __init__(self, ledger: Ledger, claimant: Claimant, policy: Policy, entry: Entry) -> None:
+    def __init__(self, ledger: Ledger, held: HeldClaim) -> None:
         self.ledger = ledger
-        self.claimant = claimant
-        self.policy = policy
-        self.entry = entry
+        self.held = held
         self.around: Run | None = None
         """The run whose body has called this one."""
         self.stopped_by: Exception | None = None
@@ -64,6 +61,21 @@ class Run:
         """What hand-overs raised that the body may have swallowed."""
         self._parts = Parts()
         self._named: dict[str, frozenset[DeliveryKey]] = {}
+
+    @property
+    def entry(self) -> Entry:
+        """The newest entry that this run knows."""
+        return self.held.entry
+
+    @property
+    def claimant(self) -> Claimant:
+        """Who runs the body."""
+        return self.held.claimant
+
+    @property
+    def policy(self) -> Policy:
+        """By which rules."""
+        return self.held.policy
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -116,104 +128,68 @@ class Run:
         offer: Offer | None = None,
         waiting: Sequence[Target] = (),
     ) -> None:
-        """Write ahead. Raises `ClaimLost` or `LedgerUnavailable`: nothing may be sent then.
+        """Write ahead, as `HeldClaim.begin`; a claim that was lost to a mere claim is taken back.
 
-        ``waiting`` are those of the message who are not served yet: the end of a doubt must not be the end for
-        them.
+        Raises `ClaimLost` or `LedgerUnavailable`: nothing may be sent then.
         """
         with self._stopping():
             began = time.monotonic()
             try:
-                self._begin(targets, message_id, offer, waiting)
-                if time.monotonic() - began > self.policy.send_timeout:
-                    raise LedgerUnavailable(
-                        f"{self.claimant.email_type}: the write-ahead took longer than send_timeout"
-                    )
+                try:
+                    self.held.begin(targets, message_id, offer, waiting)
+                except ClaimLost as lost:
+                    self._take_back(lost)
+                    self.held.begin(targets, message_id, offer, waiting)
+                self._refuse_if_slow(began)
             except (ClaimLost, TakenBack):
                 raise
             except Exception:
                 self._withdraw(targets, message_id)
                 raise
 
+    def _take_back(self, lost: ClaimLost) -> None:
+        """Claim again, unless ``lost`` says for good; raise `TakenBack` where somebody has sent meanwhile."""
+        before = self.entry.deliveries
+        take_back(self.held, lost)
+        if self.entry.deliveries != before:
+            raise TakenBack from lost
+
+    def _refuse_if_slow(self, began: float) -> None:
+        """Raise `LedgerUnavailable` if the write-ahead took so long that its deadline may have passed."""
+        if time.monotonic() - began > self.policy.send_timeout:
+            raise LedgerUnavailable(
+                f"{self.claimant.email_type}: the write-ahead took longer than send_timeout"
+            )
+
     def begin_again(self, served: Sequence[Target]) -> None:
         """Write ahead that what is in doubt goes out once more. Raises as `begin`, and `DeliveryInDoubt`."""
         with self._stopping():
             began = time.monotonic()
-            self.entry = self.ledger.begin_again(self.entry, self.claimant, self.policy, served)
-            if time.monotonic() - began > self.policy.send_timeout:
-                raise LedgerUnavailable(
-                    f"{self.claimant.email_type}: the write-ahead took longer than send_timeout"
-                )
+            self.held.begin_again(served)
+            self._refuse_if_slow(began)
 
     def close_offer(self) -> None:
-        """Give up the key of what is in doubt and cannot be offered under it, unless that is to be held.
+        """Give up the provider key of what is in doubt, unless the rules hold the doubt anyway.
 
         Raises `ClaimLost` if somebody has settled it meanwhile, `LedgerUnavailable`.
         """
         if self.policy.in_doubt == "hold" or not self.entry.provider_key:
             return
         with self._stopping():
-            self.entry = retry_while_unavailable(lambda: self.ledger.close_offer(self.entry), RELEASE_PATIENCE)
-
-    def _begin(
-        self, targets: Sequence[Target], message_id: str, offer: Offer | None, waiting: Sequence[Target]
-    ) -> None:
-        def write() -> None:
-            known = self.known()
-            if new := [(part, who) for part, who in waiting if (part, who.digest) not in known]:
-                rows = [Delivery(*one, DeliveryStatus.DEFERRED, message_id, detail=NOT_YET) for one in new]
-                self.entry = self.ledger.remember(self.entry, rows)
-            self.entry = self.ledger.begin(self.entry, targets, message_id, self.claimant, self.policy, offer)
-
-        try:
-            write()
-        except ClaimLost as lost:
-            before = self.entry
-            self._take_back(lost)
-            if self.entry.deliveries != before.deliveries:
-                raise TakenBack from lost
-            write()
-
-    def _take_back(self, lost: ClaimLost) -> None:
-        """Claim again after another run has taken over that has nothing in a hand-over; else raise ``lost``.
-
-        Whoever is ready to send goes first. If it gave way, bodies that take longer than the lease, or than the
-        broker keeps a message unacknowledged, would take the key from each other for ever.
-        """
-        if lost.owner is None:
-            raise lost
-        outcome: Any = None
-        if lost.owner == self.claimant.task_id:
-            outcome = self.ledger.claim(self.claimant, self.policy)
-        else:
-            outcome = self.ledger.overtake(self.entry, self.claimant, self.policy)
-        if not isinstance(outcome, Acquired):
-            raise lost
-        known, before = outcome.entry.deliveries, self.entry.deliveries
-        self.entry = outcome.entry
-        places = {d.place for d in known}
-        if forgotten := [d for d in before if d.place not in places]:
-            self.entry = self.ledger.remember(self.entry, forgotten)
+            retry_while_unavailable(self.held.close_offer, RELEASE_PATIENCE)
 
     def _withdraw(self, targets: Sequence[Target], message_id: str) -> None:
         """Take a write-ahead back whose confirmation did not arrive: stored or not, nothing goes out now."""
-
-        def write() -> Entry:
-            return self.ledger.withdraw(self.entry, targets, message_id, self.claimant, self.policy)
-
         try:
-            self._record(write, RELEASE_PATIENCE)
+            self._record(lambda: self.held.withdraw(targets, message_id), RELEASE_PATIENCE)
         except IdempotencyError as error:
-            logger.warning(
-                "%s: the write-ahead may stand until its deadline: %s", self.claimant.email_type, error
-            )
+            name = self.claimant.email_type
+            logger.warning("%s: the write-ahead may stand until its deadline: %s", name, error)
 
     def settle(self, replies: Mapping[Target, Reply], message_id: str) -> None:
-        """Record outcomes, insisting while the ledger does not answer."""
+        """Record outcomes; while the ledger does not answer, try again."""
         with self._stopping():
-            struck = self._record(
-                lambda: self.ledger.settle(self.entry, replies, message_id, self.claimant, self.policy)
-            )
+            struck = self._record(lambda: self.held.settle(replies, message_id))
             if struck is not None:
                 raise struck
 
@@ -232,28 +208,28 @@ class Run:
     def complete(self, result: Any) -> None:
         """Record success and the result to replay; a result that the store refuses is left out."""
         try:
-            self._record(lambda: self.ledger.complete(self.entry, result))
+            self._record(lambda: self.held.complete(result))
         except ClaimLost as lost:
-            self._take_back(lost)
-            self._record(lambda: self.ledger.complete(self.entry, result))
+            take_back(self.held, lost)
+            self._record(lambda: self.held.complete(result))
         except IdempotencyError:
             raise
         except Exception:
             logger.exception("%s: the result cannot be kept, so duplicates get None", self.claimant.email_type)
-            self._record(lambda: self.ledger.complete(self.entry, None))
+            self._record(lambda: self.held.complete(None))
         self.ledger.show(self.entry)
 
     def release(self, error: str, retry_in: float | None = None) -> None:
         """Free the claim, keeping it for this task's own retry if one is due in ``retry_in`` seconds."""
-        self._end(lambda: self.ledger.release(self.entry, self.policy, retry_in, error), RELEASE_PATIENCE)
+        self._end(lambda: self.held.release(error, retry_in), RELEASE_PATIENCE)
 
     def fail(self, error: str) -> None:
         """Record that the task gave up."""
-        self._end(lambda: self.ledger.fail(self.entry, error), RELEASE_PATIENCE)
+        self._end(lambda: self.held.fail(error), RELEASE_PATIENCE)
 
     def doubt(self, error: str) -> None:
         """Record that an opaque body ended with an unknown outcome."""
-        self._end(lambda: self.ledger.doubt(self.entry, error))
+        self._end(lambda: self.held.doubt(error))
 
     def _end(self, write: Callable[[], Entry], patience: float | None = None) -> None:
         self._record(write, patience)
@@ -266,10 +242,10 @@ class Run:
         recognises one that had been stored already.
         """
         try:
-            self.entry = retry_while_unavailable(write, patience)
+            retry_while_unavailable(write, patience)
         except IdempotencyError:
             raise
         except Exception as struck:
-            self.entry = retry_while_unavailable(write, patience)
+            retry_while_unavailable(write, patience)
             return struck
         return None

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from . import provider_offers
-from .deliveries import merged
-from .doubts import doubt_until
 from .entry import After, Attempt, Delivery, Entry
-from .outcomes import Reply, Target
 from .policy import Claimant, Policy
-from .provider_offers import Offer
-from .status import DeliveryStatus, Status
+from .status import DeliveryStatus
 
 
 def attempt_begun(entry: Entry, claimant: Claimant, rows: Sequence[Delivery] = ()) -> Attempt:
@@ -78,61 +73,3 @@ def _summary(rows: Sequence[Delivery]) -> dict[str, Any]:
             if row.status is status:
                 return {"outcome": status, "code": row.code, "detail": row.detail}
     return {"outcome": DeliveryStatus.DEFERRED}
-
-
-def begun(
-    entry: Entry,
-    targets: Iterable[Target],
-    message_id: str,
-    claimant: Claimant,
-    policy: Policy,
-    offer: Offer | None,
-) -> tuple[Entry, Attempt]:
-    """Return ``entry`` with one message on its way to ``targets``, recognisable by ``offer``."""
-    rows = [Delivery(part, who, DeliveryStatus.SENDING, message_id) for part, who in targets]
-    changed = replace(
-        _sending(provider_offers.with_provider_key(entry, offer), policy), deliveries=merged(entry, rows)
-    )
-    return changed, attempt_begun(changed, claimant, rows)
-
-
-def begun_again(
-    entry: Entry, claimant: Claimant, policy: Policy, served: Iterable[Target] | None = None
-) -> tuple[Entry, Attempt]:
-    """Return ``entry`` with what is in doubt on its way once more, under its provider key; None: to all."""
-    places = None if served is None else {(part, who.digest) for part, who in served}
-    changed = _sending(provider_offers.reoffered(entry, places), policy)
-    rows = [delivery for delivery in changed.deliveries if delivery.status is DeliveryStatus.SENDING]
-    return changed, attempt_begun(changed, claimant, rows)
-
-
-def _sending(entry: Entry, policy: Policy) -> Entry:
-    return replace(
-        entry, status=Status.SENDING, deadline=After(policy.send_timeout), attempts=entry.attempts + 1
-    )
-
-
-def answered(
-    entry: Entry, replies: Mapping[Target, Reply], message_id: str, claimant: Claimant, policy: Policy
-) -> tuple[Entry, Attempt]:
-    """Return ``entry`` with the ``replies`` to a hand-over, or with refusals that came before it."""
-    rows, before = [], provider_offers.as_before_reoffer(entry)
-    for (part, who), said in replies.items():
-        reply = provider_offers.settled_reply(before, (part, who.digest), said)
-        rows.append(Delivery(part, who, reply.status, message_id, reply.code, reply.detail[:200]))
-    deliveries = merged(before, rows)
-    doubt = any(delivery.status is DeliveryStatus.IN_DOUBT for delivery in deliveries)
-    accepted = any(row.status is DeliveryStatus.ACCEPTED for row in rows)
-    # Refused before there was anything to write ahead: an attempt all the same.
-    number = entry.attempts if entry.status is Status.SENDING else entry.attempts + 1
-    changed = replace(
-        entry,
-        status=Status.IN_DOUBT if doubt else Status.CLAIMED,
-        deadline=doubt_until(entry) if doubt else After(policy.lease),
-        attempts=number,
-        offers=entry.offers + number - entry.attempts if entry.offers else 0,
-        sent_at=After() if accepted else entry.sent_at,
-        deliveries=deliveries,
-    )
-    changed = provider_offers.after_handover(changed, accepted)
-    return changed, attempt_answered(changed, claimant, rows)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from dataclasses import replace
 from datetime import datetime
 
+from ..exceptions import ClaimLost, IdempotencyError
 from .attempts import attempt_ended, opaque_begun
 from .doubts import doubtful, resolved_by_rules, rules_verdict
 from .entry import After, Entry
 from .generations import may_send_again, next_generation, with_participant
+from .held_claim import HeldClaim
 from .outcomes import Acquired, Busy, Duplicate, Held, Mismatch, Outcome
 from .policy import Claimant, Policy, Verdict
 from .status import DeliveryStatus, Status
 from .store import Store, Stored
 from .writes import MAX_ROUNDS, swap
+
+logger = logging.getLogger("celery_idempotent")
 
 BUSY_SECONDS = 1.0
 """Until it is worth asking again where others have changed the entry all the time."""
@@ -29,19 +34,19 @@ class Claim:
         self.claimant = claimant
         self.policy = policy
 
-    def decided(self) -> Outcome:
+    def decide(self) -> Outcome:
         """Take the key, or tell why not. One round trip when it is new or already sent."""
         found = self._insert()
         for _ in range(MAX_ROUNDS):
             if found.entry.claim_id == self.id:
-                return Acquired(found.entry)
-            outcome = self._decide(found)
+                return self._acquired(found.entry)
+            outcome = self._look_up(found)
             if outcome is not None:
                 return outcome
             found = self.store.get(self.claimant.key) or self._insert()
         return Busy(found.entry, BUSY_SECONDS)
 
-    def done(self) -> Entry | None:
+    def find_done(self) -> Entry | None:
         """Return the entry if this claim would be a duplicate of what is done; one read, no write."""
         found = self.store.get(self.claimant.key)
         if found is None or found.entry.status is not Status.SENT or self._finishes(found.entry):
@@ -51,7 +56,7 @@ class Claim:
         again = may_send_again(found.entry, found.now, self.claimant, self.policy)
         return None if again else found.entry
 
-    def overtaken(self, entry: Entry) -> Acquired | None:
+    def overtake(self, entry: Entry) -> Acquired | None:
         """Take again what the claimant held as ``entry``, from a task that has no more than claimed it."""
         found = self.store.get(self.claimant.key)
         if self.policy.opaque or found is None or found.entry.status is not Status.CLAIMED:
@@ -68,7 +73,7 @@ class Claim:
 
     # -- what is found -----------------------------------------------------------------------------------
 
-    def _decide(self, found: Stored) -> Outcome | None:
+    def _look_up(self, found: Stored) -> Outcome | None:
         """Apply the table of what a claim finds; None where the entry has changed meanwhile."""
         entry, now, claimant = found.entry, found.now, self.claimant
         mismatch = differs(entry, claimant)
@@ -132,7 +137,10 @@ class Claim:
 
     def _take(self, wanted: Entry, entry: Entry, mismatch: bool) -> Acquired | None:
         swapped = swap(self.store, wanted, entry, opaque_begun(wanted, self.claimant, self.policy))
-        return Acquired(swapped, mismatch) if swapped else None
+        return self._acquired(swapped, mismatch) if swapped else None
+
+    def _acquired(self, entry: Entry, mismatch: bool = False) -> Acquired:
+        return Acquired(HeldClaim(self.store, self.claimant, self.policy, entry), mismatch)
 
     def _taken(self, entry: Entry) -> Entry:
         """Return ``entry`` as claimed; an opaque claim is its own write-ahead."""
@@ -164,6 +172,51 @@ class Claim:
         if entry.provider_key:  # nothing will ever need its content again
             entry = swap(self.store, entry.without_provider_key(), entry) or entry
         return Held(entry, found)
+
+
+def claim(store: Store, claimant: Claimant, policy: Policy) -> Outcome:
+    """Claim the key for ``claimant``. One round trip when the key is new or already sent.
+
+    Raises `LedgerUnavailable`.
+    """
+    one = Claim(store, claimant, policy)
+    try:
+        return one.decide()
+    except Exception:  # a soft time limit can strike here as well
+        if policy.opaque:
+            _take_away(one)
+        raise
+
+
+def _take_away(one: Claim) -> None:
+    """Take back an opaque claim that may have been stored: its body has not begun, so there is no doubt."""
+    try:
+        found = one.store.get(one.claimant.key)
+        if found is not None and found.entry.claim_id == one.id:
+            HeldClaim(one.store, one.claimant, Policy(), found.entry).release("LedgerUnavailable")
+    except IdempotencyError as error:
+        logger.warning("%s: the claim may stand until its deadline: %s", one.claimant.email_type, error)
+
+
+def take_back(held: HeldClaim, lost: ClaimLost) -> None:
+    """Have ``held`` claim again after another run has taken over that has nothing in a hand-over.
+
+    Whoever is ready to send goes first. If it gave way, bodies that take longer than the lease, or than the
+    broker keeps a message unacknowledged, would take the key from each other for ever. The other run is fenced
+    off then, as its own hand-over would be refused. Raises ``lost`` where it is not so, `LedgerUnavailable`.
+    """
+    if lost.owner is None:
+        raise lost
+    if lost.owner == held.claimant.task_id:
+        outcome: Outcome | None = claim(held.store, held.claimant, held.policy)
+    else:
+        outcome = Claim(held.store, held.claimant, held.policy).overtake(held.entry)
+    if not isinstance(outcome, Acquired):
+        raise lost
+    before, held.entry = held.entry, outcome.entry
+    known = {delivery.place for delivery in held.entry.deliveries}
+    if forgotten := [delivery for delivery in before.deliveries if delivery.place not in known]:
+        held.remember(forgotten)
 
 
 def differs(entry: Entry, claimant: Claimant) -> bool:

@@ -107,5 +107,3 @@ def found_sent(entry: Entry) -> Entry:
     unfinished = bool(entry.deliveries)
     since = After() if unfinished else None
     return replace(entry, status=Status.SENT, deadline=since, result=None, unfinished=unfinished)
-
-

@@ -201,9 +201,7 @@ class Entry:
         def at(moment: Moment | None) -> datetime | None:
             return None if moment is None else filled(moment)
 
-        history = (
-            replace(a, started_at=filled(a.started_at), ended_at=at(a.ended_at)) for a in self.history
-        )
+        history = (replace(a, started_at=filled(a.started_at), ended_at=at(a.ended_at)) for a in self.history)
         return replace(
             self,
             deadline=at(self.deadline),

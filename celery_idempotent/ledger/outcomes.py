@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .entry import Entry, Recipient
 from .status import DeliveryStatus
+
+if TYPE_CHECKING:
+    from .held_claim import HeldClaim
 
 Target = tuple[str, Recipient]
 """One recipient of one message: the message's part, and who."""
@@ -15,8 +19,13 @@ Target = tuple[str, Recipient]
 class Acquired:
     """The claimant holds the claim: it may go on."""
 
-    entry: Entry
+    claim: HeldClaim
     mismatch: bool = False
+
+    @property
+    def entry(self) -> Entry:
+        """The entry as it was claimed."""
+        return self.claim.entry
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,9 +59,7 @@ def reoffered(entry: Entry, served: Collection[tuple[str, str]] | None = None) -
     """
     rows = tuple(
         replace(d, detail=_marked(d.detail))
-        if d.status is DeliveryStatus.IN_DOUBT
-        and served is not None
-        and d.place not in served
+        if d.status is DeliveryStatus.IN_DOUBT and served is not None and d.place not in served
         else d
         for d in entry.deliveries
     )

@@ -85,7 +85,7 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
     ),
     Status.CANCELLED: frozenset({Status.CLAIMED, Status.SENDING, Status.RELEASED, Status.CANCELLED}),
 }
-"""Which status may follow which. `Ledger` refuses every other change with `AssertionError`."""
+"""Which status may follow which. Every other change is refused with `TransitionForbidden`."""
 
 IN_FLIGHT = frozenset({Status.CLAIMED, Status.SENDING})
 """Statuses that carry a running deadline and a holder."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from ..exceptions import ClaimLost
+from ..exceptions import ClaimLost, TransitionForbidden
 from . import attempts, provider_offers
 from .deliveries import merged, without_events
 from .entry import After, Attempt, Entry
@@ -136,9 +136,12 @@ MAX_ROUNDS = 16
 def swap(store: Store, changed: Entry, entry: Entry, attempt: Attempt | None = None) -> Entry | None:
     """Write ``changed`` in place of ``entry``, with the rows that differ; None if it is no longer there.
 
-    Raises `AssertionError` for a change of status that `TRANSITIONS` does not have, `LedgerUnavailable`.
+    Raises `TransitionForbidden` for a change of status that `TRANSITIONS` does not have, `LedgerUnavailable`.
     """
-    assert changed.status in TRANSITIONS[entry.status], f"{entry.status} -> {changed.status}"
+    if changed.status not in TRANSITIONS[entry.status]:
+        raise TransitionForbidden(
+            f"{entry.key}: {entry.status} may not become {changed.status}; nothing was written"
+        )
     changed = provider_offers.key_for_storage(changed)
     before = frozenset(entry.deliveries)
     rows = [delivery for delivery in changed.deliveries if delivery not in before]

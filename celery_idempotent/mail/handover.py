@@ -12,9 +12,10 @@ from django.core.mail import EmailMessage
 from django.core.mail.utils import DNS_NAME
 
 from ..conf import conf
-from ..execution.run import NOT_YET, Run, TakenBack
+from ..execution.run import Run, TakenBack
 from ..ledger.addresses import mask_all, printable, recipient
 from ..ledger.entry import Delivery, Recipient
+from ..ledger.held_claim import NOT_YET
 from ..ledger.outcomes import Reply, Target
 from ..ledger.status import DeliveryStatus
 from .delivery_errors import raise_unsettled

@@ -4,6 +4,6 @@ Subclass `StoreConformance`, give it a ``store`` fixture that returns an empty s
 """
 
 from .conformance import StoreConformance
-from .factories import ANN, BOB, KEY, make_attempt, make_entry, race
+from .factories import ANN, BOB, KEY, hold, make_attempt, make_entry, race
 
-__all__ = ["ANN", "BOB", "KEY", "StoreConformance", "make_attempt", "make_entry", "race"]
+__all__ = ["ANN", "BOB", "KEY", "StoreConformance", "hold", "make_attempt", "make_entry", "race"]

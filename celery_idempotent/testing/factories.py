@@ -9,6 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from ..ledger.entry import After, Attempt, Entry, Recipient
+from ..ledger.held_claim import HeldClaim
+from ..ledger.ledger import Ledger
+from ..ledger.policy import Claimant, Policy
 from ..ledger.status import Status
 
 KEY = "1:" + "ab" * 32
@@ -46,3 +49,11 @@ def race(work: Callable[[int], Any], racers: int = 8) -> list[Any]:
 
     with ThreadPoolExecutor(racers) as pool:
         return list(pool.map(run, range(racers)))
+
+
+def hold(
+    ledger: Ledger, entry: Entry, claimant: Claimant | None = None, policy: Policy | None = None
+) -> HeldClaim:
+    """Return the claim on ``entry`` in its owner's hands, or in those of ``claimant``, to write in its name."""
+    owner = Claimant(entry.key, entry.email_type, entry.owner)
+    return HeldClaim(ledger.store, claimant or owner, policy or Policy(), entry)

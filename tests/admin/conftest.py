@@ -16,6 +16,7 @@ from celery_idempotent.models import LogicalEmail, OutboxMessage
 from celery_idempotent.outbox import rows as outbox_rows
 from celery_idempotent.stores import factory
 from celery_idempotent.stores.database.store import DatabaseStore
+from celery_idempotent.testing import hold
 from tests.admin.pages import CLAIMANT
 
 
@@ -26,12 +27,12 @@ def email(db: None, settings: Any) -> LogicalEmail:
     ledger = Ledger(DatabaseStore())
     targets = [("0", Recipient(c * 64, f"{c}***@example.com")) for c in "ab"]
     entry = ledger.claim(CLAIMANT, Policy()).entry
-    entry = ledger.begin(entry, targets, "<m@shop>", CLAIMANT, Policy())
+    entry = hold(ledger, entry, CLAIMANT, Policy()).begin(targets, "<m@shop>")
     replies = {
         targets[0]: Reply(DeliveryStatus.ACCEPTED, 250, "queued"),
         targets[1]: Reply(DeliveryStatus.DEFERRED, 450, "greylisted"),
     }
-    ledger.settle(entry, replies, "<m@shop>", CLAIMANT, Policy())
+    hold(ledger, entry, CLAIMANT, Policy()).settle(replies, "<m@shop>")
     email = LogicalEmail.objects.get()
     owed = OutboxMessage(task_id="task-1", task="t", key=email.key, label=email.label, payload="a secret")
     outbox_rows.add("default", [owed])

@@ -17,6 +17,7 @@ from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.models import Delivery, LogicalEmail, OutboxMessage, SendAttempt
 from celery_idempotent.operations.advice import ADVICE, UNFINISHED
 from celery_idempotent.stores import factory
+from celery_idempotent.testing import hold
 from tests.admin.pages import CLAIMANT, LIST, decision_on, form, page_of, told
 
 MODELS = [LogicalEmail, Delivery, SendAttempt, OutboxMessage]
@@ -73,11 +74,13 @@ def test_what_was_cut_off_can_be_filtered(admin_client: Any, email: LogicalEmail
     for name in ("done", "cut-off"):
         claimant = replace(CLAIMANT, key=name, task_id=name)
         target = ("0", Recipient("c" * 64, "c***@example.com"))
-        entry = ledger.begin(ledger.claim(claimant, Policy()).entry, [target], "<c@shop>", claimant, Policy())
+        entry = hold(ledger, ledger.claim(claimant, Policy()).entry, claimant, Policy()).begin(
+            [target], "<c@shop>"
+        )
         how = DeliveryStatus.ACCEPTED if name == "done" else DeliveryStatus.IN_DOUBT
-        entry = ledger.settle(entry, {target: Reply(how)}, "<c@shop>", claimant, Policy())
+        entry = hold(ledger, entry, claimant, Policy()).settle({target: Reply(how)}, "<c@shop>")
         if name == "done":
-            ledger.complete(entry, None)
+            hold(ledger, entry).complete(None)
         else:
             Operator(ledger, "ann", "it is there").resolve(entry, Verdict.SENT)
     page = admin_client.get(LIST, {"body": "unfinished"})

@@ -15,10 +15,12 @@ from celery_idempotent import ClaimLost, IdempotentEmailTask, IdempotentTask, Le
 from celery_idempotent.conf import conf
 from celery_idempotent.ledger.addresses import recipient
 from celery_idempotent.ledger.decisions import Operator
+from celery_idempotent.ledger.held_claim import HeldClaim
 from celery_idempotent.ledger.outcomes import Acquired, Reply
 from celery_idempotent.ledger.policy import Claimant, Policy, Verdict
 from celery_idempotent.ledger.status import DeliveryStatus
 from celery_idempotent.tasks.idempotent import CeleryCall
+from celery_idempotent.testing import hold
 from tests.support.mailserver import ScriptedSMTP
 
 pytestmark = pytest.mark.usefixtures("memory_ledger", "tracked")
@@ -135,13 +137,13 @@ def redelivered(ledger: Any, until: str) -> Any:
     entry = outcome.entry
     if until != "claimed":
         who = recipient("ann@example.com", conf.recipient_salt, conf.recipients)
-        entry = ledger.begin(entry, [("0", who)], "<m@other>", claimant, Policy())
+        entry = hold(ledger, entry, claimant, Policy()).begin([("0", who)], "<m@other>")
         status = DeliveryStatus.IN_DOUBT if until == "proven" else DeliveryStatus.ACCEPTED
-        entry = ledger.settle(entry, {("0", who): Reply(status)}, "<m@other>", claimant, Policy())
+        entry = hold(ledger, entry, claimant, Policy()).settle({("0", who): Reply(status)}, "<m@other>")
     if until == "proven":
         entry = Operator(ledger, "ann", "it is in the log").resolve(entry, Verdict.SENT)
     if until == "sent":
-        entry = ledger.complete(entry, "sent by the other")
+        entry = hold(ledger, entry).complete("sent by the other")
     return entry
 
 
@@ -158,7 +160,7 @@ def test_a_run_and_its_own_redelivery_at_once(
     copies: int,
 ) -> None:
     """P1, P4: who is ready to send goes first; who comes later finds it done. Nobody gives up for ever."""
-    begin, others = memory_ledger.begin, []
+    begin, others = HeldClaim.begin, []
 
     def overtaken(*args: Any) -> Any:
         if not others:
@@ -166,32 +168,33 @@ def test_a_run_and_its_own_redelivery_at_once(
             others[0] = redelivered(memory_ledger, until)
         return begin(*args)
 
-    monkeypatch.setattr(memory_ledger, "begin", overtaken)
+    monkeypatch.setattr(HeldClaim, "begin", overtaken)
     monkeypatch.setattr(CeleryCall, "local", property(lambda self: False, lambda self, value: None))
     assert interrupted.apply((1,), task_id="one").get() == value
     assert len(server.accepted) == copies
     assert interrupted.entry_for(1).status is Status.SENT
     if until != "sent":
         with pytest.raises(ClaimLost):
-            memory_ledger.complete(replace(others[0], status=Status.CLAIMED), "late")
+            hold(memory_ledger, replace(others[0], status=Status.CLAIMED)).complete("late")
 
 
 def test_a_late_reply_after_the_redeliverys_own_doubt_was_proven(
     memory_ledger: Any, server: ScriptedSMTP, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """P2: neither run has come to the end of the body, so the older one has no result; a third has."""
-    settle, others = memory_ledger.settle, []
+    settle, others = HeldClaim.settle, []
 
-    def overtaken(entry: Any, *args: Any) -> Any:
+    def overtaken(held: HeldClaim, *args: Any) -> Any:
         if not others:
+            entry = held.entry
             others.append(None)
             store = memory_ledger.store
             late = store.swap(replace(entry, status=Status.RELEASED, deadline=None), entry.version).entry
             others[0] = redelivered(memory_ledger, "proven")
             assert late.claim_id != others[0].claim_id
-        return settle(entry, *args)
+        return settle(held, *args)
 
-    monkeypatch.setattr(memory_ledger, "settle", overtaken)
+    monkeypatch.setattr(HeldClaim, "settle", overtaken)
     monkeypatch.setattr(CeleryCall, "local", property(lambda self: False, lambda self, value: None))
     assert interrupted.apply((1,), task_id="one").state == "IGNORED"
     assert interrupted.entry_for(1).unfinished

@@ -18,6 +18,7 @@ from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.models import OutboxMessage
 from celery_idempotent.operations.relay import OutboxVerdict, Pass, Relay, judge
 from celery_idempotent.outbox.cleanup import forget_revoked
+from celery_idempotent.testing import hold
 from tests.celery.owed import DAY, Broker, app, daily, delivered, lost, make_due, note, relayed
 from tests.support.seed import Seed
 
@@ -91,9 +92,9 @@ def test_a_doubt_that_the_provider_would_recognise_is_published(seconds: float, 
     """Also with "hold": its next run offers the same under the same key, as long as there is time for that."""
     seed = Seed(relayed, 1, by=lost(relayed))
     offer = Offer("account-key", seconds, "sealed")
-    begun = seed.ledger.begin(seed.claimed(), seed.targets, "<m@seed>", seed.claimant, seed.policy, offer)
+    begun = hold(seed.ledger, seed.claimed(), seed.claimant, seed.policy).begin(seed.targets, "<m@seed>", offer)
     silence = dict.fromkeys(seed.targets, Reply(DeliveryStatus.IN_DOUBT))
-    seed.ledger.settle(begun, silence, "<m@seed>", seed.claimant, seed.policy)
+    hold(seed.ledger, begun, seed.claimant, seed.policy).settle(silence, "<m@seed>")
     assert getattr(Relay(app).once(), becomes) == 1
 
 

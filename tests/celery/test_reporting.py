@@ -9,6 +9,7 @@ import pytest
 from celery import Celery
 
 from celery_idempotent import DeliveryInDoubt, IdempotentTask, signals
+from celery_idempotent.testing import hold
 
 app = Celery("reporting", broker="memory://", backend="cache+memory://", set_as_current=False)
 NAMES = [
@@ -38,7 +39,7 @@ def told(self: Any, n: int, how: str = "") -> str:
 
         run = current_run()
         assert run is not None
-        run.ledger.release(run.entry, run.policy)
+        hold(run.ledger, run.entry, policy=run.policy).release()
         run.ledger.claim(Claimant(run.claimant.key, "told", "other"), Policy())
     return "ok"
 

@@ -17,6 +17,7 @@ from celery_idempotent.ledger.outcomes import Reply
 from celery_idempotent.ledger.policy import Claimant, Policy
 from celery_idempotent.ledger.status import DeliveryStatus
 from celery_idempotent.stores import factory
+from celery_idempotent.testing import hold
 
 TARGET = ("0", Recipient("d1" * 32, "a***@example.com"))
 ACCEPTED = {TARGET: Reply(DeliveryStatus.ACCEPTED, 250, "queued as 4711")}
@@ -34,10 +35,10 @@ def claimant(app: Celery, order_id: Any = 7, task_id: str = "task-7") -> Claiman
 def made(ledger: Ledger, who: Claimant, replies: Any = ACCEPTED) -> Any:
     """An email that is sent, or in doubt."""
     entry = ledger.claim(who, POLICY).entry
-    entry = ledger.begin(entry, [TARGET], "<m@shop>", who, POLICY)
-    entry = ledger.settle(entry, replies, "<m@shop>", who, POLICY)
+    entry = hold(ledger, entry, who, POLICY).begin([TARGET], "<m@shop>")
+    entry = hold(ledger, entry, who, POLICY).settle(replies, "<m@shop>")
     if entry.status is not Status.IN_DOUBT:
-        entry = ledger.complete(entry, {"ok": 1})
+        entry = hold(ledger, entry).complete({"ok": 1})
     factory.get_ledger().show(entry)
     return entry
 

@@ -13,6 +13,7 @@ from celery_idempotent import Status, signals
 from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.models import LogicalEmail
 from celery_idempotent.stores import factory
+from celery_idempotent.testing import hold
 from tests.commands.calling import DOUBTFUL, POLICY, WHY, claimant, entry_of, made, refused, run
 
 # -- deciding ----------------------------------------------------------------------------------------------
@@ -54,7 +55,7 @@ def test_reopen_cancel_release(ledger: Ledger, app: Celery) -> None:
         {"key": keys[0], "status": "cancelled", "generation": 2}
     ]
     who = replace(claimant(app, 2), task_id="new")
-    waiting = ledger.release(ledger.claim(who, POLICY).entry, POLICY, retry_in=900)
+    waiting = hold(ledger, ledger.claim(who, POLICY).entry, policy=POLICY).release(retry_in=900)
     factory.get_ledger().show(waiting)
     run("release", "new", *WHY)
     now = entry_of(ledger, keys[1])

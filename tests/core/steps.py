@@ -12,6 +12,7 @@ from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.ledger.outcomes import Acquired, Reply
 from celery_idempotent.ledger.policy import Claimant, Policy, Verdict
 from celery_idempotent.ledger.status import DeliveryStatus, Status
+from celery_idempotent.testing import hold
 
 ONE = Claimant("k", "mail", "task-1", fingerprint="f")
 TWO = replace(ONE, task_id="task-2")
@@ -28,25 +29,27 @@ def claimed(ledger: Ledger, claimant: Claimant = ONE, policy: Policy = POLICY) -
 
 
 def sending(ledger: Ledger) -> Any:
-    return ledger.begin(claimed(ledger), [TARGET], "<m@x>", ONE, POLICY)
+    return hold(ledger, claimed(ledger), ONE, POLICY).begin([TARGET], "<m@x>")
 
 
 def sent(ledger: Ledger, claimant: Claimant = ONE, policy: Policy = POLICY) -> Any:
-    entry = ledger.begin(claimed(ledger, claimant, policy), [TARGET], "<m@x>", claimant, policy)
-    entry = ledger.settle(entry, ACCEPTED, "<m@x>", claimant, policy)
-    return ledger.complete(entry, {"ok": 1})
+    entry = hold(ledger, claimed(ledger, claimant, policy), claimant, policy).begin([TARGET], "<m@x>")
+    entry = hold(ledger, entry, claimant, policy).settle(ACCEPTED, "<m@x>")
+    return hold(ledger, entry).complete({"ok": 1})
 
 
 def doubtful(ledger: Ledger) -> Any:
-    entry = ledger.settle(sending(ledger), {TARGET: Reply(DeliveryStatus.IN_DOUBT)}, "<m@x>", ONE, POLICY)
+    entry = hold(ledger, sending(ledger), ONE, POLICY).settle({TARGET: Reply(DeliveryStatus.IN_DOUBT)}, "<m@x>")
     assert entry.status is Status.IN_DOUBT
-    assert ledger.fail(entry, "x") == entry
+    assert hold(ledger, entry).fail("x") == entry
     return entry
 
 
 def failed(ledger: Ledger) -> Any:
-    entry = ledger.settle(sending(ledger), {TARGET: Reply(DeliveryStatus.REFUSED, 550)}, "<m@x>", ONE, POLICY)
-    return ledger.fail(entry, "RecipientsRefused")
+    entry = hold(ledger, sending(ledger), ONE, POLICY).settle(
+        {TARGET: Reply(DeliveryStatus.REFUSED, 550)}, "<m@x>"
+    )
+    return hold(ledger, entry).fail("RecipientsRefused")
 
 
 DECISIONS: dict[str, Callable[[Operator, Any], Any]] = {

@@ -16,7 +16,7 @@ from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.ledger.outcomes import Acquired, Busy, Duplicate, Reply
 from celery_idempotent.ledger.policy import Claimant
 from celery_idempotent.ledger.status import DeliveryStatus, Status
-from celery_idempotent.testing import race
+from celery_idempotent.testing import hold, race
 from tests.core.steps import ACCEPTED, ANN, ONE, POLICY, TARGET, TWO, claimed, sent
 from tests.support.clock import Clock
 
@@ -32,7 +32,7 @@ def daily(request: Any) -> Any:
 
 
 def cancelled(ledger: Ledger, operator: Operator, policy: Any = DAILY) -> Any:
-    return operator.cancel(ledger.release(claimed(ledger, ONE, policy), policy))
+    return operator.cancel(hold(ledger, claimed(ledger, ONE, policy), policy=policy).release())
 
 
 def test_a_cancelled_day_ends_with_its_window(
@@ -57,7 +57,7 @@ def test_who_took_part_in_a_cancelled_generation_never_sends(
     clock.forward(DAY)
     for old in (ONE, TWO):
         assert isinstance(ledger.claim(old, daily), Duplicate)
-    entry = ledger.complete(claimed(ledger, THREE, daily), None)
+    entry = hold(ledger, claimed(ledger, THREE, daily)).complete(None)
     assert entry.generation == 2
     for old in (ONE, TWO, THREE):
         assert isinstance(ledger.claim(old, daily), Duplicate)
@@ -85,8 +85,10 @@ def test_it_counts_from_the_cancellation_not_from_an_earlier_acceptance(
     ledger: Ledger, clock: Clock, operator: Operator
 ) -> None:
     """Some had got it, the rest was withdrawn half a day later: a day from then on."""
-    entry = ledger.begin(claimed(ledger, ONE, DAILY), [TARGET], "<m@x>", ONE, DAILY)
-    operator.cancel(ledger.release(ledger.settle(entry, ACCEPTED, "<m@x>", ONE, DAILY), DAILY))
+    entry = hold(ledger, claimed(ledger, ONE, DAILY), ONE, DAILY).begin([TARGET], "<m@x>")
+    operator.cancel(
+        hold(ledger, hold(ledger, entry, ONE, DAILY).settle(ACCEPTED, "<m@x>"), policy=DAILY).release()
+    )
     clock.forward(DAY / 2)
     assert isinstance(ledger.claim(TWO, DAILY), Duplicate)
     clock.forward(DAY / 2)
@@ -97,7 +99,7 @@ def test_the_cancellation_of_this_generation_counts(ledger: Ledger, clock: Clock
     """Not that of an earlier one, nor what was decided since: to forget somebody does not begin it anew."""
     cancelled(ledger, operator)
     clock.forward(DAY)
-    again = operator.cancel(ledger.release(claimed(ledger, TWO, DAILY), DAILY))
+    again = operator.cancel(hold(ledger, claimed(ledger, TWO, DAILY), policy=DAILY).release())
     clock.forward(DAY - 1)
     operator.forget(again, ANN.digest, [FORGOTTEN])
     assert isinstance(ledger.claim(THREE, DAILY), Duplicate)
@@ -134,8 +136,8 @@ def test_a_resend_that_was_taken_back_does_not_lengthen_it(
 
 def answered(ledger: Ledger, reply: Reply) -> Entry:
     """A hand-over, and what the mail server said."""
-    entry = ledger.begin(claimed(ledger, ONE, DAILY), [TARGET], "<m@x>", ONE, DAILY)
-    return ledger.settle(entry, {TARGET: reply}, "<m@x>", ONE, DAILY)
+    entry = hold(ledger, claimed(ledger, ONE, DAILY), ONE, DAILY).begin([TARGET], "<m@x>")
+    return hold(ledger, entry, ONE, DAILY).settle({TARGET: reply}, "<m@x>")
 
 
 def test_what_was_given_up_and_then_forgotten_is_withdrawn_until_its_window_ends(
@@ -143,7 +145,7 @@ def test_what_was_given_up_and_then_forgotten_is_withdrawn_until_its_window_ends
 ) -> None:
     """`forget` cancels it: within the window nobody gets it a second time, after it everybody does anew."""
     entry = answered(ledger, Reply(DeliveryStatus.REFUSED, 550))
-    operator.forget(ledger.fail(entry, "x"), ANN.digest, [FORGOTTEN])
+    operator.forget(hold(ledger, entry).fail("x"), ANN.digest, [FORGOTTEN])
     assert_it_ends_in(DAY, ledger, clock)
 
 
@@ -152,7 +154,7 @@ def test_an_acceptance_that_is_proven_after_the_cancellation_counts(
 ) -> None:
     """P1: a webhook tells that it had gone out after all: a window from then on."""
     entry = answered(ledger, Reply(DeliveryStatus.DEFERRED, 451))
-    entry = operator.cancel(ledger.release(entry, DAILY))
+    entry = operator.cancel(hold(ledger, entry, policy=DAILY).release())
     clock.forward(10)
     ledger.store.swap(replace(entry, sent_at=After()), entry.version)
     clock.forward(DAY - 1)
@@ -180,4 +182,4 @@ def test_a_worker_that_wakes_up_late_has_lost_its_claim(
     clock.forward(DAY)
     sent(ledger, TWO, DAILY)
     with pytest.raises(ClaimLost):
-        ledger.begin(old, [TARGET], "<m@x>", ONE, DAILY)
+        hold(ledger, old, ONE, DAILY).begin([TARGET], "<m@x>")

@@ -14,6 +14,7 @@ from celery_idempotent.ledger.outcomes import Duplicate
 from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.ledger.writes import swap
 from celery_idempotent.stores.memory import MemoryStore
+from celery_idempotent.testing import hold
 from tests.core.told import ANN, AT, BOB, ONE, POLICY, TWO, YES, begun, event, in_doubt, statuses, told
 from tests.support.clock import Clock
 
@@ -50,8 +51,8 @@ def test_a_rejection_settles_a_doubt_as_refused(ledger: Ledger, kind: str) -> No
 
 def test_a_bounce_does_not_undo_an_acceptance(ledger: Ledger) -> None:
     """It is kept beside, with its time."""
-    entry = ledger.settle(begun(ledger), {ANN: YES}, "<m>", ONE, POLICY)
-    ledger.complete(entry, "done")
+    entry = hold(ledger, begun(ledger), ONE, POLICY).settle({ANN: YES}, "<m>")
+    hold(ledger, entry).complete("done")
     entry = told(ledger, event("delivered"), event("bounced", at=AT + timedelta(hours=1)), event("rejected"))
     assert (entry.status, statuses(entry), entry.result) == (Status.SENT, [DeliveryStatus.ACCEPTED], "done")
     assert [kind for kind, _ in entry.deliveries[0].events] == ["delivered", "rejected", "bounced"]

@@ -11,6 +11,7 @@ from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.ledger.outcomes import Acquired, Held, Reply
 from celery_idempotent.ledger.provider_offers import Offer
 from celery_idempotent.ledger.status import DeliveryStatus, Status
+from celery_idempotent.testing import hold
 from tests.core.told import (
     ANN,
     AT,
@@ -39,12 +40,12 @@ def test_the_first_hand_over_is_proven_after_a_refused_second_offer(
     entry = in_doubt(ledger, ANN, BOB, offer=Offer("key", 3600, "sealed"))
     no = Reply(DeliveryStatus.DEFERRED, 450, "later")
     for _ in range(refusals):
-        entry = ledger.settle(entry, {ANN: no, BOB: no}, "<m>", ONE, POLICY)
+        entry = hold(ledger, entry, ONE, POLICY).settle({ANN: no, BOB: no}, "<m>")
     assert statuses(entry) == [DeliveryStatus.IN_DOUBT] * 2
     if attempt > 1:
         for _ in range(3 - refusals):
-            entry = ledger.begin_again(entry, ONE, POLICY)
-            entry = ledger.settle(entry, {ANN: LOST, BOB: LOST}, "<m>", ONE, POLICY)
+            entry = hold(ledger, entry, ONE, POLICY).begin_again()
+            entry = hold(ledger, entry, ONE, POLICY).settle({ANN: LOST, BOB: LOST}, "<m>")
     entry = told(ledger, event(attempt=attempt, whole=True))
     assert (entry.status, statuses(entry)) == (Status.SENT, [DeliveryStatus.ACCEPTED] * 2)
 
@@ -57,7 +58,7 @@ def resent(ledger: Ledger) -> Entry:
     in_doubt(ledger)
     outcome = ledger.claim(ONE, RESEND)
     assert isinstance(outcome, Acquired)
-    return ledger.begin(outcome.entry, [ANN], "<m>", ONE, RESEND)
+    return hold(ledger, outcome.entry, ONE, RESEND).begin([ANN], "<m>")
 
 
 @pytest.mark.parametrize("kind", ["rejected", "failed"])
@@ -69,7 +70,7 @@ def test_a_rejection_of_an_earlier_copy_says_nothing_about_the_next(
     entry = resent(ledger)
     if before:
         told(ledger, event(kind, attempt=1))
-    entry = ledger.settle(entry, {ANN: LOST}, "<m>", ONE, RESEND)
+    entry = hold(ledger, entry, ONE, RESEND).settle({ANN: LOST}, "<m>")
     if not before:
         entry = told(ledger, event(kind, attempt=1))
     assert (entry.status, statuses(entry)) == (Status.IN_DOUBT, [DeliveryStatus.IN_DOUBT])
@@ -85,7 +86,7 @@ def test_a_rejection_of_an_earlier_copy_does_not_end_the_retries_of_the_next(
     entry = resent(ledger)
     if before:
         told(ledger, event("rejected", attempt=1))
-    entry = ledger.settle(entry, {ANN: LATER}, "<m>", ONE, RESEND)
+    entry = hold(ledger, entry, ONE, RESEND).settle({ANN: LATER}, "<m>")
     if not before:
         entry = told(ledger, event("rejected", attempt=1))
     assert statuses(entry) == [DeliveryStatus.DEFERRED]
@@ -95,13 +96,13 @@ def test_an_acceptance_of_an_earlier_copy_still_counts(ledger: Ledger) -> None:
     """P2: the recipient has it from the first, whatever became of the second."""
     entry = resent(ledger)
     told(ledger, event("delivered", attempt=1))
-    entry = ledger.settle(entry, {ANN: LOST}, "<m>", ONE, RESEND)
+    entry = hold(ledger, entry, ONE, RESEND).settle({ANN: LOST}, "<m>")
     assert statuses(entry) == [DeliveryStatus.ACCEPTED]
 
 
 def test_a_rejection_of_an_earlier_copy_is_kept_beside_what_is_known(ledger: Ledger) -> None:
     """It disturbs nothing there, and operators see it."""
-    ledger.settle(resent(ledger), {ANN: YES}, "<m>", ONE, RESEND)
+    hold(ledger, resent(ledger), ONE, RESEND).settle({ANN: YES}, "<m>")
     entry = told(ledger, event("rejected", attempt=1))
     assert statuses(entry) == [DeliveryStatus.ACCEPTED]
     assert entry.deliveries[0].events == (("rejected", AT),)
@@ -111,8 +112,8 @@ def test_a_rejection_of_an_earlier_copy_is_kept_beside_what_is_known(ledger: Led
 def test_a_rejection_under_the_same_key_settles_every_offer(ledger: Ledger, number: int) -> None:
     """All of them are one mail to the provider, by whichever number it carries."""
     entry = in_doubt(ledger, offer=Offer("key", 3600, "sealed"))
-    entry = ledger.begin_again(entry, ONE, POLICY)
-    ledger.settle(entry, {ANN: LOST}, "<m>", ONE, POLICY)
+    entry = hold(ledger, entry, ONE, POLICY).begin_again()
+    hold(ledger, entry, ONE, POLICY).settle({ANN: LOST}, "<m>")
     assert statuses(told(ledger, event("rejected", attempt=number))) == [DeliveryStatus.REFUSED]
 
 
@@ -122,25 +123,25 @@ def test_a_failure_is_forgotten_with_the_next_hand_over(
     ledger: Ledger, clock: Clock, meanwhile: bool, crash: bool
 ) -> None:
     """P1: it was about the one before; if this one's reply is lost, that is a doubt."""
-    entry = ledger.settle(begun(ledger), {ANN: LATER}, "<m>", ONE, POLICY)
+    entry = hold(ledger, begun(ledger), ONE, POLICY).settle({ANN: LATER}, "<m>")
     heard = told(ledger, event("failed"))
-    entry = ledger.begin(entry if meanwhile else heard, [ANN], "<m>", ONE, POLICY)
+    entry = hold(ledger, entry if meanwhile else heard, ONE, POLICY).begin([ANN], "<m>")
     assert entry.deliveries[0].events == ()
     if crash:
         clock.forward(31)
         assert isinstance(ledger.claim(TWO, POLICY), Held)
     else:
-        entry = ledger.settle(entry, {ANN: LOST}, "<m>", ONE, POLICY)
+        entry = hold(ledger, entry, ONE, POLICY).settle({ANN: LOST}, "<m>")
         assert statuses(entry) == [DeliveryStatus.IN_DOUBT]
 
 
 def test_an_event_about_an_earlier_hand_over_proves_that_one_alone(ledger: Ledger) -> None:
     """Ann had it from the first attempt; that says nothing about Bob's, whose reply was lost."""
-    entry = ledger.settle(
-        begun(ledger, ANN, BOB), {ANN: YES, BOB: Reply(DeliveryStatus.DEFERRED, 450)}, "<m>", ONE, POLICY
+    entry = hold(ledger, begun(ledger, ANN, BOB), ONE, POLICY).settle(
+        {ANN: YES, BOB: Reply(DeliveryStatus.DEFERRED, 450)}, "<m>"
     )
-    entry = ledger.begin(entry, [BOB], "<m>", ONE, POLICY)
-    ledger.settle(entry, {BOB: LOST}, "<m>", ONE, POLICY)
+    entry = hold(ledger, entry, ONE, POLICY).begin([BOB], "<m>")
+    hold(ledger, entry, ONE, POLICY).settle({BOB: LOST}, "<m>")
     for one in (
         event(whole=True, attempt=1),
         event(whole=True, attempt=2),
@@ -153,7 +154,7 @@ def test_an_event_about_an_earlier_hand_over_proves_that_one_alone(ledger: Ledge
 def test_what_was_offered_again_still_carries_its_first_number(ledger: Ledger) -> None:
     """Frozen content names the hand-over that it was made for."""
     entry = in_doubt(ledger, ANN, BOB, offer=Offer("key", 3600, "sealed"))
-    entry = ledger.begin_again(entry, ONE, POLICY)
-    ledger.settle(entry, {ANN: LOST, BOB: LOST}, "<m>", ONE, POLICY)
+    entry = hold(ledger, entry, ONE, POLICY).begin_again()
+    hold(ledger, entry, ONE, POLICY).settle({ANN: LOST, BOB: LOST}, "<m>")
     entry = told(ledger, event(who=None, whole=True, attempt=1))
     assert (entry.status, entry.sealed, entry.provider_key) == (Status.SENT, "", "")

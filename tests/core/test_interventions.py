@@ -16,7 +16,7 @@ from celery_idempotent.ledger.outcomes import Busy, Duplicate, Reply
 from celery_idempotent.ledger.policy import Verdict
 from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.stores.memory import MemoryStore
-from celery_idempotent.testing import race
+from celery_idempotent.testing import hold, race
 from tests.core.steps import (
     DECISIONS,
     ONE,
@@ -35,7 +35,7 @@ THREE = replace(ONE, task_id="task-3")
 
 
 def cancelled(ledger: Ledger) -> Any:
-    return Operator(ledger, "bob", "x").cancel(ledger.release(claimed(ledger), POLICY))
+    return Operator(ledger, "bob", "x").cancel(hold(ledger, claimed(ledger), policy=POLICY).release())
 
 
 def test_a_doubt_resolved_as_sent(ledger: Ledger, clock: Clock, operator: Operator) -> None:
@@ -73,9 +73,9 @@ def test_a_doubt_resolved_as_not_sent(ledger: Ledger, operator: Operator, clock:
 def test_a_doubt_of_one_recipient_while_another_is_owed_the_mail(ledger: Ledger, operator: Operator) -> None:
     """Resolved as sent it is not SENT: the next call serves the other one."""
     other = ("0", replace(TARGET[1], digest="b"))
-    entry = ledger.begin(claimed(ledger), [TARGET, other], "<m@x>", ONE, POLICY)
+    entry = hold(ledger, claimed(ledger), ONE, POLICY).begin([TARGET, other], "<m@x>")
     replies = {TARGET: Reply(DeliveryStatus.IN_DOUBT), other: Reply(DeliveryStatus.DEFERRED, 450)}
-    entry = operator.resolve(ledger.settle(entry, replies, "<m@x>", ONE, POLICY), Verdict.SENT)
+    entry = operator.resolve(hold(ledger, entry, ONE, POLICY).settle(replies, "<m@x>"), Verdict.SENT)
     assert entry.status is Status.RELEASED
     assert [d.status for d in claimed(ledger, TWO).deliveries] == [
         DeliveryStatus.ACCEPTED,
@@ -97,8 +97,11 @@ STATES: dict[str, tuple[Callable[[Ledger], Any], set[str]]] = {
     "claimed": (claimed, set()),
     "sending": (sending, set()),
     "sent": (sent, {"reopen", "resend"}),
-    "released": (lambda ledger: ledger.release(claimed(ledger), POLICY), {"cancel"}),
-    "reserved": (lambda ledger: ledger.release(claimed(ledger), POLICY, retry_in=9), {"cancel", "release"}),
+    "released": (lambda ledger: hold(ledger, claimed(ledger), policy=POLICY).release(), {"cancel"}),
+    "reserved": (
+        lambda ledger: hold(ledger, claimed(ledger), policy=POLICY).release(retry_in=9),
+        {"cancel", "release"},
+    ),
     "failed": (failed, {"cancel", "reopen", "resend"}),
     "in doubt": (doubtful, {"resolve"}),
     "cancelled": (cancelled, {"reopen", "resend"}),

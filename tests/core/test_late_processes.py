@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 
-from celery_idempotent.exceptions import ClaimLost
+from celery_idempotent.exceptions import ClaimLost, TransitionForbidden
+from celery_idempotent.ledger.claims import Claim
 from celery_idempotent.ledger.deadlines import expire
 from celery_idempotent.ledger.decisions import Operator
 from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.ledger.outcomes import Acquired, Duplicate, Held, Reply
 from celery_idempotent.ledger.policy import Verdict
 from celery_idempotent.ledger.status import DeliveryStatus, Status
-from tests.core.steps import ACCEPTED, DECISIONS, ONE, POLICY, TARGET, TWO, claimed, sending
+from celery_idempotent.ledger.writes import swap
+from celery_idempotent.stores.memory import MemoryStore
+from celery_idempotent.testing import hold
+from tests.core.steps import ACCEPTED, DECISIONS, ONE, POLICY, TARGET, TWO, claimed, sending, sent
 from tests.support.clock import Clock
 
 
@@ -26,10 +32,12 @@ def test_a_slow_body_goes_on_after_its_claim_was_released(
     released = expire(ledger.store, "k")
     assert released is not None
     assert released.status is Status.RELEASED
-    entry = ledger.settle(ledger.begin(entry, [TARGET], "<m@x>", ONE, POLICY), ACCEPTED, "<m@x>", ONE, POLICY)
+    entry = hold(ledger, hold(ledger, entry, ONE, POLICY).begin([TARGET], "<m@x>"), ONE, POLICY).settle(
+        ACCEPTED, "<m@x>"
+    )
     clock.forward(61)
     operator.release(entry)
-    assert ledger.complete(entry, 1).status is Status.SENT
+    assert hold(ledger, entry).complete(1).status is Status.SENT
 
 
 def test_a_slow_body_is_fenced_off_once_somebody_has_claimed(ledger: Ledger, clock: Clock) -> None:
@@ -39,7 +47,7 @@ def test_a_slow_body_is_fenced_off_once_somebody_has_claimed(ledger: Ledger, clo
     expire(ledger.store, "k")
     claimed(ledger, TWO)
     with pytest.raises(ClaimLost):
-        ledger.begin(entry, [TARGET], "<m@x>", ONE, POLICY)
+        hold(ledger, entry, ONE, POLICY).begin([TARGET], "<m@x>")
 
 
 def test_whoever_is_ready_to_send_goes_first(ledger: Ledger, clock: Clock) -> None:
@@ -47,15 +55,15 @@ def test_whoever_is_ready_to_send_goes_first(ledger: Ledger, clock: Clock) -> No
     slow = claimed(ledger)
     clock.forward(61)
     other = claimed(ledger, TWO)
-    outcome = ledger.overtake(slow, ONE, POLICY)
+    outcome = Claim(ledger.store, ONE, POLICY).overtake(slow)
     assert isinstance(outcome, Acquired)
     assert outcome.entry.owner == ONE.task_id
-    begun = ledger.begin(outcome.entry, [TARGET], "<m@x>", ONE, POLICY)
-    assert ledger.overtake(other, TWO, POLICY) is None
+    begun = hold(ledger, outcome.entry, ONE, POLICY).begin([TARGET], "<m@x>")
+    assert Claim(ledger.store, TWO, POLICY).overtake(other) is None
     with pytest.raises(ClaimLost):
-        ledger.begin(other, [TARGET], "<m@x>", TWO, POLICY)
-    settled = ledger.settle(begun, ACCEPTED, "<m@x>", ONE, POLICY)
-    again = ledger.overtake(other, TWO, POLICY)
+        hold(ledger, other, TWO, POLICY).begin([TARGET], "<m@x>")
+    settled = hold(ledger, begun, ONE, POLICY).settle(ACCEPTED, "<m@x>")
+    again = Claim(ledger.store, TWO, POLICY).overtake(other)
     assert isinstance(again, Acquired)
     assert [d.status for d in again.entry.deliveries] == [DeliveryStatus.ACCEPTED]
     assert settled.version < again.entry.version
@@ -73,22 +81,22 @@ def test_who_is_late_for_good_does_not_overtake(
     other = claimed(ledger, replace(TWO, fingerprint="g") if since == "other content" else TWO)
     match since:
         case "sent":
-            begun = ledger.begin(other, [TARGET], "<m@x>", TWO, POLICY)
-            ledger.complete(ledger.settle(begun, ACCEPTED, "<m@x>", TWO, POLICY), None)
+            begun = hold(ledger, other, TWO, POLICY).begin([TARGET], "<m@x>")
+            hold(ledger, hold(ledger, begun, TWO, POLICY).settle(ACCEPTED, "<m@x>")).complete(None)
         case "a retry":
-            ledger.release(other, POLICY, 30.0)
+            hold(ledger, other, policy=POLICY).release(retry_in=30.0)
         case "another generation":
-            operator.reopen(ledger.fail(other, "x"))
+            operator.reopen(hold(ledger, other).fail("x"))
             claimed(ledger, replace(TWO, task_id="task-3"))
         case "other content":
             policy = replace(POLICY, raise_on_mismatch=True)
         case "opaque":
             policy = replace(POLICY, opaque=True)
         case "purged":
-            ledger.fail(other, "x")
+            hold(ledger, other).fail("x")
             clock.forward(1)
             assert ledger.store.purge(older_than=0)
-    assert ledger.overtake(slow, ONE, policy) is None
+    assert Claim(ledger.store, ONE, policy).overtake(slow) is None
 
 
 def test_a_cancelled_email_is_not_sent_by_a_slow_body(ledger: Ledger, clock: Clock, operator: Operator) -> None:
@@ -97,7 +105,7 @@ def test_a_cancelled_email_is_not_sent_by_a_slow_body(ledger: Ledger, clock: Clo
     clock.forward(61)
     operator.cancel(entry)
     with pytest.raises(ClaimLost) as lost:
-        ledger.begin(entry, [TARGET], "<m@x>", ONE, POLICY)
+        hold(ledger, entry, ONE, POLICY).begin([TARGET], "<m@x>")
     assert lost.value.owner is None
     assert isinstance(ledger.claim(ONE, POLICY), Duplicate)
 
@@ -107,7 +115,7 @@ def test_a_late_reply_counts_over_not_sent(ledger: Ledger, clock: Clock, operato
     late = sending(ledger)
     clock.forward(31)
     operator.resolve(late, Verdict.NOT_SENT)
-    entry = ledger.settle(late, ACCEPTED, "<m@x>", ONE, POLICY)
+    entry = hold(ledger, late, ONE, POLICY).settle(ACCEPTED, "<m@x>")
     assert entry.deliveries[0].status is DeliveryStatus.ACCEPTED
     assert [one.action for one in entry.audit] == ["resolved as not sent"]
 
@@ -121,9 +129,9 @@ def test_a_new_generation_is_out_of_a_late_process_reach(ledger: Ledger, clock: 
     opened = DECISIONS[method](operator, operator.resolve(late, Verdict.SENT))
     unsent = {TARGET: Reply(DeliveryStatus.DEFERRED)}
     for write in (
-        lambda: ledger.settle(late, unsent, "<m@x>", ONE, POLICY),
-        lambda: ledger.withdraw(late, [TARGET], "<m@x>", ONE, POLICY),
-        lambda: ledger.release(late, POLICY),
+        lambda: hold(ledger, late, ONE, POLICY).settle(unsent, "<m@x>"),
+        lambda: hold(ledger, late, ONE, POLICY).withdraw([TARGET], "<m@x>"),
+        lambda: hold(ledger, late, policy=POLICY).release(),
     ):
         with pytest.raises(ClaimLost):
             write()
@@ -135,11 +143,11 @@ def test_a_write_ahead_taken_back_late_does_not_undo_a_decision(
 ) -> None:
     """Its confirmation was lost, nothing was sent, and meanwhile somebody has decided: that stands."""
     claim = claimed(ledger)
-    late = ledger.begin(claim, [TARGET], "<m@x>", ONE, POLICY)
+    late = hold(ledger, claim, ONE, POLICY).begin([TARGET], "<m@x>")
     clock.forward(31)
     decided = operator.cancel(operator.resolve(late, Verdict.NOT_SENT))
     with pytest.raises(ClaimLost):
-        ledger.withdraw(claim, [TARGET], "<m@x>", ONE, POLICY)
+        hold(ledger, claim, ONE, POLICY).withdraw([TARGET], "<m@x>")
     assert ledger.store.get("k").entry == decided  # type: ignore[union-attr]
 
 
@@ -170,3 +178,24 @@ def test_a_passed_send_deadline_is_a_doubt(ledger: Ledger, clock: Clock) -> None
         DeliveryStatus.IN_DOUBT,
     )
     assert isinstance(ledger.claim(TWO, POLICY), Held)
+
+
+@pytest.mark.parametrize("options", [[], ["-O"]])
+@pytest.mark.process
+def test_a_status_that_may_not_follow_is_never_written(options: list[str]) -> None:
+    """Nor under ``python -O``, which runs without assertions."""
+    code = "from tests.core.test_late_processes import refused; print(refused())"
+    done = subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["sent", "sent"]
+
+
+def refused() -> str:
+    """Return the status before and after a change from SENT to FAILED that somebody tries to write."""
+    ledger = Ledger(MemoryStore())
+    entry = sent(ledger)
+    try:
+        swap(ledger.store, replace(entry, status=Status.FAILED), entry)
+    except TransitionForbidden:
+        stored = ledger.store.get(entry.key)
+        return f"{entry.status} {stored.entry.status if stored else None}"
+    return "written"

@@ -12,7 +12,7 @@ from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.ledger.outcomes import Acquired, Busy, Duplicate, Held, Mismatch, Reply
 from celery_idempotent.ledger.policy import Claimant, Verdict
 from celery_idempotent.ledger.status import IN_FLIGHT, TRANSITIONS, DeliveryStatus, Status
-from celery_idempotent.testing import race
+from celery_idempotent.testing import hold, race
 from tests.core.steps import ACCEPTED, ONE, POLICY, TARGET, TWO, claimed, doubtful, sending, sent
 from tests.support.clock import Clock
 
@@ -27,9 +27,9 @@ def test_claimed_by_the_same_task(ledger: Ledger) -> None:
     old = claimed(ledger)
     new = claimed(ledger)
     with pytest.raises(ClaimLost) as lost:
-        ledger.begin(old, [TARGET], "<m@x>", ONE, POLICY)
+        hold(ledger, old, ONE, POLICY).begin([TARGET], "<m@x>")
     assert lost.value.owner == "task-1"
-    assert ledger.begin(new, [TARGET], "<m@x>", ONE, POLICY).status is Status.SENDING
+    assert hold(ledger, new, ONE, POLICY).begin([TARGET], "<m@x>").status is Status.SENDING
 
 
 def test_claimed_by_another_task(ledger: Ledger, clock: Clock) -> None:
@@ -42,7 +42,7 @@ def test_claimed_by_another_task(ledger: Ledger, clock: Clock) -> None:
     clock.forward(0.000001)
     assert claimed(ledger, TWO).owner == "task-2"
     with pytest.raises(ClaimLost):
-        ledger.complete(old, None)
+        hold(ledger, old).complete(None)
 
 
 @pytest.mark.parametrize("claimant", [ONE, TWO])
@@ -71,7 +71,7 @@ def test_sending_whose_deadline_has_passed(ledger: Ledger, clock: Clock, claiman
     assert isinstance(again, Held)
     assert not again.found
     # The process lives after all and knows: its word settles the doubt, as nobody has acted on it.
-    settled = ledger.settle(late, ACCEPTED, "<m@x>", ONE, POLICY)
+    settled = hold(ledger, late, ONE, POLICY).settle(ACCEPTED, "<m@x>")
     assert (settled.status, settled.deliveries[0].status) == (Status.CLAIMED, DeliveryStatus.ACCEPTED)
     assert settled.history[0].outcome is DeliveryStatus.ACCEPTED
 
@@ -82,7 +82,7 @@ def test_a_late_outcome_after_somebody_acted_on_the_doubt(ledger: Ledger, clock:
     clock.forward(30)
     claimed(ledger, TWO, replace(POLICY, in_doubt="resend"))
     with pytest.raises(ClaimLost) as lost:
-        ledger.settle(late, ACCEPTED, "<m@x>", ONE, POLICY)
+        hold(ledger, late, ONE, POLICY).settle(ACCEPTED, "<m@x>")
     assert lost.value.owner == "task-2"
 
 
@@ -92,13 +92,13 @@ def test_a_late_end_of_an_opaque_body(ledger: Ledger, clock: Clock) -> None:
     late = claimed(ledger, ONE, opaque)
     clock.forward(31)
     assert isinstance(ledger.claim(TWO, opaque), Held)
-    assert ledger.complete(late, "done").status is Status.SENT
+    assert hold(ledger, late).complete("done").status is Status.SENT
     assert isinstance(ledger.claim(TWO, opaque), Duplicate)
 
 
 def test_released_for_a_scheduled_retry(ledger: Ledger, clock: Clock) -> None:
     """A duplicate does not defeat the owner's backoff; the owner's own retry is never blocked."""
-    ledger.release(claimed(ledger), POLICY, retry_in=100)
+    hold(ledger, claimed(ledger), policy=POLICY).release(retry_in=100)
     assert isinstance(ledger.claim(TWO, POLICY), Busy)
     clock.forward(159)
     assert isinstance(ledger.claim(TWO, POLICY), Busy)
@@ -107,14 +107,14 @@ def test_released_for_a_scheduled_retry(ledger: Ledger, clock: Clock) -> None:
 
 def test_released_and_the_retry_never_came(ledger: Ledger, clock: Clock) -> None:
     """After the retry's time and a lease the key is anybody's."""
-    ledger.release(claimed(ledger), POLICY, retry_in=100)
+    hold(ledger, claimed(ledger), policy=POLICY).release(retry_in=100)
     clock.forward(160)
     assert claimed(ledger, TWO).owner == "task-2"
 
 
 def test_released_without_a_retry(ledger: Ledger) -> None:
     """Free at once."""
-    ledger.release(claimed(ledger), POLICY)
+    hold(ledger, claimed(ledger), policy=POLICY).release()
     assert claimed(ledger, TWO).owner == "task-2"
 
 
@@ -148,8 +148,8 @@ def test_sent_and_the_window_has_passed(ledger: Ledger, clock: Clock) -> None:
 def test_failed(ledger: Ledger) -> None:
     """A new claim may try again; what was accepted or refused for good stays known."""
     entry = sending(ledger)
-    entry = ledger.settle(entry, {TARGET: Reply(DeliveryStatus.REFUSED, 550)}, "<m@x>", ONE, POLICY)
-    ledger.fail(entry, "RecipientsRefused")
+    entry = hold(ledger, entry, ONE, POLICY).settle({TARGET: Reply(DeliveryStatus.REFUSED, 550)}, "<m@x>")
+    hold(ledger, entry).fail("RecipientsRefused")
     again = claimed(ledger, TWO)
     assert again.generation == 1
     assert again.deliveries[0].status is DeliveryStatus.REFUSED
@@ -252,7 +252,7 @@ def test_one_of_many_claims_wins(ledger: Ledger) -> None:
         key = f"key-{round_}"
         if round_ % 2:
             entry = claimed(ledger, replace(ONE, key=key))
-            ledger.release(entry, POLICY)
+            hold(ledger, entry, policy=POLICY).release()
         outcomes = race(lambda n, key=key: ledger.claim(replace(ONE, key=key, task_id=f"racer-{n}"), POLICY))
         assert sum(isinstance(outcome, Acquired) for outcome in outcomes) == 1
         assert sum(isinstance(outcome, Busy) for outcome in outcomes) == len(outcomes) - 1
@@ -261,8 +261,8 @@ def test_one_of_many_claims_wins(ledger: Ledger) -> None:
 def test_a_write_whose_confirmation_was_lost_is_recognised(ledger: Ledger) -> None:
     """P6: trying an outcome again after it was stored is not a lost claim."""
     entry = sending(ledger)
-    first = ledger.settle(entry, ACCEPTED, "<m@x>", ONE, POLICY)
-    assert ledger.settle(entry, ACCEPTED, "<m@x>", ONE, POLICY) == first
+    first = hold(ledger, entry, ONE, POLICY).settle(ACCEPTED, "<m@x>")
+    assert hold(ledger, entry, ONE, POLICY).settle(ACCEPTED, "<m@x>") == first
 
 
 def test_every_status_has_its_transitions() -> None:

@@ -15,6 +15,7 @@ from celery_idempotent.ledger.outcomes import Acquired, Busy, Held, Reply
 from celery_idempotent.ledger.policy import Claimant, Policy, Verdict
 from celery_idempotent.ledger.provider_offers import Offer
 from celery_idempotent.ledger.status import DeliveryStatus, Status
+from celery_idempotent.testing import hold
 from tests.core.told import ANN, BOB, LOST, ONE, POLICY, TWO, YES, in_doubt
 from tests.support.clock import Clock
 
@@ -62,9 +63,9 @@ def test_the_window_counts_from_the_first_hand_over(ledger: Ledger, clock: Clock
     """Offering again does not lengthen it."""
     offered(ledger)
     clock.forward(1800)
-    entry = ledger.begin_again(acquired(ledger), ONE, POLICY)
+    entry = hold(ledger, acquired(ledger), ONE, POLICY).begin_again()
     assert entry.recognised_until == clock.now + timedelta(seconds=1800)
-    ledger.settle(entry, {ANN: LOST}, "<m>", ONE, POLICY)
+    hold(ledger, entry, ONE, POLICY).settle({ANN: LOST}, "<m>")
     clock.forward(1790)
     assert isinstance(ledger.claim(TWO, POLICY), Held)
 
@@ -76,7 +77,7 @@ def test_a_body_that_takes_too_long_does_not_offer_it_after_the_window(ledger: L
     entry = acquired(ledger)
     clock.forward(71)
     with pytest.raises(DeliveryInDoubt):
-        ledger.begin_again(entry, ONE, POLICY)
+        hold(ledger, entry, ONE, POLICY).begin_again()
     outcome = ledger.claim(TWO, POLICY)
     assert isinstance(outcome, Held)
     assert outcome.entry.deliveries[0].status is DeliveryStatus.IN_DOUBT
@@ -85,11 +86,11 @@ def test_a_body_that_takes_too_long_does_not_offer_it_after_the_window(ledger: L
 def test_an_acceptance_of_the_same_key_settles_the_doubt(ledger: Ledger) -> None:
     """Sent, and nothing of the content is left."""
     entry = offered(ledger)
-    entry = ledger.settle(ledger.begin_again(entry, ONE, POLICY), {ANN: YES}, "<m>", ONE, POLICY)
+    entry = hold(ledger, hold(ledger, entry, ONE, POLICY).begin_again(), ONE, POLICY).settle({ANN: YES}, "<m>")
     assert entry.status is Status.CLAIMED
     assert entry.deliveries[0].status is DeliveryStatus.ACCEPTED
     assert (entry.provider_key, entry.recognised_until, entry.offers, entry.sealed) == ("", None, 0, "")
-    assert ledger.complete(entry, "done").status is Status.SENT
+    assert hold(ledger, entry).complete("done").status is Status.SENT
 
 
 @pytest.mark.parametrize("status", [DeliveryStatus.DEFERRED, DeliveryStatus.REFUSED, DeliveryStatus.IN_DOUBT])
@@ -100,8 +101,8 @@ def test_a_refusal_of_the_second_offer_says_nothing_about_the_first(
     """P1: a rate limit now is no proof that the first offer was not taken. It may be tried again."""
     entry = offered(ledger)
     if not before:
-        entry = ledger.begin_again(entry, ONE, POLICY)
-    entry = ledger.settle(entry, {ANN: Reply(status, 429)}, "<m>", ONE, POLICY)
+        entry = hold(ledger, entry, ONE, POLICY).begin_again()
+    entry = hold(ledger, entry, ONE, POLICY).settle({ANN: Reply(status, 429)}, "<m>")
     assert entry.status is Status.IN_DOUBT
     assert entry.deliveries[0].status is DeliveryStatus.IN_DOUBT
     assert entry.sealed == "sealed"
@@ -110,8 +111,8 @@ def test_a_refusal_of_the_second_offer_says_nothing_about_the_first(
 
 def test_accepted_for_some_holds_the_others(ledger: Ledger) -> None:
     """P1, P2: the key stands for those accepted now; under it the others would never get anything."""
-    entry = ledger.begin_again(offered(ledger, ANN, BOB), ONE, POLICY)
-    entry = ledger.settle(entry, {ANN: YES, BOB: Reply(DeliveryStatus.DEFERRED, 450)}, "<m>", ONE, POLICY)
+    entry = hold(ledger, offered(ledger, ANN, BOB), ONE, POLICY).begin_again()
+    entry = hold(ledger, entry, ONE, POLICY).settle({ANN: YES, BOB: Reply(DeliveryStatus.DEFERRED, 450)}, "<m>")
     assert entry.status is Status.IN_DOUBT
     assert [d.status for d in entry.deliveries] == [DeliveryStatus.ACCEPTED, DeliveryStatus.IN_DOUBT]
     assert isinstance(ledger.claim(TWO, POLICY), Held)
@@ -120,8 +121,8 @@ def test_accepted_for_some_holds_the_others(ledger: Ledger) -> None:
 @pytest.mark.parametrize("said", [YES, Reply(DeliveryStatus.DEFERRED, 450)], ids=["taken", "refused"])
 def test_whom_a_second_offer_leaves_out_is_in_doubt_as_before(ledger: Ledger, said: Reply) -> None:
     """P1, P2: a server's limit left Bob out. He may have it from the first offer, and the reply is not his."""
-    entry = ledger.begin_again(offered(ledger, ANN, BOB), ONE, POLICY)
-    entry = ledger.settle(entry, {ANN: said}, "<m>", ONE, POLICY)
+    entry = hold(ledger, offered(ledger, ANN, BOB), ONE, POLICY).begin_again()
+    entry = hold(ledger, entry, ONE, POLICY).settle({ANN: said}, "<m>")
     assert (entry.status, entry.deliveries[1].status) == (Status.IN_DOUBT, DeliveryStatus.IN_DOUBT)
     assert entry.deliveries[1].detail == LOST.detail
     outcome = ledger.claim(TWO, POLICY)
@@ -133,12 +134,12 @@ def test_whom_an_offer_left_out_is_not_settled_by_a_later_one(
     ledger: Ledger, clock: Clock, crash: bool
 ) -> None:
     """P2: the provider may have the second offer alone. It says yes to the third, and takes nothing of it."""
-    entry = ledger.begin_again(offered(ledger, ANN, BOB), ONE, POLICY, [ANN])
+    entry = hold(ledger, offered(ledger, ANN, BOB), ONE, POLICY).begin_again([ANN])
     if not crash:
-        ledger.settle(entry, {BOB: Reply(DeliveryStatus.DEFERRED, 450), ANN: LOST}, "<m>", ONE, POLICY)
+        hold(ledger, entry, ONE, POLICY).settle({BOB: Reply(DeliveryStatus.DEFERRED, 450), ANN: LOST}, "<m>")
     clock.forward(31)
-    entry = ledger.begin_again(acquired(ledger), ONE, POLICY, [ANN, BOB])
-    entry = ledger.settle(entry, {ANN: YES, BOB: YES}, "<m>", ONE, POLICY)
+    entry = hold(ledger, acquired(ledger), ONE, POLICY).begin_again([ANN, BOB])
+    entry = hold(ledger, entry, ONE, POLICY).settle({ANN: YES, BOB: YES}, "<m>")
     assert [d.status for d in entry.deliveries] == [DeliveryStatus.ACCEPTED, DeliveryStatus.IN_DOUBT]
     assert isinstance(ledger.claim(TWO, POLICY), Held)
 
@@ -147,10 +148,10 @@ def test_whom_an_offer_left_out_is_not_settled_by_a_later_one(
 def test_a_crash_in_the_hand_over_is_offered_again(ledger: Ledger, clock: Clock, again: bool) -> None:
     """What was written ahead is all that is needed; everyone waits for the send deadline before."""
     entry = acquired(ledger)
-    entry = ledger.begin(entry, [ANN], "<m>", ONE, POLICY, OFFER)
+    entry = hold(ledger, entry, ONE, POLICY).begin([ANN], "<m>", OFFER)
     if again:
-        entry = ledger.settle(entry, {ANN: LOST}, "<m>", ONE, POLICY)
-        ledger.begin_again(entry, ONE, POLICY)
+        entry = hold(ledger, entry, ONE, POLICY).settle({ANN: LOST}, "<m>")
+        hold(ledger, entry, ONE, POLICY).begin_again()
     assert isinstance(ledger.claim(ONE, POLICY), Busy)
     clock.forward(31)
     assert acquired(ledger, TWO).sealed == "sealed"
@@ -171,11 +172,11 @@ def test_a_crash_between_claim_and_offer_leaves_the_doubt(ledger: Ledger, clock:
 def test_a_claim_to_offer_it_again_does_not_shorten_the_send_deadline(ledger: Ledger, clock: Clock) -> None:
     """P1: the server may still be at the first offer, so until then nobody knows that it was not sent."""
     policy = replace(POLICY, lease=5, send_timeout=300, in_doubt=lambda entry: Verdict.NOT_SENT)
-    entry = ledger.begin(acquired(ledger, policy=policy), [ANN], "<m>", ONE, policy, OFFER)
+    entry = hold(ledger, acquired(ledger, policy=policy), ONE, policy).begin([ANN], "<m>", OFFER)
     until = entry.deadline
-    ledger.settle(entry, {ANN: LOST}, "<m>", ONE, policy)
+    hold(ledger, entry, ONE, policy).settle({ANN: LOST}, "<m>")
     clock.forward(10)
-    entry = ledger.close_offer(ledger.fail(acquired(ledger, policy=policy), "x"))
+    entry = hold(ledger, hold(ledger, acquired(ledger, policy=policy)).fail("x")).close_offer()
     assert (entry.status, entry.deadline) == (Status.IN_DOUBT, until)
     clock.forward(289)
     assert isinstance(ledger.claim(TWO, policy), Busy)
@@ -187,9 +188,9 @@ def test_a_body_that_does_not_offer_it_leaves_the_doubt(ledger: Ledger, end: str
     offered(ledger)
     entry = acquired(ledger, TWO)
     ended = {
-        "release": lambda: ledger.release(entry, POLICY, 5.0),
-        "fail": lambda: ledger.fail(entry, "ValueError"),
-        "complete": lambda: ledger.complete(entry, "done"),
+        "release": lambda: hold(ledger, entry, policy=POLICY).release(retry_in=5.0),
+        "fail": lambda: hold(ledger, entry).fail("ValueError"),
+        "complete": lambda: hold(ledger, entry).complete("done"),
     }[end]()
     assert ended.status is Status.IN_DOUBT
     assert ended.sealed == "sealed"
@@ -200,8 +201,8 @@ def test_another_message_meanwhile_makes_the_doubt_one_to_hold(ledger: Ledger) -
     """An entry has one key: of two messages in doubt nobody could tell which one it stands for."""
     offered(ledger)
     other = ("other", ANN[1])
-    entry = ledger.begin(acquired(ledger, TWO), [other], "<n>", TWO, POLICY, Offer("key-2", 3600))
-    entry = ledger.settle(entry, {other: YES}, "<n>", TWO, POLICY)
+    entry = hold(ledger, acquired(ledger, TWO), TWO, POLICY).begin([other], "<n>", Offer("key-2", 3600))
+    entry = hold(ledger, entry, TWO, POLICY).settle({other: YES}, "<n>")
     assert entry.status is Status.IN_DOUBT
     assert isinstance(ledger.claim(ONE, POLICY), Held)
 
@@ -209,7 +210,7 @@ def test_another_message_meanwhile_makes_the_doubt_one_to_hold(ledger: Ledger) -
 def test_a_crash_in_another_message_holds_both(ledger: Ledger, clock: Clock) -> None:
     """The key of the first never stands for what was handed over without one."""
     offered(ledger)
-    ledger.begin(acquired(ledger, TWO), [("other", ANN[1])], "<n>", TWO, POLICY)
+    hold(ledger, acquired(ledger, TWO), TWO, POLICY).begin([("other", ANN[1])], "<n>")
     clock.forward(31)
     assert isinstance(ledger.claim(ONE, POLICY), Held)
 
@@ -219,9 +220,9 @@ def test_the_later_of_two_that_offer_it_again_is_fenced_off(ledger: Ledger) -> N
     offered(ledger)
     first = acquired(ledger)
     assert isinstance(ledger.claim(TWO, POLICY), Busy)
-    ledger.settle(ledger.begin_again(first, ONE, POLICY), {ANN: YES}, "<m>", ONE, POLICY)
+    hold(ledger, hold(ledger, first, ONE, POLICY).begin_again(), ONE, POLICY).settle({ANN: YES}, "<m>")
     with pytest.raises(ClaimLost):
-        ledger.begin_again(first, ONE, POLICY)
+        hold(ledger, first, ONE, POLICY).begin_again()
 
 
 def test_without_a_key_it_is_held_as_ever(ledger: Ledger) -> None:
@@ -232,8 +233,8 @@ def test_without_a_key_it_is_held_as_ever(ledger: Ledger) -> None:
 
 def test_a_definite_refusal_erases_the_content_at_once(ledger: Ledger) -> None:
     """The next attempt is a hand-over of its own, with a key and content of its own."""
-    entry = ledger.begin(acquired(ledger), [ANN], "<m>", ONE, POLICY, OFFER)
-    entry = ledger.settle(entry, {ANN: Reply(DeliveryStatus.DEFERRED, 450)}, "<m>", ONE, POLICY)
+    entry = hold(ledger, acquired(ledger), ONE, POLICY).begin([ANN], "<m>", OFFER)
+    entry = hold(ledger, entry, ONE, POLICY).settle({ANN: Reply(DeliveryStatus.DEFERRED, 450)}, "<m>")
     assert (entry.status, entry.sealed, entry.provider_key) == (Status.CLAIMED, "", "")
 
 
@@ -268,7 +269,7 @@ def test_a_key_that_cannot_be_offered_is_given_up(ledger: Ledger, claimed: bool)
     entry = before = offered(ledger)
     if claimed:
         entry = before = acquired(ledger)
-    entry = ledger.close_offer(entry)
+    entry = hold(ledger, entry).close_offer()
     assert (entry.status, entry.deadline, entry.offers) == (Status.IN_DOUBT, before.deadline, 0)
     assert (entry.provider_key, entry.sealed, entry.recognised_until) == ("", "", None)
     assert entry.deliveries[0].status is DeliveryStatus.IN_DOUBT
@@ -284,9 +285,9 @@ def test_who_has_lost_the_claim_gives_up_no_key(ledger: Ledger, clock: Clock) ->
     clock.forward(61)
     entry = acquired(ledger, TWO)
     with pytest.raises(ClaimLost) as lost:
-        ledger.close_offer(late)
+        hold(ledger, late).close_offer()
     assert lost.value.owner == "task-2"
-    assert ledger.begin_again(entry, TWO, POLICY).provider_key == "key-1"
+    assert hold(ledger, entry, TWO, POLICY).begin_again().provider_key == "key-1"
 
 
 def test_an_opaque_body_never_offers_again(ledger: Ledger) -> None:

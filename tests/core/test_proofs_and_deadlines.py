@@ -13,6 +13,7 @@ from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.ledger.outcomes import Acquired
 from celery_idempotent.ledger.policy import Policy
 from celery_idempotent.ledger.status import DeliveryStatus, Status
+from celery_idempotent.testing import hold
 from tests.core.told import ANN, ONE, POLICY, TWO, YES, begun, event, statuses, told
 from tests.support.clock import Clock
 
@@ -29,7 +30,7 @@ def test_a_late_reply_after_the_proof(ledger: Ledger, clock: Clock) -> None:
     clock.forward(31)
     assert told(ledger, event()).status is Status.SENT
     with pytest.raises(ClaimLost) as lost:
-        ledger.settle(entry, {ANN: YES}, "<m>", ONE, POLICY)
+        hold(ledger, entry, ONE, POLICY).settle({ANN: YES}, "<m>")
     assert lost.value.owner is None
     assert statuses(finishing(ledger)) == [DeliveryStatus.ACCEPTED]
 

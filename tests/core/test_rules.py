@@ -7,7 +7,7 @@ from typing import Any
 
 from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.ledger.outcomes import Acquired, Busy, Duplicate
-from celery_idempotent.testing import race
+from celery_idempotent.testing import hold, race
 from tests.core.steps import ONE, POLICY, TWO, claimed, failed, sent
 from tests.support.clock import Clock
 
@@ -45,7 +45,7 @@ def test_a_rule_and_a_failure(ledger: Ledger) -> None:
     """Without a word from it the default rule stays: the same generation; with True, everybody anew."""
     failed(ledger)
     assert claimed(ledger, TWO, replace(POLICY, allow_send=lambda *_: None)).generation == 1
-    ledger.fail(ledger.store.get("k").entry, "x")  # type: ignore[union-attr]
+    hold(ledger, ledger.store.get("k").entry).fail("x")  # type: ignore[union-attr]
     again = claimed(ledger, THREE, replace(POLICY, allow_send=lambda *_: True))
     assert (again.generation, again.deliveries) == (2, ())
 

@@ -16,6 +16,7 @@ from celery_idempotent.ledger.outcomes import Acquired, Busy, Duplicate, Reply
 from celery_idempotent.ledger.policy import Policy, Verdict
 from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.ledger.writes import is_same_write
+from celery_idempotent.testing import hold
 from tests.core.told import ANN, BOB, LOST, ONE, POLICY, TWO, YES, begun, event, in_doubt, statuses, told
 from tests.support.clock import Clock
 
@@ -58,8 +59,10 @@ def test_its_own_task_sends_the_rest_and_records_the_result(ledger: Ledger, prov
     entry = finishing(ledger)
     assert (entry.status, entry.generation, statuses(entry)) == (Status.CLAIMED, 1, [DeliveryStatus.ACCEPTED])
     second = ("1", ANN[1])
-    entry = ledger.settle(ledger.begin(entry, [second], "<n>", ONE, POLICY), {second: YES}, "<n>", ONE, POLICY)
-    done = ledger.complete(entry, "both")
+    entry = hold(ledger, hold(ledger, entry, ONE, POLICY).begin([second], "<n>"), ONE, POLICY).settle(
+        {second: YES}, "<n>"
+    )
+    done = hold(ledger, entry).complete("both")
     assert (done.status, done.unfinished, done.result) == (Status.SENT, False, "both")
     for claimant in (ONE, TWO):
         outcome = ledger.claim(claimant, POLICY)
@@ -75,7 +78,7 @@ def test_it_alone_of_what_is_sent_has_a_deadline(ledger: Ledger, clock: Clock, p
     assert ledger.store.due() == []
     assert expire(ledger.store, proven.key) is None
     assert isinstance(ledger.claim(TWO, POLICY), Duplicate)
-    done = ledger.complete(finishing(ledger), "both")
+    done = hold(ledger, finishing(ledger)).complete("both")
     assert (done.status, done.deadline) == (Status.SENT, None)
 
 
@@ -106,9 +109,9 @@ def test_publishing_asks_the_same_as_a_claim(ledger: Ledger, proven: Entry, clai
 @pytest.mark.parametrize(
     ("end", "status"),
     [
-        (lambda ledger, entry: ledger.release(entry, POLICY, 5.0, "OSError"), Status.RELEASED),
-        (lambda ledger, entry: ledger.release(entry, POLICY, None, "OSError"), Status.RELEASED),
-        (lambda ledger, entry: ledger.fail(entry, "ValueError"), Status.FAILED),
+        (lambda ledger, entry: hold(ledger, entry, policy=POLICY).release("OSError", 5.0), Status.RELEASED),
+        (lambda ledger, entry: hold(ledger, entry, policy=POLICY).release("OSError"), Status.RELEASED),
+        (lambda ledger, entry: hold(ledger, entry).fail("ValueError"), Status.FAILED),
     ],
     ids=["retried", "released", "failed"],
 )
@@ -133,11 +136,11 @@ def test_a_run_that_is_killed_while_it_finishes_it(ledger: Ledger, clock: Clock,
 def test_message_two_in_doubt_as_well(ledger: Ledger, proven: Entry) -> None:
     """The second doubt is one of its own, and ends in the same way."""
     second = ("1", ANN[1])
-    entry = ledger.begin(finishing(ledger), [second], "<n>", ONE, POLICY)
-    entry = ledger.settle(entry, {second: LOST}, "<n>", ONE, POLICY)
+    entry = hold(ledger, finishing(ledger), ONE, POLICY).begin([second], "<n>")
+    entry = hold(ledger, entry, ONE, POLICY).settle({second: LOST}, "<n>")
     assert (entry.status, entry.unfinished) == (Status.IN_DOUBT, False)
     assert operator(ledger).resolve(entry, Verdict.SENT).unfinished
-    assert ledger.complete(finishing(ledger), "both").result == "both"
+    assert hold(ledger, finishing(ledger)).complete("both").result == "both"
 
 
 def test_an_opaque_body_is_not_run_again(ledger: Ledger, clock: Clock) -> None:
@@ -161,7 +164,7 @@ def test_what_somebody_is_still_owed_is_released(ledger: Ledger) -> None:
     """As ever: the next call serves them, whoever makes it, and finishes the body."""
     entry = begun(ledger, ANN, BOB)
     replies = {ANN: LOST, BOB: Reply(DeliveryStatus.DEFERRED, 450)}
-    entry = operator(ledger).resolve(ledger.settle(entry, replies, "<m>", ONE, POLICY), Verdict.SENT)
+    entry = operator(ledger).resolve(hold(ledger, entry, ONE, POLICY).settle(replies, "<m>"), Verdict.SENT)
     assert (entry.status, entry.unfinished) == (Status.RELEASED, False)
 
 

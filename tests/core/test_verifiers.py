@@ -15,6 +15,7 @@ from celery_idempotent.ledger.outcomes import Held
 from celery_idempotent.ledger.policy import Verdict
 from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.operations import sweep
+from celery_idempotent.testing import hold
 from tests.core.steps import POLICY, TWO, doubtful
 
 app = Celery("verifiers", broker="memory://", backend="cache+memory://", set_as_current=False)
@@ -45,7 +46,7 @@ def test_what_is_no_verdict_stops_no_sweep(memory_ledger: Any, said: Any) -> Non
         ANSWERS[key] = verdict
         claimant = replace(TWO, key=key, email_type="answered")
         entry = memory_ledger.claim(claimant, replace(POLICY, opaque=True)).entry
-        memory_ledger.doubt(entry, "x")
+        hold(memory_ledger, entry).doubt("x")
     one = sweep.Sweep(memory_ledger, app=app)
     one._found = ["k", "l"]
     one.verified()

@@ -24,7 +24,7 @@ from celery_idempotent.ledger.outcomes import Acquired, Duplicate
 from celery_idempotent.ledger.policy import Claimant, Policy
 from celery_idempotent.stores import memory
 from celery_idempotent.stores.memory import MemoryStore
-from celery_idempotent.testing import make_entry
+from celery_idempotent.testing import hold, make_entry
 from tests.core.rule import Rule
 from tests.core.world import FATES, HOST, NEVER, START, UNANSWERED, Delivery, World
 from tests.support.hostclock import host_clock
@@ -235,7 +235,7 @@ class Alert:
         self.now += timedelta(minutes=2)
         outcome = self.ask(number)
         assert isinstance(outcome, Acquired)
-        return self.ledger.complete(outcome.entry, None)
+        return hold(self.ledger, outcome.entry).complete(None)
 
 
 def test_an_entry_remembers_the_newest_who_took_part() -> None:

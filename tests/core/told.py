@@ -13,6 +13,7 @@ from celery_idempotent.ledger.policy import Claimant, Policy
 from celery_idempotent.ledger.provider_events import Event, mark
 from celery_idempotent.ledger.provider_offers import Offer
 from celery_idempotent.ledger.status import DeliveryStatus
+from celery_idempotent.testing import hold
 from tests.support.clock import Clock
 
 ONE = Claimant("k", "mail", "task-1")
@@ -39,12 +40,12 @@ def event(kind: str = "delivered", who: Any = ANN, **more: Any) -> Event:
 def begun(ledger: Ledger, *targets: Any, offer: Offer | None = None) -> Entry:
     outcome = ledger.claim(ONE, POLICY)
     assert isinstance(outcome, Acquired)
-    return ledger.begin(outcome.entry, targets or [ANN], "<m>", ONE, POLICY, offer)
+    return hold(ledger, outcome.entry, ONE, POLICY).begin(targets or [ANN], "<m>", offer)
 
 
 def in_doubt(ledger: Ledger, *targets: Any, offer: Offer | None = None) -> Entry:
     entry = begun(ledger, *targets, offer=offer)
-    return ledger.settle(entry, dict.fromkeys(targets or [ANN], LOST), "<m>", ONE, POLICY)
+    return hold(ledger, entry, ONE, POLICY).settle(dict.fromkeys(targets or [ANN], LOST), "<m>")
 
 
 def told(ledger: Ledger, *told: Event) -> Entry:

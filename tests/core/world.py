@@ -19,6 +19,7 @@ from celery_idempotent.ledger.outcomes import Acquired, Busy, Duplicate, Held, R
 from celery_idempotent.ledger.policy import Claimant, Policy, Verdict
 from celery_idempotent.ledger.status import DeliveryStatus
 from celery_idempotent.stores.memory import MemoryStore
+from celery_idempotent.testing import hold
 
 START = datetime(2026, 3, 28, 22, tzinfo=timezone.utc)  # a night in which clocks change
 LEASE, SEND_TIMEOUT = 60.0, 30.0
@@ -158,31 +159,31 @@ class World:
         if delivery.fate == "killed before":
             return self._again(calm, delivery.again)
         if delivery.fate == "fails before":
-            self.ledger.release(entry, self.policy, delivery.again)
+            hold(self.ledger, entry, policy=self.policy).release(retry_in=delivery.again)
             return self._again(calm, delivery.again)
         if not any(d.status is DeliveryStatus.ACCEPTED for d in entry.deliveries):
-            entry = self.ledger.begin(entry, [TARGET], "<m@x>", claimant, self.policy)
+            entry = hold(self.ledger, entry, claimant, self.policy).begin([TARGET], "<m@x>")
             yield delivery.sends
             if delivery.fate in UNANSWERED:
                 return self._unanswered(delivery, claimant, entry)
             self.accepted.append((self.now, delivery.task))
             reply = {TARGET: Reply(DeliveryStatus.ACCEPTED, 250)}
-            entry = self.ledger.settle(entry, reply, "<m@x>", claimant, self.policy)
+            entry = hold(self.ledger, entry, claimant, self.policy).settle(reply, "<m@x>")
             self.recorded.append(self.now)
         yield delivery.ends
         if delivery.fate == "failed and lost":
-            self.ledger.release(entry, self.policy, 1.0)
+            hold(self.ledger, entry, policy=self.policy).release(retry_in=1.0)
         if delivery.fate == "gives up":
-            self.ledger.fail(entry, "ValueError")
+            hold(self.ledger, entry).fail("ValueError")
         if delivery.fate in ("lost after", "failed and lost", "gives up"):
             self.ended.setdefault(delivery.task, self.now)  # and the broker forgets the message
         elif delivery.fate == "killed after":
             self._again(calm, delivery.again)
         elif delivery.fate == "fails after":
-            self.ledger.release(entry, self.policy, delivery.again)
+            hold(self.ledger, entry, policy=self.policy).release(retry_in=delivery.again)
             self._again(calm, delivery.again)
         else:
-            self.ledger.complete(entry, None)
+            hold(self.ledger, entry).complete(None)
             self.ended.setdefault(delivery.task, self.now)
         return None
 
@@ -195,7 +196,7 @@ class World:
             self.accepted.append((self.now, delivery.task))
         if delivery.fate == "reply lost":
             reply = {TARGET: Reply(DeliveryStatus.IN_DOUBT)}
-            self.ledger.settle(entry, reply, "<m@x>", claimant, self.policy)
+            hold(self.ledger, entry, claimant, self.policy).settle(reply, "<m@x>")
             # What is not there may still come until then.
             self._have_it_decided(self.now if delivery.taken else self.now - delivery.sends + SEND_TIMEOUT)
             return self._held(calm) if self.policy.in_doubt == "hold" else self._again(calm, delivery.again)

@@ -11,6 +11,7 @@ from celery import Celery
 from django.core.mail import EmailMessage
 
 from celery_idempotent import IdempotentEmailTask
+from celery_idempotent.ledger.held_claim import HeldClaim
 from tests.support.mailserver import ScriptedSMTP
 
 app = Celery("early-replies", broker="memory://", backend="cache+memory://", set_as_current=False)
@@ -52,15 +53,15 @@ class Early(ScriptedSMTP):
         return super()._take(connection, *rest)
 
 
-def heard_early(monkeypatch: Any, ledger: Any, server: Early) -> None:
+def heard_early(monkeypatch: Any, server: Early) -> None:
     """Let the write-ahead take until the server has spoken, so that it has been before the payload."""
-    begin = ledger.begin
+    begin = HeldClaim.begin
 
     def late(*args: Any) -> Any:
         assert server.has_spoken.wait(20)
         return begin(*args)
 
-    monkeypatch.setattr(ledger, "begin", late)
+    monkeypatch.setattr(HeldClaim, "begin", late)
 
 
 @pytest.mark.parametrize("tls", [False, True])
@@ -69,7 +70,7 @@ def test_a_server_that_answers_before_the_final_dot(
     settings: Any, behind_tls: Any, memory_ledger: Any, monkeypatch: Any, early: str, tls: bool
 ) -> None:
     """P2: what it says before it can have the mail is no acceptance: not sent, and the next run sends it."""
-    heard_early(monkeypatch, memory_ledger, server := Early(early))
+    heard_early(monkeypatch, server := Early(early))
     with behind_tls(server) if tls else server:
         settings.EMAIL_PORT = server.port
         result = send.apply((1,))
@@ -83,7 +84,7 @@ def test_a_server_that_hangs_up_before_the_final_dot(
     settings: Any, memory_ledger: Any, monkeypatch: Any
 ) -> None:
     """It could not say yes any more: the dot is not sent, so there is no doubt."""
-    heard_early(monkeypatch, memory_ledger, server := Early(""))
+    heard_early(monkeypatch, server := Early(""))
     with server:
         settings.EMAIL_PORT = server.port
         assert type(send.apply((1,)).result).__name__ == "RecipientsDeferred"

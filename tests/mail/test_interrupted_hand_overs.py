@@ -11,6 +11,7 @@ import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_idempotent import LedgerUnavailable, Status
+from celery_idempotent.ledger.held_claim import HeldClaim
 from celery_idempotent.ledger.status import DeliveryStatus
 from celery_idempotent.mail.smtp.transaction import Transaction
 from tests.mail.bodies import message, run, task
@@ -91,7 +92,7 @@ def test_the_deadline_counts_from_before_the_write_ahead(
 
     A body that swallows the error does not end as sent.
     """
-    begin = memory_ledger.begin
+    begin = HeldClaim.begin
 
     def slow(*args: Any) -> Any:
         entry = begin(*args)
@@ -108,7 +109,7 @@ def test_the_deadline_counts_from_before_the_write_ahead(
 
     with ScriptedSMTP() as server:
         with monkeypatch.context() as slowed:
-            slowed.setattr(memory_ledger, "begin", slow)
+            slowed.setattr(HeldClaim, "begin", slow)
             assert isinstance(run(server, settings, late).result, LedgerUnavailable), "a worker would come back"
         assert not server.accepted
         assert late.entry_for(1).deliveries[0].status is DeliveryStatus.DEFERRED

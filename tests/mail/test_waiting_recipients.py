@@ -13,6 +13,7 @@ from django.core.mail import EmailMessage
 from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask, Status
 from celery_idempotent.execution.run import Run
 from celery_idempotent.ledger.decisions import Operator
+from celery_idempotent.ledger.held_claim import HeldClaim
 from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.ledger.policy import Verdict
 from celery_idempotent.ledger.status import DeliveryStatus
@@ -80,8 +81,8 @@ def test_a_process_that_dies_in_a_part(settings: Any, memory_ledger: Any, monkey
 def test_a_list_in_one_part_is_written_once(settings: Any, monkeypatch: Any) -> None:
     """Nobody waits, so there is nothing to write beside the write-ahead."""
     written: list[Any] = []
-    begin = Run._begin
-    monkeypatch.setattr(Run, "_begin", lambda self, *a: written.append(a[-1]) or begin(self, *a))
+    begin = HeldClaim.begin
+    monkeypatch.setattr(HeldClaim, "begin", lambda self, *a: written.append(a[-1]) or begin(self, *a))
     with ScriptedSMTP() as server:
         settings.EMAIL_PORT = server.port
         assert send.apply((1,)).get() == "sent"

@@ -21,6 +21,7 @@ from celery_idempotent.execution.call import Snooze
 from celery_idempotent.execution.claim import claim
 from celery_idempotent.ledger.entry import Recipient
 from celery_idempotent.ledger.outcomes import Acquired
+from celery_idempotent.testing import hold
 from tests.rq.here import calls, claimed, listed, listed_policy, work
 
 pytestmark = pytest.mark.django_db
@@ -51,7 +52,7 @@ def test_a_busy_key_is_waited_for_without_a_scheduler(
     def sleep(seconds: float) -> None:
         waited.append(seconds)
         if len(waited) == 3:
-            memory_ledger.release(running, listed_policy(), None, "gone")
+            hold(memory_ledger, running, policy=listed_policy()).release("gone")
 
     first = Queue("other", connection=queue.connection, job_class=IdempotentJob).enqueue(listed, 1)
     running = claimed(memory_ledger, first)
@@ -72,7 +73,7 @@ def test_a_time_limit_while_it_waits_costs_nothing(queue: Queue, memory_ledger: 
         if not strikes:
             strikes.append(None)
             raise JobTimeoutException("struck")
-        memory_ledger.release(running, listed_policy(), None, "gone")
+        hold(memory_ledger, running, policy=listed_policy()).release("gone")
 
     first = Queue("other", connection=queue.connection, job_class=IdempotentJob).enqueue(listed, 1)
     running = claimed(memory_ledger, first)
@@ -92,7 +93,9 @@ def test_a_claim_lost_again_and_again(memory_ledger: Any, tracked: None, waits: 
         rules = policy(brief.declared, False)
         while not isinstance(outcome := memory_ledger.claim(other.claimant, rules), Acquired):
             time.sleep(0.01)
-        memory_ledger.begin(outcome.entry, [("0", Recipient("d", "a***"))], "<m@x>", other.claimant, rules)
+        hold(memory_ledger, outcome.entry, other.claimant, rules).begin(
+            [("0", Recipient("d", "a***"))], "<m@x>"
+        )
 
     with pytest.raises(Snooze) as caught:
         run_body(call, claim(call), body)
@@ -117,7 +120,7 @@ def test_rqs_redis_away_as_a_job_comes_back(queue: Queue, memory_ledger: Any, mo
     """P2: it comes back all the same, if RQ itself reaches its Redis by then."""
 
     def sleep(seconds: float) -> None:
-        memory_ledger.release(running, listed_policy(), None, "gone")
+        hold(memory_ledger, running, policy=listed_policy()).release("gone")
 
     first = Queue("other", connection=queue.connection, job_class=IdempotentJob).enqueue(listed, 1)
     running = claimed(memory_ledger, first)

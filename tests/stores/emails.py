@@ -13,7 +13,7 @@ from celery_idempotent.ledger.outcomes import Acquired, Reply
 from celery_idempotent.ledger.policy import Claimant, Policy
 from celery_idempotent.ledger.status import DeliveryStatus
 from celery_idempotent.stores.redis.store import RedisStore
-from celery_idempotent.testing import KEY
+from celery_idempotent.testing import KEY, hold
 from tests.support.servers import Redis
 from tests.support.worker import wait_for
 
@@ -32,9 +32,9 @@ def send(ledger: Ledger, claimant: Claimant = CLAIMANT) -> Any:
     """Go through the life of an email."""
     outcome = ledger.claim(claimant, POLICY)
     assert isinstance(outcome, Acquired)
-    entry = ledger.begin(outcome.entry, [TARGET], MESSAGE_ID, claimant, POLICY)
-    entry = ledger.settle(entry, ACCEPTED, MESSAGE_ID, claimant, POLICY)
-    return ledger.complete(entry, {"order_id": 7})
+    entry = hold(ledger, outcome.entry, claimant, POLICY).begin([TARGET], MESSAGE_ID)
+    entry = hold(ledger, entry, claimant, POLICY).settle(ACCEPTED, MESSAGE_ID)
+    return hold(ledger, entry).complete({"order_id": 7})
 
 
 def synced(replica: Redis) -> None:

@@ -23,7 +23,7 @@ from celery_idempotent.ledger.store import Store
 from celery_idempotent.models import LogicalEmail, SendAttempt
 from celery_idempotent.stores.database.own_connection import OWN_ALIAS, add_own_connection
 from celery_idempotent.stores.database.store import DatabaseStore
-from celery_idempotent.testing import KEY, StoreConformance, make_attempt, make_entry
+from celery_idempotent.testing import KEY, StoreConformance, hold, make_attempt, make_entry
 from tests.support.databases import added, place_of, wipe
 
 
@@ -147,9 +147,9 @@ def test_statements_on_postgresql(alias: str, store: Store) -> None:
         return len(queries), value
 
     claim, outcome = counted(lambda: ledger.claim(claimant, policy))
-    begin, entry = counted(lambda: ledger.begin(outcome.entry, targets, "<m@x>", claimant, policy))
-    settle, entry = counted(lambda: ledger.settle(entry, replies, "<m@x>", claimant, policy))
-    complete, entry = counted(lambda: ledger.complete(entry, {"ok": 1}))
+    begin, entry = counted(lambda: hold(ledger, outcome.entry, claimant, policy).begin(targets, "<m@x>"))
+    settle, entry = counted(lambda: hold(ledger, entry, claimant, policy).settle(replies, "<m@x>"))
+    complete, entry = counted(lambda: hold(ledger, entry).complete({"ok": 1}))
     duplicate, outcome = counted(lambda: ledger.claim(replace(claimant, task_id="task-2"), policy))
     assert (claim, begin + settle, complete, duplicate) == (1, 2, 1, 1)
     assert outcome.entry.result == {"ok": 1}
@@ -172,7 +172,7 @@ def test_without_time_zones(alias: str, store: Store, settings: Any, zone: str) 
     assert abs(entry.deadline - entry.created_at - timedelta(seconds=60)) < timedelta(seconds=1)
     busy = ledger.claim(replace(claimant, task_id="task-2"), policy)
     assert 0 < busy.retry_after <= 60
-    ledger.complete(entry, None)
+    hold(ledger, entry).complete(None)
     found = store.get(KEY)
     assert found is not None
     assert found.entry.begun_at == entry.begun_at

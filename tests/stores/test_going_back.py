@@ -22,7 +22,7 @@ from celery_idempotent.models import Delivery, LogicalEmail, SendAttempt
 from celery_idempotent.stores.database.store import DatabaseStore
 from celery_idempotent.stores.memory import MemoryStore
 from celery_idempotent.stores.redis.store import RedisStore
-from celery_idempotent.testing import KEY
+from celery_idempotent.testing import KEY, hold
 from tests.support.databases import added, place_of, wipe
 
 CLAIMANT = Claimant(KEY, "order-confirmation", "task-1")
@@ -96,20 +96,20 @@ def test_what_was_accepted_is_written_anew(ledger: Ledger, store: Store, back: s
     """P1: to nothing, to an earlier claim of the same task, to this claim, to the write-ahead."""
     backup = Backup(store)
     states = {"nothing": backup.take()}
-    ledger.release(claimed(ledger), POLICY)
+    hold(ledger, claimed(ledger), policy=POLICY).release()
     states["released"] = backup.take()
     entry = claimed(ledger)
     states["claimed"] = backup.take()
-    entry = ledger.begin(entry, [TARGET], "<m@x>", CLAIMANT, POLICY)
+    entry = hold(ledger, entry, CLAIMANT, POLICY).begin([TARGET], "<m@x>")
     states["sending"] = backup.take()
     backup.restore(states[back])
-    entry = ledger.settle(entry, ACCEPTED, "<m@x>", CLAIMANT, POLICY)
+    entry = hold(ledger, entry, CLAIMANT, POLICY).settle(ACCEPTED, "<m@x>")
     assert entry.deliveries[0].status is DeliveryStatus.ACCEPTED
     found = store.get(KEY)
     assert found is not None
     assert found.entry.deliveries[0].status is DeliveryStatus.ACCEPTED
     assert abs(found.entry.sent_at - found.now) < timedelta(seconds=20)
-    ledger.complete(entry, "done")
+    hold(ledger, entry).complete("done")
     outcome = ledger.claim(OTHER, POLICY)
     assert isinstance(outcome, Duplicate)
     assert outcome.entry.result == "done"
@@ -123,7 +123,7 @@ def test_an_opaque_body_is_not_run_again(ledger: Ledger, store: Store) -> None:
     opaque = replace(POLICY, opaque=True)
     entry = claimed(ledger, policy=opaque)
     backup.restore(nothing)
-    ledger.complete(entry, "paid")
+    hold(ledger, entry).complete("paid")
     outcome = ledger.claim(OTHER, opaque)
     assert isinstance(outcome, Duplicate)
     assert outcome.entry.result == "paid"
@@ -136,7 +136,7 @@ def test_a_claim_with_nothing_sent_is_just_lost(ledger: Ledger, store: Store) ->
     entry = claimed(ledger)
     backup.restore(nothing)
     with pytest.raises(ClaimLost) as lost:
-        ledger.begin(entry, [TARGET], "<m@x>", CLAIMANT, POLICY)
+        hold(ledger, entry, CLAIMANT, POLICY).begin([TARGET], "<m@x>")
     assert lost.value.owner is None
 
 
@@ -144,10 +144,10 @@ def test_whoever_has_claimed_since_is_left_alone(ledger: Ledger, store: Store) -
     """Its hand-over is under way: its entry is not taken for one's own."""
     backup = Backup(store)
     nothing = backup.take()
-    entry = ledger.begin(claimed(ledger), [TARGET], "<m@x>", CLAIMANT, POLICY)
+    entry = hold(ledger, claimed(ledger), CLAIMANT, POLICY).begin([TARGET], "<m@x>")
     backup.restore(nothing)
-    other = ledger.begin(claimed(ledger, OTHER), [TARGET], "<m@x>", OTHER, POLICY)
+    other = hold(ledger, claimed(ledger, OTHER), OTHER, POLICY).begin([TARGET], "<m@x>")
     with pytest.raises(ClaimLost):
-        ledger.settle(replace(entry, version=9), ACCEPTED, "<m@x>", CLAIMANT, POLICY)
+        hold(ledger, replace(entry, version=9), CLAIMANT, POLICY).settle(ACCEPTED, "<m@x>")
     assert isinstance(ledger.claim(CLAIMANT, POLICY), Busy)
-    assert ledger.settle(other, ACCEPTED, "<m@x>", OTHER, POLICY).status is Status.CLAIMED
+    assert hold(ledger, other, OTHER, POLICY).settle(ACCEPTED, "<m@x>").status is Status.CLAIMED

@@ -15,7 +15,7 @@ from celery_idempotent.ledger.outcomes import Acquired, Busy, Duplicate, Reply
 from celery_idempotent.ledger.policy import Claimant, Verdict
 from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.stores.redis.store import RedisStore
-from celery_idempotent.testing import KEY, StoreConformance
+from celery_idempotent.testing import KEY, StoreConformance, hold
 from tests.stores.emails import ACCEPTED, CLAIMANT, DAY, MESSAGE_ID, PLACE, POLICY, TARGET, send
 from tests.support.servers import Redis
 
@@ -55,11 +55,13 @@ def test_round_trips(connected: Any, store: RedisStore) -> None:
 
     claim, others, outcome = counted(lambda: ledger.claim(CLAIMANT, POLICY))
     assert (claim, others) == (1, 0)
-    begin, others, entry = counted(lambda: ledger.begin(outcome.entry, [TARGET], MESSAGE_ID, CLAIMANT, POLICY))
+    begin, others, entry = counted(
+        lambda: hold(ledger, outcome.entry, CLAIMANT, POLICY).begin([TARGET], MESSAGE_ID)
+    )
     assert (begin, others) == (1, 0)
-    settle, others, entry = counted(lambda: ledger.settle(entry, ACCEPTED, MESSAGE_ID, CLAIMANT, POLICY))
+    settle, others, entry = counted(lambda: hold(ledger, entry, CLAIMANT, POLICY).settle(ACCEPTED, MESSAGE_ID))
     assert (settle, others) == (1, 0)
-    complete, others, entry = counted(lambda: ledger.complete(entry, {"order_id": 7}))
+    complete, others, entry = counted(lambda: hold(ledger, entry).complete({"order_id": 7}))
     assert (complete, others) == (1, 0)
     duplicate, others, outcome = counted(lambda: ledger.claim(replace(CLAIMANT, task_id="other"), POLICY))
     assert (duplicate, others) == (1, 0)
@@ -88,9 +90,9 @@ def test_only_what_is_finished_has_an_end(connected: Any, store: RedisStore) -> 
     ledger, place = Ledger(store), PLACE(KEY)
     outcome = ledger.claim(CLAIMANT, POLICY)
     assert connected.pttl(place) == -1
-    entry = ledger.begin(outcome.entry, [TARGET], MESSAGE_ID, CLAIMANT, POLICY)
+    entry = hold(ledger, outcome.entry, CLAIMANT, POLICY).begin([TARGET], MESSAGE_ID)
     assert connected.pttl(place) == -1
-    entry = ledger.settle(entry, {TARGET: Reply(DeliveryStatus.IN_DOUBT)}, MESSAGE_ID, CLAIMANT, POLICY)
+    entry = hold(ledger, entry, CLAIMANT, POLICY).settle({TARGET: Reply(DeliveryStatus.IN_DOUBT)}, MESSAGE_ID)
     assert (entry.status, connected.pttl(place)) == (Status.IN_DOUBT, -1)
     send(ledger, replace(CLAIMANT, key="sent"))
     assert 0 <= DAY.total_seconds() * 1000 - connected.pttl(PLACE("sent")) < 10_000
@@ -103,8 +105,8 @@ def test_only_what_is_in_flight_is_in_the_sets_of_deadlines(connected: Any, stor
     ledger = Ledger(store)
     entry = ledger.claim(CLAIMANT, POLICY).entry
     assert len(list(connected.scan_iter(_type="ZSET"))) == 1
-    entry = ledger.begin(entry, [TARGET], MESSAGE_ID, CLAIMANT, POLICY)
-    entry = ledger.settle(entry, {TARGET: Reply(DeliveryStatus.IN_DOUBT)}, MESSAGE_ID, CLAIMANT, POLICY)
+    entry = hold(ledger, entry, CLAIMANT, POLICY).begin([TARGET], MESSAGE_ID)
+    entry = hold(ledger, entry, CLAIMANT, POLICY).settle({TARGET: Reply(DeliveryStatus.IN_DOUBT)}, MESSAGE_ID)
     entry = Operator(ledger, "ann", "it is there").resolve(entry, Verdict.SENT)
     assert (entry.status, entry.unfinished) == (Status.SENT, True)
     assert entry.deadline is not None

@@ -15,7 +15,7 @@ from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.ledger.outcomes import Acquired, Duplicate
 from celery_idempotent.ledger.status import Status
 from celery_idempotent.stores.redis.store import RedisStore
-from celery_idempotent.testing import KEY, make_entry
+from celery_idempotent.testing import KEY, hold, make_entry
 from tests.stores.emails import ACCEPTED, CLAIMANT, DAY, MESSAGE_ID, PLACE, POLICY, TARGET, send, synced
 from tests.support.servers import Redis, free_port
 from tests.support.worker import wait_for
@@ -60,7 +60,7 @@ def test_a_newer_entry_is_not_overwritten_in_the_middle(connected: Any, store: R
     outcome = ledger.claim(CLAIMANT, POLICY)
     connected.set(PLACE(KEY), "3 newer")
     with pytest.raises(EntryUnreadable):
-        ledger.begin(outcome.entry, [TARGET], MESSAGE_ID, CLAIMANT, POLICY)
+        hold(ledger, outcome.entry, CLAIMANT, POLICY).begin([TARGET], MESSAGE_ID)
     assert connected.get(PLACE(KEY)) == b"3 newer"
 
 
@@ -79,12 +79,12 @@ def test_out_of_memory(connected: Any, store: RedisStore) -> None:
     connected.config_set("maxmemory", 1)
     for work in (
         lambda: ledger.claim(replace(CLAIMANT, key="new"), POLICY),
-        lambda: ledger.begin(outcome.entry, [TARGET], MESSAGE_ID, CLAIMANT, POLICY),
+        lambda: hold(ledger, outcome.entry, CLAIMANT, POLICY).begin([TARGET], MESSAGE_ID),
     ):
         with pytest.raises(LedgerUnavailable, match="OutOfMemory"):
             work()
     connected.config_set("maxmemory", 0)
-    assert ledger.begin(outcome.entry, [TARGET], MESSAGE_ID, CLAIMANT, POLICY).status is Status.SENDING
+    assert hold(ledger, outcome.entry, CLAIMANT, POLICY).begin([TARGET], MESSAGE_ID).status is Status.SENDING
 
 
 def test_a_replica_takes_no_writes_and_is_a_problem() -> None:
@@ -155,14 +155,17 @@ def test_a_write_ahead_that_no_replica_has_does_not_count() -> None:
         outcome = ledger.claim(CLAIMANT, POLICY)
         with Redis("--replicaof", "127.0.0.1", str(primary.port)) as replica:
             synced(replica)
-            entry = ledger.begin(outcome.entry, [TARGET], MESSAGE_ID, CLAIMANT, POLICY)
+            entry = hold(ledger, outcome.entry, CLAIMANT, POLICY).begin([TARGET], MESSAGE_ID)
             with client.Redis.from_url(replica.url) as second:
                 assert b'"s":"sending"' in second.get(PLACE(KEY))
-        entry = ledger.settle(entry, ACCEPTED, MESSAGE_ID, CLAIMANT, POLICY)
+        entry = hold(ledger, entry, CLAIMANT, POLICY).settle(ACCEPTED, MESSAGE_ID)
         wait = (1, 50)
         with pytest.raises(LedgerUnavailable, match="0 of 1 replicas"):
-            ledger.begin(entry, [("1", TARGET[1])], MESSAGE_ID, CLAIMANT, POLICY)
-        assert ledger.withdraw(entry, [("1", TARGET[1])], MESSAGE_ID, CLAIMANT, POLICY).status is Status.CLAIMED
+            hold(ledger, entry, CLAIMANT, POLICY).begin([("1", TARGET[1])], MESSAGE_ID)
+        assert (
+            hold(ledger, entry, CLAIMANT, POLICY).withdraw([("1", TARGET[1])], MESSAGE_ID).status
+            is Status.CLAIMED
+        )
 
 
 def test_due_forgets_what_has_no_entry_any_more(connected: Any, store: RedisStore) -> None:
@@ -190,6 +193,6 @@ def test_an_opaque_claim_that_no_replica_has_leaves_no_doubt() -> None:
         wait = None
         outcome = ledger.claim(CLAIMANT, opaque)
         assert isinstance(outcome, Acquired)
-        ledger.complete(outcome.entry, "done")
+        hold(ledger, outcome.entry).complete("done")
         wait = (1, 20)
         assert isinstance(ledger.claim(replace(CLAIMANT, task_id="other"), opaque), Duplicate)

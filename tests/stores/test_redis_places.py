@@ -21,7 +21,7 @@ from celery_idempotent.ledger.outcomes import Duplicate
 from celery_idempotent.ledger.status import Status
 from celery_idempotent.stores import factory
 from celery_idempotent.stores.redis.store import RedisStore
-from celery_idempotent.testing import KEY
+from celery_idempotent.testing import KEY, hold
 from tests.stores.emails import CLAIMANT, DAY, MESSAGE_ID, PLACE, POLICY, TARGET, send, synced
 from tests.support.servers import Redis, Sentinel, find, free_port
 from tests.support.worker import wait_for
@@ -130,7 +130,7 @@ def test_sentinel_finds_the_primary_after_a_failover(settings: Any) -> None:
 def patiently(ledger: Ledger, entry: Any) -> Any:
     """Write ahead, or None while the failover is under way."""
     try:
-        return ledger.begin(entry, [TARGET], MESSAGE_ID, CLAIMANT, POLICY)
+        return hold(ledger, entry, CLAIMANT, POLICY).begin([TARGET], MESSAGE_ID)
     except LedgerUnavailable:
         return None
 

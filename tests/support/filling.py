@@ -18,6 +18,7 @@ from celery_idempotent.ledger.status import DeliveryStatus
 from celery_idempotent.models import Delivery, LogicalEmail, OutboxMessage, SendAttempt
 from celery_idempotent.outbox import rows as outbox_rows
 from celery_idempotent.stores.database.store import DatabaseStore
+from celery_idempotent.testing import hold
 
 TYPE = "order-confirmation"
 _NUMBERS = {
@@ -43,10 +44,10 @@ def sent(ledger: Ledger, number: int) -> None:
     outcome = ledger.claim(claimant(number), Policy())
     assert isinstance(outcome, Acquired)
     targets = [("0", Recipient("d" * 64, "a***@example.com"))]
-    begun = ledger.begin(outcome.entry, targets, f"<{number}@example.com>", claimant(number), Policy())
+    begun = hold(ledger, outcome.entry, claimant(number), Policy()).begin(targets, f"<{number}@example.com>")
     replies = {targets[0]: Reply(DeliveryStatus.ACCEPTED, 250, "OK")}
-    settled = ledger.settle(begun, replies, f"<{number}@example.com>", claimant(number), Policy())
-    ledger.complete(settled, {"order": number})
+    settled = hold(ledger, begun, claimant(number), Policy()).settle(replies, f"<{number}@example.com>")
+    hold(ledger, settled).complete({"order": number})
 
 
 def fill(alias: str, rows: int) -> None:

@@ -13,6 +13,7 @@ from celery_idempotent.ledger.outcomes import Acquired, Reply
 from celery_idempotent.ledger.policy import Claimant, Policy, Verdict
 from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.stores.factory import get_ledger
+from celery_idempotent.testing import hold
 
 POLICY = Policy(lease=60, send_timeout=60)
 
@@ -38,20 +39,20 @@ class Seed:
 
     def sending(self) -> Entry:
         """SENDING, the deadline running."""
-        return self.ledger.begin(self.claimed(), self.targets, "<m@seed>", self.claimant, self.policy)
+        return hold(self.ledger, self.claimed(), self.claimant, self.policy).begin(self.targets, "<m@seed>")
 
     def settled(self, status: DeliveryStatus) -> Entry:
         """Handed over with a known outcome, or in doubt."""
         replies = dict.fromkeys(self.targets, Reply(status, 250))
-        return self.ledger.settle(self.sending(), replies, "<m@seed>", self.claimant, self.policy)
+        return hold(self.ledger, self.sending(), self.claimant, self.policy).settle(replies, "<m@seed>")
 
     def released(self, retry_in: float | None = None) -> Entry:
         """RELEASED, perhaps for a retry of its own."""
-        return self.ledger.release(self.claimed(), self.policy, retry_in)
+        return hold(self.ledger, self.claimed(), policy=self.policy).release(retry_in=retry_in)
 
     def sent(self, result: Any) -> Entry:
         """SENT with a result."""
-        return self.ledger.complete(self.settled(DeliveryStatus.ACCEPTED), result)
+        return hold(self.ledger, self.settled(DeliveryStatus.ACCEPTED)).complete(result)
 
     def unfinished(self) -> Entry:
         """SENT by an operator's word, the body cut off."""
@@ -61,7 +62,7 @@ class Seed:
 
     def failed(self, status: DeliveryStatus) -> Entry:
         """FAILED after a hand-over that ended as ``status``."""
-        return self.ledger.fail(self.settled(status), "ValueError")
+        return hold(self.ledger, self.settled(status)).fail("ValueError")
 
     def cancelled(self) -> Entry:
         """CANCELLED, as an operator would."""

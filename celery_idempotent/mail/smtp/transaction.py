@@ -9,8 +9,8 @@ from dataclasses import replace
 from math import inf
 from typing import Any
 
-from ...execution.run import NOT_YET
 from ...ledger.addresses import mask_all
+from ...ledger.held_claim import NOT_YET
 from ...ledger.outcomes import Reply
 from ...ledger.status import DeliveryStatus
 from ..transport_protocol import HandOverObserver

@@ -10,7 +10,7 @@ from typing import Any
 
 from django.core.mail import EmailMessage
 
-from ...execution.run import NOT_YET
+from ...ledger.held_claim import NOT_YET
 from ...ledger.outcomes import Reply
 from ...ledger.status import DeliveryStatus
 from ..providers import Deduplication, ProviderKey

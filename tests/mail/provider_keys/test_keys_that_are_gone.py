@@ -13,6 +13,7 @@ from celery_idempotent import ClaimLost, DeliveryInDoubt, Status, Verdict
 from celery_idempotent.exceptions import DeliveryUnconfirmed
 from celery_idempotent.ledger.decisions import Operator
 from celery_idempotent.ledger.entry import After
+from celery_idempotent.ledger.held_claim import HeldClaim
 from celery_idempotent.ledger.status import DeliveryStatus
 from celery_idempotent.stores import factory
 from tests.mail.provider_keys.confirmations import (
@@ -140,15 +141,16 @@ def test_a_decision_meanwhile_is_not_overwritten(
 ) -> None:
     """P1: settled while the run finds that it has no key: it stops, and the doubt has ended as sent."""
     lose_key(silent, settings, resent, ANN)
-    close = memory_ledger.close_offer
+    close = HeldClaim.close_offer
 
-    def proven_first(found: Any) -> Any:
+    def proven_first(held: HeldClaim) -> Any:
+        found = held.entry
         memory_ledger.store.swap(replace(found, deadline=After(-1)), found.version)
         stored = memory_ledger.store.get(found.key)
         Operator(memory_ledger, "ann", "it is there").resolve(stored.entry, Verdict.SENT)
-        return close(found)
+        return close(held)
 
-    monkeypatch.setattr(memory_ledger, "close_offer", proven_first)
+    monkeypatch.setattr(HeldClaim, "close_offer", proven_first)
     assert isinstance(resent.apply((1, [ANN])).result, ClaimLost)
     assert resent.entry_for(1, [ANN]).status is Status.SENT
     assert resent.apply((1, [ANN])).get() is None
