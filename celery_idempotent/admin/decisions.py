@@ -17,21 +17,14 @@ from django.views.decorators.http import require_POST
 
 from ..conf import conf
 from ..exceptions import IdempotencyError
-from ..ledger.decisions import LONGEST_REASON, offered
+from ..ledger.decisions import LONGEST_REASON
 from ..ledger.entry import Entry
+from ..ledger.situations import LABELS, advise, find_situation
 from ..ledger.status import DeliveryStatus, Status
 from ..models import LogicalEmail, SendAttempt
 from ..operations import decisions
-from ..operations.advice import UNKNOWN, advice
 
 PERMISSION = "celery_idempotent.decide_logicalemail"
-LABELS = {
-    "resolve_sent": "It was sent",
-    "resolve_not_sent": "It was not sent: offer it again",
-    "reopen": "Allow one more sending",
-    "release": "Release the key",
-    "cancel": "Withdraw it",
-}
 _TOLD = 5
 """How many refusals of a bulk action are shown one by one."""
 
@@ -61,7 +54,7 @@ def _words(status: Status) -> str:
 
 def _traces(row: LogicalEmail, entry: Entry) -> list[SendAttempt]:
     """Return the hand-overs whose end nobody knows: what to look for in the mail server's log."""
-    if entry.status not in UNKNOWN:
+    if entry.status not in (Status.IN_DOUBT, Status.SENDING):
         return []
     open_ended = [status.value for status in (DeliveryStatus.IN_DOUBT, DeliveryStatus.SENDING)]
     found = row.send_attempts.filter(generation=entry.generation, outcome__in=open_ended).exclude(message_id="")
@@ -147,13 +140,11 @@ class Decides:
         if stored is None:
             return {"status": "No longer in the ledger", "hint": "The next call of the task sends it anew."}
         entry = stored.entry
-        possible = offered(entry, stored.now)
+        possible = find_situation(entry, stored.now).decisions
         may = self.has_decide_permission(request)
-        until = exact(entry.deadline)  # type: ignore[arg-type]  # read from the store, so a time
-        busy = f"A worker may be at it right now, until {until}: nothing can be decided before that."
         return {
             "status": _words(entry.status).capitalize(),
-            "hint": advice(entry) if possible else busy,
+            "hint": advise(entry, stored.now, exact),
             "traces": [(one.message_id, exact(one.started_at), one.worker) for one in _traces(row, entry)],
             "behind": entry.version != row.version,
             "version": entry.version,

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..ledger.audit import as_rows
 from ..ledger.entry import Attempt, Entry
-from .advice import what_now
+from .advice import advise_with_commands
 from .tables import moment, table, text
 
 
@@ -87,7 +87,7 @@ def page(entry: Entry, attempts: Sequence[Attempt], now: datetime) -> str:
     if entry.audit:
         audit = ((a.at, a.action, a.actor, a.generation, a.reason) for a in entry.audit)
         parts.append(table(("decided", "what", "who", "generation", "why"), audit))
-    parts.append(what_now(entry, now))
+    parts.append(advise_with_commands(entry, now))
     return "\n\n".join(parts)
 
 

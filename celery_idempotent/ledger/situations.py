@@ -1,0 +1,143 @@
+"""The one table of an operator's situations: what an email is in, what happens next, what can be decided.
+
+The command, the admin and the refusals of `decisions` show these texts, so that all of them say the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+
+from .entry import Entry, running
+from .status import Status
+
+LABELS: Mapping[str, str] = {
+    "resolve_sent": "It was sent",
+    "resolve_not_sent": "It was not sent: offer it again",
+    "reopen": "Allow one more sending",
+    "release": "Release the key",
+    "cancel": "Withdraw it",
+}
+"""The decisions, by name, as an operator reads them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """One row of the table. In its texts ``{until}`` is the deadline and ``{owner}`` the task's id."""
+
+    meaning: str
+    """What has happened to the email."""
+    next: str
+    """What happens by itself, or by the next call."""
+    decisions: tuple[str, ...] = ()
+    """Names of `LABELS`: the decisions that `Operator` carries out here, and no others."""
+
+
+_DOUBT = Situation(
+    "Nobody knows whether the mail server took it. Look for the Message-ID in the mail server's log.",
+    "Nothing is sent until somebody decides.",
+    ("resolve_sent", "resolve_not_sent"),
+)
+_OPAQUE = replace(
+    _DOUBT,
+    meaning="Nobody knows what its body has done before it was cut off. Look where the body leaves its traces: "
+    "the ledger has seen no mail of it.",
+)
+_DOUBT_WAITS = replace(
+    _DOUBT,
+    next="The server may still be at it until {until}: that it was not sent can only be said after that.",
+    decisions=("resolve_sent",),
+)
+_RELEASED = Situation("Nobody is at work on it.", "The next call sends it.", ("cancel",))
+_PREPARED = Situation("A worker is preparing it.", "Until {until} nothing can be decided.")
+
+_TABLE: Mapping[tuple[Status, str], Situation] = {
+    (Status.CLAIMED, "running"): _PREPARED,
+    (Status.CLAIMED, ""): Situation(
+        "Its worker shows no sign of life.",
+        "The next call takes it over, or the sweep releases it.",
+        ("release", "cancel"),
+    ),
+    (Status.SENDING, "running"): replace(_PREPARED, meaning="It is being handed over."),
+    (Status.SENDING, "running, opaque"): replace(_PREPARED, meaning="Its body is running."),
+    (Status.SENDING, ""): replace(_DOUBT, next="The next call or the sweep finds it in doubt."),
+    (Status.SENDING, "opaque"): replace(_OPAQUE, next="The next call or the sweep finds it in doubt."),
+    (Status.IN_DOUBT, "running"): _DOUBT_WAITS,
+    (Status.IN_DOUBT, "running, opaque"): replace(_DOUBT_WAITS, meaning=_OPAQUE.meaning),
+    (Status.IN_DOUBT, ""): _DOUBT,
+    (Status.IN_DOUBT, "opaque"): _OPAQUE,
+    (Status.SENT, ""): Situation(
+        "Done.",
+        "Calls are answered with this result. To send it once more, use task.resend(…) in your code; or allow "
+        "one more sending, and call the task again.",
+        ("reopen",),
+    ),
+    (Status.SENT, "unfinished"): Situation(
+        "Sent, but its task was cut off before the end of its body: later messages may be missing.",
+        "When task {owner} is delivered again, it finishes the body. Other calls are duplicates.",
+        ("reopen",),
+    ),
+    (Status.RELEASED, "running"): Situation(
+        "It waits for its own retry, by task {owner}, until {until}.",
+        "If that does not come, the next call sends it.",
+        ("release", "cancel"),
+    ),
+    (Status.RELEASED, "passed"): replace(_RELEASED, decisions=("release", "cancel")),
+    (Status.RELEASED, ""): _RELEASED,
+    (Status.FAILED, ""): Situation(
+        "Given up.",
+        "The next call tries again for those who have not got it and were not refused for good. One more "
+        "sending, if you allow it, goes to everybody anew.",
+        ("reopen", "cancel"),
+    ),
+    (Status.CANCELLED, ""): Situation(
+        "Withdrawn.",
+        "Calls succeed without sending; if the task has a window, until that has passed since.",
+        ("reopen",),
+    ),
+}
+
+
+def find_situation(entry: Entry, now: datetime) -> Situation:
+    """Return the row for ``entry`` at ``now``, the store's clock."""
+    return _TABLE[entry.status, _case_of(entry, now)]
+
+
+def _case_of(entry: Entry, now: datetime) -> str:
+    match entry.status:
+        case Status.SENT:
+            return "unfinished" if entry.unfinished else ""
+        case Status.CLAIMED:
+            return "running" if running(entry, now) else ""
+        case Status.RELEASED:
+            late = "" if entry.deadline is None else "passed"
+            return "running" if running(entry, now) else late
+        case Status.SENDING | Status.IN_DOUBT:
+            named = {"running": running(entry, now), "opaque": not entry.deliveries}
+            return ", ".join(name for name, applies in named.items() if applies)
+    return ""
+
+
+def _in_utc(moment: datetime) -> str:
+    return f"{moment.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S}Z"
+
+
+def _filled(text: str, entry: Entry, shown: Callable[[datetime], str] = _in_utc) -> str:
+    """Return ``text`` of the row of ``entry``, with its times as ``shown`` writes them."""
+    known = isinstance(entry.deadline, datetime)
+    until = f"{shown(entry.deadline)} by the ledger's clock" if known else "-"  # type: ignore[arg-type]
+    return text.format(until=until, owner=entry.owner)
+
+
+def advise(entry: Entry, now: datetime, shown: Callable[[datetime], str] = _in_utc) -> str:
+    """Return what ``entry`` is in and what happens next, in sentences."""
+    found = find_situation(entry, now)
+    return _filled(f"{found.meaning} {found.next}", entry, shown)
+
+
+def suggest(entry: Entry, now: datetime) -> str:
+    """Return what a refused decision is answered with: what happens next, and what can be decided instead."""
+    found = find_situation(entry, now)
+    instead = ", ".join(f'"{LABELS[name]}"' for name in found.decisions)
+    return _filled(found.next, entry) + (f" Possible: {instead}" if instead else "")
