@@ -7,6 +7,7 @@ import itertools
 import re
 from argparse import _SubParsersAction
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,43 @@ def test_every_setting_is_in_the_table() -> None:
         assert DEFAULTS[name] == default, name
 
 
+def public_names(page: str) -> dict[str, set[str]]:
+    """Return the names that each module's section of ``page`` has in its table."""
+    parts = re.split(r"^## `([\w.]+)`$", page, flags=re.MULTILINE)[1:]
+    rows = {module: re.findall(r"^\| (`.*?`) \|", text, re.MULTILINE) for module, text in batched(parts)}
+    return {module: set(re.findall(r"`(\w+)`", " ".join(found))) for module, found in rows.items()}
+
+
+def batched(parts: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield ``parts`` two by two."""
+    return zip(parts[::2], parts[1::2], strict=True)
+
+
+def test_every_public_name_is_on_its_page_and_can_be_imported() -> None:
+    """Both ways: a module has an ``__all__`` if the page has a section for it, with the same names."""
+    named = public_names((ROOT / "docs/reference/python.md").read_text())
+    named["celery_idempotent"] |= named["celery_idempotent.exceptions"]
+    sources = sorted((ROOT / "celery_idempotent").glob("**/*.py"))
+    open_ones = {path for path in sources if re.search(r"^__all__\b", path.read_text(), re.MULTILINE)}
+    paths = {str(path.relative_to(ROOT).with_suffix("")).replace("/", ".") for path in open_ones}
+    modules = {path.removesuffix(".__init__") for path in paths}
+    assert modules == set(named)
+    for name in modules:
+        module = import_module(name)
+        assert set(module.__all__) == named[name], name
+        for known in module.__all__:
+            assert getattr(module, known) is not None
+
+
+def test_no_page_sends_anybody_to_an_inner_module() -> None:
+    """What users import is on the page of Python names; a page that is for maintainers names files."""
+    named = public_names((ROOT / "docs/reference/python.md").read_text())
+    named["celery_idempotent"] |= named["celery_idempotent.exceptions"]
+    for page in [*ROOT.glob("docs/**/*.md"), ROOT / "README.md"]:
+        for module, names in re.findall(r"from (celery_idempotent[\w.]*) import ([\w, ]+)", page.read_text()):
+            assert set(names.replace(" ", "").split(",")) <= named[module], (page.name, module)
+
+
 def test_every_check_is_in_the_table() -> None:
     """Those that the code can return, and no others."""
     sources = (ROOT / "celery_idempotent").glob("**/*.py")
@@ -171,6 +209,6 @@ def test_the_diagram_shows_the_transitions() -> None:
 
 def test_every_command_of_redis_is_on_its_page() -> None:
     """Those of the scripts: a user who may not run one of them could not send."""
-    scripts = (ROOT / "celery_idempotent/stores/lua").glob("*.lua")
+    scripts = (ROOT / "celery_idempotent/stores/redis/lua").glob("*.lua")
     called = {name for script in scripts for name in re.findall(r"redis\.call\('(\w+)'", script.read_text())}
     assert called <= set(re.findall(r"`([A-Z]+)`", (ROOT / "docs/reference/redis.md").read_text()))
