@@ -23,7 +23,7 @@ from .entry import After, Attempt, Entry, remaining, running
 from .erasure import forgotten
 from .generations import reopened
 from .policy import Verdict
-from .situations import suggest
+from .situations import find_situation
 from .status import FINISHED, IN_FLIGHT, DeliveryStatus, Status
 from .store import Store, Stored
 from .writes import swap
@@ -132,7 +132,7 @@ class Operator:
                 "by the store's clock. Wait until then and look again"
             )
         if found.status not in allowed:
-            raise InterventionRefused(f"{named(found)} {complaint}. {suggest(found, now)}")
+            raise InterventionRefused(f"{named(found)} {complaint}. {find_situation(found, now).suggestion}")
         return stored
 
     def _write(self, action: str, changed: Entry, stored: Stored, attempt: Attempt | None = None) -> Entry:

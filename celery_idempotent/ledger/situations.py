@@ -24,7 +24,7 @@ LABELS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """One row of the table. In its texts ``{until}`` is the deadline and ``{owner}`` the task's id."""
+    """One row of the table. In its texts, ``{until}`` is the deadline and ``{owner}`` the task's id."""
 
     meaning: str
     """What has happened to the email."""
@@ -32,6 +32,17 @@ class Situation:
     """What happens by itself, or by the next call."""
     decisions: tuple[str, ...] = ()
     """Names of `LABELS`: the decisions that `Operator` carries out here, and no others."""
+
+    @property
+    def advice(self) -> str:
+        """What the email is in and what happens next, in sentences."""
+        return f"{self.meaning} {self.next}"
+
+    @property
+    def suggestion(self) -> str:
+        """What a refused decision is answered with: what happens next, and what can be decided instead."""
+        instead = ", ".join(f'"{LABELS[name]}"' for name in self.decisions)
+        return self.next + (f" Possible: {instead}" if instead else "")
 
 
 _DOUBT = Situation(
@@ -99,12 +110,19 @@ _TABLE: Mapping[tuple[Status, str], Situation] = {
 }
 
 
-def find_situation(entry: Entry, now: datetime) -> Situation:
-    """Return the row for ``entry`` at ``now``, the store's clock."""
-    return _TABLE[entry.status, _case_of(entry, now)]
+def _write_in_utc(moment: datetime) -> str:
+    return f"{moment.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S}Z"
 
 
-def _case_of(entry: Entry, now: datetime) -> str:
+def find_situation(entry: Entry, now: datetime, shown: Callable[[datetime], str] = _write_in_utc) -> Situation:
+    """Return the row for ``entry`` at ``now``, the store's clock. ``shown`` writes its times."""
+    row = _TABLE[entry.status, _find_case(entry, now)]
+    until = shown(entry.deadline) if isinstance(entry.deadline, datetime) else "-"
+    known = {"until": f"{until} by the ledger's clock", "owner": entry.owner}
+    return replace(row, meaning=row.meaning.format_map(known), next=row.next.format_map(known))
+
+
+def _find_case(entry: Entry, now: datetime) -> str:
     match entry.status:
         case Status.SENT:
             return "unfinished" if entry.unfinished else ""
@@ -117,27 +135,3 @@ def _case_of(entry: Entry, now: datetime) -> str:
             named = {"running": running(entry, now), "opaque": not entry.deliveries}
             return ", ".join(name for name, applies in named.items() if applies)
     return ""
-
-
-def _in_utc(moment: datetime) -> str:
-    return f"{moment.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S}Z"
-
-
-def _filled(text: str, entry: Entry, shown: Callable[[datetime], str] = _in_utc) -> str:
-    """Return ``text`` of the row of ``entry``, with its times as ``shown`` writes them."""
-    known = isinstance(entry.deadline, datetime)
-    until = f"{shown(entry.deadline)} by the ledger's clock" if known else "-"  # type: ignore[arg-type]
-    return text.format(until=until, owner=entry.owner)
-
-
-def advise(entry: Entry, now: datetime, shown: Callable[[datetime], str] = _in_utc) -> str:
-    """Return what ``entry`` is in and what happens next, in sentences."""
-    found = find_situation(entry, now)
-    return _filled(f"{found.meaning} {found.next}", entry, shown)
-
-
-def suggest(entry: Entry, now: datetime) -> str:
-    """Return what a refused decision is answered with: what happens next, and what can be decided instead."""
-    found = find_situation(entry, now)
-    instead = ", ".join(f'"{LABELS[name]}"' for name in found.decisions)
-    return _filled(found.next, entry) + (f" Possible: {instead}" if instead else "")

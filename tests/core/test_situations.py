@@ -10,7 +10,7 @@ from itertools import product
 import pytest
 
 from celery_idempotent.ledger.entry import Delivery, Entry, Recipient
-from celery_idempotent.ledger.situations import LABELS, advise, find_situation, suggest
+from celery_idempotent.ledger.situations import LABELS, find_situation
 from celery_idempotent.ledger.status import IN_FLIGHT, DeliveryStatus, Status
 
 NOW = datetime(2026, 5, 1, 12, 30, tzinfo=timezone.utc)
@@ -31,7 +31,7 @@ def states(status: Status) -> Iterator[Entry]:
 def test_every_state_has_its_row(status: Status) -> None:
     """Whose text has no gap left in it, and whose decisions have a label."""
     for entry in states(status):
-        said = advise(entry, NOW)
+        said = find_situation(entry, NOW).advice
         assert said.endswith("."), said
         assert "until -" not in said, "a time is named only where there is one"
         assert "{" not in said.replace("task-{1}", "")
@@ -51,5 +51,6 @@ def test_no_text_is_there_twice_for_two_meanings() -> None:
 def test_a_refusal_names_what_can_be_decided_instead() -> None:
     """By the words of the admin's buttons, and says what happens by itself."""
     failed = replace(ENTRY, status=Status.FAILED)
-    assert suggest(failed, NOW).startswith("The next call tries again for those who have not got it")
-    assert suggest(failed, NOW).endswith('Possible: "Allow one more sending", "Withdraw it"')
+    said = find_situation(failed, NOW).suggestion
+    assert said.startswith("The next call tries again for those who have not got it")
+    assert said.endswith('Possible: "Allow one more sending", "Withdraw it"')
