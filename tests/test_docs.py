@@ -207,6 +207,50 @@ def test_the_diagram_shows_the_transitions() -> None:
     assert {(old, new) for old, new in allowed - drawn if old != new} == set()
 
 
+ARCHITECTURE = ROOT / "docs/explanation/architecture.md"
+
+
+def named_on_the_page() -> set[str]:
+    """Return the files and folders that the page of the architecture names, as it writes them."""
+    return set(re.findall(r"`((?:\w+/)*\w+(?:/|\.py|\.md))`", ARCHITECTURE.read_text()))
+
+
+def test_every_path_of_the_architecture_exists() -> None:
+    """Files of the package without its name, all others from the root of the repository."""
+    places = (ROOT, ROOT / "celery_idempotent")
+    assert len(named_on_the_page()) > 50
+    gone = [name for name in named_on_the_page() if not any((place / name).exists() for place in places)]
+    assert gone == []
+
+
+def test_every_room_is_on_the_page_of_the_architecture() -> None:
+    """With what it does: a stranger begins to read there."""
+    rooms = {path.name for path in (ROOT / "celery_idempotent").glob("*.py")}
+    rooms |= {f"{path.parent.name}/" for path in (ROOT / "celery_idempotent").glob("*/__init__.py")}
+    assert rooms - {"__init__.py", "migrations/"} <= named_on_the_page()
+
+
+def test_the_picture_of_the_layers_is_the_linters() -> None:
+    """Row for row."""
+    configuration = (ROOT / "pyproject.toml").read_text()
+    (layers,) = re.findall(
+        r'type = "layers"\n.*?^layers = \[\n(.*?)^\]', configuration, re.DOTALL | re.MULTILINE
+    )
+    picture = re.findall(r'L\d+\["([^"]+)"\]', ARCHITECTURE.read_text())
+    assert picture == [row.replace("(", "").replace(")", "") for row in re.findall(r'"([^"]+)"', layers)]
+
+
+def test_the_reading_of_one_day_is_as_long_as_it_says() -> None:
+    """Each file within a fourth of its lines on the page, and all of them about 4,000."""
+    page = ARCHITECTURE.read_text()
+    rows = re.findall(r"^\| `(\w[\w/]*\.py)` \| (\d+) \|", page, re.MULTILINE)
+    assert len(rows) > 20
+    for name, said in rows:
+        lines = len((ROOT / "celery_idempotent" / name).read_text().splitlines())
+        assert abs(lines - int(said)) <= max(15, lines / 4), (name, lines)
+    assert 3_500 <= sum(int(said) for _, said in rows) <= 4_500
+
+
 def test_every_command_of_redis_is_on_its_page() -> None:
     """Those of the scripts: a user who may not run one of them could not send."""
     scripts = (ROOT / "celery_idempotent/stores/redis/lua").glob("*.lua")
