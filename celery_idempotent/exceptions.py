@@ -4,6 +4,24 @@ from __future__ import annotations
 
 from smtplib import SMTPException
 
+__all__ = [
+    "ArgumentsNotSerializable",
+    "ClaimLost",
+    "DeliveryInDoubt",
+    "DeliveryUnconfirmed",
+    "EntryChanged",
+    "EntryUnreadable",
+    "IdempotencyError",
+    "InProgress",
+    "InterventionRefused",
+    "KeyFieldError",
+    "LedgerUnavailable",
+    "PayloadMismatch",
+    "RecipientsDeferred",
+    "RecipientsRefused",
+    "UnsafeTransaction",
+]
+
 
 class IdempotencyError(Exception):
     """Root of the errors that this package raises at run time. Reads as its message, whatever it carries."""

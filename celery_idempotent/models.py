@@ -1,4 +1,4 @@
-"""The ledger's tables. Constraints and choices derive from `core.status`; nothing here decides.
+"""The ledger's tables. Constraints and choices derive from `ledger.status`; nothing here decides.
 
 Columns of text are indexed by `Meta`, not by ``unique`` or ``db_index``: on PostgreSQL Django would add to each
 a second index for ``LIKE``, and every email would pay for those, at a random place of each. The foreign keys do
@@ -11,6 +11,8 @@ from django.db import models
 from django.db.models import Q
 
 from .ledger.status import IN_FLIGHT, DeliveryStatus, Status
+
+__all__ = ["Delivery", "LogicalEmail", "OutboxMessage", "SendAttempt"]
 
 
 def _choices(enum: type[Status] | type[DeliveryStatus]) -> list[tuple[str, str]]:

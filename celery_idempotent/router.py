@@ -9,6 +9,8 @@ from typing import Any
 
 from .conf import conf
 
+__all__ = ["LedgerRouter"]
+
 APP = "celery_idempotent"
 OUTBOX = "outboxmessage"
 

@@ -15,6 +15,16 @@ from __future__ import annotations
 
 from django.dispatch import Signal
 
+__all__ = [
+    "claim_lost",
+    "duplicate_suppressed",
+    "email_claimed",
+    "email_failed",
+    "email_in_doubt",
+    "email_released",
+    "email_sent",
+]
+
 email_claimed = Signal()
 email_sent = Signal()
 email_failed = Signal()

@@ -12,7 +12,6 @@ import pytest
 from celery_idempotent.ledger.entry import Delivery, Entry, Recipient
 from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.management.commands.idempotency import Command
-from celery_idempotent.operations.advice import what_now
 from celery_idempotent.operations.display import page, plain
 
 NOW = datetime(2026, 5, 1, 12, 30, tzinfo=timezone.utc)
@@ -25,7 +24,7 @@ ENTRY = Entry("1:" + "ab" * 32, "invoice", Status.IN_DOUBT, "task-1", created_at
 @pytest.mark.parametrize("deadline", [None, NOW + timedelta(minutes=1)])
 def test_every_command_that_is_named_can_be_typed(status: Status, deadline: datetime | None) -> None:
     """With all that it needs: nobody looks up an option at three in the morning."""
-    told = what_now(replace(ENTRY, status=status, deadline=deadline), NOW)
+    told = page(replace(ENTRY, status=status, deadline=deadline), (), NOW)
     parser = Command().create_parser("manage.py", "idempotency")
     for line in re.findall(r"manage\.py idempotency ([^`\n]+)", told):
         assert parser.parse_args(shlex.split(line)).subcommand == line.split()[0]
@@ -46,5 +45,5 @@ def test_what_webhooks_told_is_shown() -> None:
 
 def test_an_opaque_body_has_no_message_id_to_look_for() -> None:
     """Its traces are elsewhere."""
-    assert "Message-ID" in what_now(ENTRY, NOW)
-    assert "Message-ID" not in what_now(replace(ENTRY, deliveries=()), NOW)
+    assert "Look for the Message-ID" in page(ENTRY, (), NOW)
+    assert "Message-ID" not in page(replace(ENTRY, deliveries=()), (), NOW)

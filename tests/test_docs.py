@@ -7,6 +7,7 @@ import itertools
 import re
 from argparse import _SubParsersAction
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,43 @@ def test_every_setting_is_in_the_table() -> None:
         assert DEFAULTS[name] == default, name
 
 
+def public_names(page: str) -> dict[str, set[str]]:
+    """Return the names that each module's section of ``page`` has in its table."""
+    parts = re.split(r"^## `([\w.]+)`$", page, flags=re.MULTILINE)[1:]
+    rows = {module: re.findall(r"^\| (`.*?`) \|", text, re.MULTILINE) for module, text in batched(parts)}
+    return {module: set(re.findall(r"`(\w+)`", " ".join(found))) for module, found in rows.items()}
+
+
+def batched(parts: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield ``parts`` two by two."""
+    return zip(parts[::2], parts[1::2], strict=True)
+
+
+def test_every_public_name_is_on_its_page_and_can_be_imported() -> None:
+    """Both ways: a module has an ``__all__`` if the page has a section for it, with the same names."""
+    named = public_names((ROOT / "docs/reference/python.md").read_text())
+    named["celery_idempotent"] |= named["celery_idempotent.exceptions"]
+    sources = sorted((ROOT / "celery_idempotent").glob("**/*.py"))
+    open_ones = {path for path in sources if re.search(r"^__all__\b", path.read_text(), re.MULTILINE)}
+    paths = {str(path.relative_to(ROOT).with_suffix("")).replace("/", ".") for path in open_ones}
+    modules = {path.removesuffix(".__init__") for path in paths}
+    assert modules == set(named)
+    for name in modules:
+        module = import_module(name)
+        assert set(module.__all__) == named[name], name
+        for known in module.__all__:
+            assert getattr(module, known) is not None
+
+
+def test_no_page_sends_anybody_to_an_inner_module() -> None:
+    """What users import is on the page of Python names; a page that is for maintainers names files."""
+    named = public_names((ROOT / "docs/reference/python.md").read_text())
+    named["celery_idempotent"] |= named["celery_idempotent.exceptions"]
+    for page in [*ROOT.glob("docs/**/*.md"), ROOT / "README.md"]:
+        for module, names in re.findall(r"from (celery_idempotent[\w.]*) import ([\w, ]+)", page.read_text()):
+            assert set(names.replace(" ", "").split(",")) <= named[module], (page.name, module)
+
+
 def test_every_check_is_in_the_table() -> None:
     """Those that the code can return, and no others."""
     sources = (ROOT / "celery_idempotent").glob("**/*.py")
@@ -169,8 +207,52 @@ def test_the_diagram_shows_the_transitions() -> None:
     assert {(old, new) for old, new in allowed - drawn if old != new} == set()
 
 
+ARCHITECTURE = ROOT / "docs/explanation/architecture.md"
+
+
+def named_on_the_page() -> set[str]:
+    """Return the files and folders that the page of the architecture names, as it writes them."""
+    return set(re.findall(r"`((?:\w+/)*\w+(?:/|\.py|\.md))`", ARCHITECTURE.read_text()))
+
+
+def test_every_path_of_the_architecture_exists() -> None:
+    """Files of the package without its name, all others from the root of the repository."""
+    places = (ROOT, ROOT / "celery_idempotent")
+    assert len(named_on_the_page()) > 50
+    gone = [name for name in named_on_the_page() if not any((place / name).exists() for place in places)]
+    assert gone == []
+
+
+def test_every_room_is_on_the_page_of_the_architecture() -> None:
+    """With what it does: a stranger begins to read there."""
+    rooms = {path.name for path in (ROOT / "celery_idempotent").glob("*.py")}
+    rooms |= {f"{path.parent.name}/" for path in (ROOT / "celery_idempotent").glob("*/__init__.py")}
+    assert rooms - {"__init__.py", "migrations/"} <= named_on_the_page()
+
+
+def test_the_picture_of_the_layers_is_the_linters() -> None:
+    """Row for row."""
+    configuration = (ROOT / "pyproject.toml").read_text()
+    (layers,) = re.findall(
+        r'type = "layers"\n.*?^layers = \[\n(.*?)^\]', configuration, re.DOTALL | re.MULTILINE
+    )
+    picture = re.findall(r'L\d+\["([^"]+)"\]', ARCHITECTURE.read_text())
+    assert picture == [row.replace("(", "").replace(")", "") for row in re.findall(r'"([^"]+)"', layers)]
+
+
+def test_the_reading_of_one_day_is_as_long_as_it_says() -> None:
+    """Each file within a fourth of its lines on the page, and all of them about 4,000."""
+    page = ARCHITECTURE.read_text()
+    rows = re.findall(r"^\| `(\w[\w/]*\.py)` \| (\d+) \|", page, re.MULTILINE)
+    assert len(rows) > 20
+    for name, said in rows:
+        lines = len((ROOT / "celery_idempotent" / name).read_text().splitlines())
+        assert abs(lines - int(said)) <= max(15, lines / 4), (name, lines)
+    assert 3_500 <= sum(int(said) for _, said in rows) <= 4_500
+
+
 def test_every_command_of_redis_is_on_its_page() -> None:
     """Those of the scripts: a user who may not run one of them could not send."""
-    scripts = (ROOT / "celery_idempotent/stores/lua").glob("*.lua")
+    scripts = (ROOT / "celery_idempotent/stores/redis/lua").glob("*.lua")
     called = {name for script in scripts for name in re.findall(r"redis\.call\('(\w+)'", script.read_text())}
     assert called <= set(re.findall(r"`([A-Z]+)`", (ROOT / "docs/reference/redis.md").read_text()))

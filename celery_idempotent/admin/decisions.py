@@ -1,7 +1,8 @@
-"""The operator's desk in the admin: decisions by POST, with a permission and a reason."""
+"""Decisions in the admin: each is a POST request with a permission and a reason."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -9,34 +10,29 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ActionForm
 from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import path, reverse
+from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.views.decorators.http import require_POST
 
 from ..conf import conf
 from ..exceptions import IdempotencyError
-from ..ledger.decisions import LONGEST_REASON, offered
+from ..ledger.decisions import LONGEST_REASON
 from ..ledger.entry import Entry
+from ..ledger.situations import LABELS, find_situation
 from ..ledger.status import DeliveryStatus, Status
 from ..models import LogicalEmail, SendAttempt
 from ..operations import decisions
-from ..operations.advice import UNKNOWN, advice
+from ..stores.factory import get_ledger
 
-PERMISSION = "celery_idempotent.decide_logicalemail"
-LABELS = {
-    "resolve_sent": "It was sent",
-    "resolve_not_sent": "It was not sent: offer it again",
-    "reopen": "Allow one more sending",
-    "release": "Release the key",
-    "cancel": "Withdraw it",
-}
+_PERMISSION = "celery_idempotent.decide_logicalemail"
 _TOLD = 5
 """How many refusals of a bulk action are shown one by one."""
 
 
-class DecisionForm(ActionForm):
+class _DecisionForm(ActionForm):
     """The list's action form, with a reason."""
 
     reason = forms.CharField(
@@ -61,7 +57,7 @@ def _words(status: Status) -> str:
 
 def _traces(row: LogicalEmail, entry: Entry) -> list[SendAttempt]:
     """Return the hand-overs whose end nobody knows: what to look for in the mail server's log."""
-    if entry.status not in UNKNOWN:
+    if entry.status not in (Status.IN_DOUBT, Status.SENDING):
         return []
     open_ended = [status.value for status in (DeliveryStatus.IN_DOUBT, DeliveryStatus.SENDING)]
     found = row.send_attempts.filter(generation=entry.generation, outcome__in=open_ended).exclude(message_id="")
@@ -73,9 +69,11 @@ def _logged(decision: str, entry: Entry) -> str:
     return f"{LABELS[decision]}: {entry.audit[-1].reason}"
 
 
-def _bulk(decision: str) -> Any:
+def _bulk(decision: str) -> Callable[[DecidingAdmin, HttpRequest, QuerySet[LogicalEmail]], None]:
+    """Return the list's action that carries out ``decision`` about each of the chosen emails."""
+
     @admin.action(description=LABELS[decision], permissions=["decide"])
-    def action(self: Any, request: HttpRequest, rows: Any) -> None:
+    def action(self: DecidingAdmin, request: HttpRequest, rows: QuerySet[LogicalEmail]) -> None:
         reason = request.POST.get("reason", "")
         done, refused = 0, []
         for row in rows:
@@ -96,32 +94,32 @@ def _bulk(decision: str) -> Any:
     return action
 
 
-class Decides:
-    """Mixed into the admin of emails: the page's forms, and the list's actions."""
+class DecidingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # no generic at run time
+    """Decisions in the admin of emails: the form on an email's page, and the list's actions."""
 
     change_form_template = "admin/celery_idempotent/logicalemail/change_form.html"
-    action_form = DecisionForm
-    actions = [_bulk(decision) for decision in decisions.DECISIONS]
+    action_form = _DecisionForm
+    actions = [_bulk(decision) for decision in LABELS]
 
     def has_decide_permission(self, request: HttpRequest) -> bool:
         """Deciding is a permission of its own; looking is Django's "view"."""
-        return bool(request.user.has_perm(PERMISSION))
+        return bool(request.user.has_perm(_PERMISSION))
 
-    def get_urls(self) -> Any:
+    def get_urls(self) -> list[URLPattern]:
         """Add the address that decisions are posted to."""
-        view = self.admin_site.admin_view(self.decide)  # type: ignore[attr-defined]
+        view = self.admin_site.admin_view(self.decide)
         # The ledger commits on its own; inside a request's transaction, SQLite would refuse it.
-        view._non_atomic_requests = {conf.database, "default"}
+        view._non_atomic_requests = {conf.database, "default"}  # type: ignore[attr-defined]
         name = "celery_idempotent_logicalemail_decide"
-        return [path("<int:pk>/decide/", view, name=name), *super().get_urls()]  # type: ignore[misc]
+        return [path("<int:pk>/decide/", view, name=name), *super().get_urls()]
 
     @method_decorator(require_POST)
     def decide(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Carry out one decision about the email that the page showed."""
-        row = self.get_object(request, str(pk))  # type: ignore[attr-defined]
+        row = self.get_object(request, str(pk))
         decision, version = request.POST.get("decision", ""), request.POST.get("version", "")
-        allowed = self.has_decide_permission(request) and self.has_view_permission(request, row)  # type: ignore[attr-defined]
-        if not allowed or row is None or decision not in decisions.DECISIONS or not version.isdigit():
+        allowed = self.has_decide_permission(request) and self.has_view_permission(request, row)
+        if not allowed or row is None or decision not in LABELS or not version.isdigit():
             raise PermissionDenied
         reason = request.POST.get("reason", "")
         try:
@@ -130,35 +128,35 @@ class Decides:
             messages.error(request, str(error))
         else:
             messages.success(request, f"{entry.audit[-1].action}: it is {_words(entry.status)} now")
-            self.log_change(request, row, _logged(decision, entry))  # type: ignore[attr-defined]
+            self.log_change(request, row, _logged(decision, entry))
         return HttpResponseRedirect(reverse("admin:celery_idempotent_logicalemail_change", args=[pk]))
 
-    def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> Any:
-        """Add what the ledger itself says, and what may be done about it."""
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        """Add the ledger's own view of the email, and the decisions that are possible."""
         if (row := kwargs.get("obj")) is not None:
             context["desk"] = self._desk(request, row)
-        return super().render_change_form(request, context, *args, **kwargs)  # type: ignore[misc]
+        return super().render_change_form(request, context, *args, **kwargs)
 
-    def _desk(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+    def _desk(self, request: HttpRequest, row: LogicalEmail) -> dict[str, object]:
         try:
-            stored = decisions.read(row.key)
+            stored = get_ledger().store.get(row.key)
         except IdempotencyError as error:
             return {"status": "The ledger does not answer", "hint": str(error)}
         if stored is None:
             return {"status": "No longer in the ledger", "hint": "The next call of the task sends it anew."}
         entry = stored.entry
-        possible = offered(entry, stored.now)
+        found = find_situation(entry, stored.now, exact)
         may = self.has_decide_permission(request)
-        until = exact(entry.deadline)  # type: ignore[arg-type]  # read from the store, so a time
-        busy = f"A worker may be at it right now, until {until}: nothing can be decided before that."
         return {
             "status": _words(entry.status).capitalize(),
-            "hint": advice(entry) if possible else busy,
+            "hint": found.advice,
             "traces": [(one.message_id, exact(one.started_at), one.worker) for one in _traces(row, entry)],
             "behind": entry.version != row.version,
             "version": entry.version,
             "audit": [(exact(one.at), _words(one.found), one) for one in entry.audit],
-            "decisions": [(name, LABELS[name]) for name in possible] if may else [],
-            "forbidden": bool(possible) and not may,
+            "decisions": [(name, LABELS[name]) for name in found.decisions] if may else [],
+            "forbidden": bool(found.decisions) and not may,
             "url": reverse("admin:celery_idempotent_logicalemail_decide", args=[row.pk]),
         }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from django.apps import AppConfig
 from django.core.checks import CheckMessage, Error, Warning, register
@@ -16,7 +15,7 @@ from .prerequisites import knowing_tasks
 
 
 @register("celery_idempotent")
-def check_providers(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
+def _check_providers(app_configs: Sequence[AppConfig] | None, **_: object) -> list[CheckMessage]:
     """E002 an unknown provider, W025 one whose keys cannot be used for want of encryption keys."""
     found: list[CheckMessage] = []
     for mailer in usable_mailers():
@@ -29,7 +28,7 @@ def check_providers(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[C
 
 @register("celery_idempotent")
 @knowing_tasks
-def check_mail(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
+def check_mail(app_configs: Sequence[AppConfig] | None, **_: object) -> list[CheckMessage]:
     """W020, W023 mail that goes around the ledger, W021 no timeout, E022 a backend that wraps itself."""
     from ..tasks.idempotent import IdempotentEmailTask
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any
 
 from django.apps import AppConfig
 from django.core.checks import CheckMessage
@@ -13,14 +12,14 @@ from django.core.exceptions import ImproperlyConfigured
 from ..conf import conf
 from ..tasks.registry import import_tasks
 
-Check = Callable[..., list[CheckMessage]]
+_Check = Callable[..., list[CheckMessage]]
 
 
-def knowing_tasks(check: Check) -> Check:
+def knowing_tasks(check: _Check) -> _Check:
     """Import the tasks before ``check``: what a Celery app discovers, it imports in workers alone."""
 
     @wraps(check)
-    def knowing(app_configs: Sequence[AppConfig] | None, **options: Any) -> list[CheckMessage]:
+    def knowing(app_configs: Sequence[AppConfig] | None, **options: object) -> list[CheckMessage]:
         import_tasks()
         return check(app_configs, **options)
 

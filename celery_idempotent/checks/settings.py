@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings
@@ -22,7 +21,7 @@ from .prerequisites import knowing_tasks, usable
 
 
 @register("celery_idempotent")
-def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
+def check_settings(app_configs: Sequence[AppConfig] | None, **_: object) -> list[CheckMessage]:
     """E001 unknown setting, E002 unusable value, E003 unknown database."""
     given = getattr(settings, "CELERY_IDEMPOTENT", {})
     if not isinstance(given, dict):
@@ -82,7 +81,7 @@ def _store() -> None:
 
 @register("celery_idempotent")
 @knowing_tasks
-def check_queues(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
+def check_queues(app_configs: Sequence[AppConfig] | None, **_: object) -> list[CheckMessage]:
     """W013 a ledger that not every queue's workers will find."""
     names = [declared.name for declared in functions()]
     if not names or not usable("ledger") or conf.ledger != "auto":
@@ -98,7 +97,7 @@ def check_queues(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Chec
 
 
 @register("celery_idempotent", deploy=True)
-def check_store(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
+def check_store(app_configs: Sequence[AppConfig] | None, **_: object) -> list[CheckMessage]:
     """W030 a store that is unfit, W031 one that does not answer. Asks it, so only with ``check --deploy``."""
     try:
         problems = get_ledger().store.problems()

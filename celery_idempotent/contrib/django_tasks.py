@@ -34,6 +34,8 @@ from ..exceptions import InProgress, KeyFieldError, UnsafeTransaction
 from ..execution.call import Snooze
 from ..execution.functions import Declared, DirectCall, claim_and_run, declare
 
+__all__ = ["idempotent", "idempotent_email"]
+
 logger = logging.getLogger("celery_idempotent")
 
 _started: ContextVar[Any] = ContextVar("celery_idempotent_started", default=None)

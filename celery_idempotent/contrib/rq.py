@@ -29,6 +29,8 @@ from ..execution.call import AfterBody, Call, Ending, Snooze
 from ..execution.functions import Declared, DirectCall, claim_and_run, declare
 from ..execution.run import is_inside
 
+__all__ = ["IdempotentJob", "idempotent", "idempotent_email"]
+
 logger = logging.getLogger("celery_idempotent")
 
 _NAP = 1.0

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from datetime import datetime
 
 from ..exceptions import EntryChanged, InterventionRefused
 from .addresses import mask_all, printable
@@ -25,6 +24,7 @@ from .erasure import forgotten
 from .generations import reopened
 from .ledger import Ledger
 from .policy import Verdict
+from .situations import find_situation
 from .status import FINISHED, IN_FLIGHT, DeliveryStatus, Status
 from .store import Stored
 from .writes import swap
@@ -134,7 +134,7 @@ class Operator:
                 "by the store's clock. Wait until then and look again"
             )
         if found.status not in allowed:
-            raise InterventionRefused(f"{named(found)} {complaint}. {_HINTS[found.status]}")
+            raise InterventionRefused(f"{named(found)} {complaint}. {find_situation(found, now).suggestion}")
         return stored
 
     def _write(self, action: str, changed: Entry, stored: Stored, attempt: Attempt | None = None) -> Entry:
@@ -147,40 +147,6 @@ class Operator:
             raise changed_meanwhile(found, again.entry if again else None)
         self.ledger.show(written)
         return written
-
-
-_HINTS = {
-    Status.CLAIMED: "Its lease has passed: release it, or cancel it",
-    Status.SENDING: "Its send deadline has passed: resolve it as sent or as not sent",
-    Status.SENT: "To send it once more, resend or reopen it",
-    Status.RELEASED: "The next call gets it; cancel it if it must not go out",
-    Status.FAILED: "The next call tries again; reopen it to offer it to everybody anew",
-    Status.IN_DOUBT: "Resolve it first: as sent or as not sent",
-    Status.CANCELLED: "Reopen it if it is to be sent after all",
-}
-
-
-_OFFERED = {
-    Status.CLAIMED: ("release", "cancel"),
-    Status.SENDING: ("resolve_sent", "resolve_not_sent"),
-    Status.SENT: ("reopen",),
-    Status.RELEASED: ("release", "cancel"),
-    Status.FAILED: ("reopen", "cancel"),
-    Status.IN_DOUBT: ("resolve_sent", "resolve_not_sent"),
-    Status.CANCELLED: ("reopen",),
-}
-
-
-def offered(entry: Entry, now: datetime) -> list[str]:
-    """Return the decisions that `Operator` would carry out about ``entry`` at ``now``, the store's clock."""
-    if entry.status in IN_FLIGHT and entry.is_running(now):
-        return []
-    names = list(_OFFERED[entry.status])
-    if entry.status is Status.IN_DOUBT and entry.is_running(now):
-        names.remove("resolve_not_sent")
-    if entry.status is Status.RELEASED and entry.deadline is None:
-        names.remove("release")
-    return names
 
 
 def named(entry: Entry) -> str:

@@ -19,6 +19,8 @@ from ..ledger.outcomes import Reply
 from ..ledger.provider_offers import Offer
 from ..ledger.status import DeliveryStatus
 
+__all__ = ["Deduplication", "Sign", "as_uuid"]
+
 _DAY = 24 * 3600.0
 _NAMESPACE = UUID("7c5a3d5e-6f0b-4d5f-9a63-0b3d1f6c2a11")
 

@@ -9,9 +9,9 @@ import re
 from datetime import timedelta
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-LONGEST = timedelta(days=36_500)
+_LONGEST = timedelta(days=36_500)
 """Longer ago than that, some databases have no dates."""
-LARGEST = 1_000_000
+_LARGEST = 1_000_000
 
 
 def duration(text: str) -> timedelta:
@@ -23,7 +23,7 @@ def duration(text: str) -> timedelta:
         value = timedelta(**{_UNITS[found[2]]: float(found[1])})
     except OverflowError:
         value = timedelta.max
-    if value > LONGEST:
+    if value > _LONGEST:
         raise argparse.ArgumentTypeError(f"{text!r} is longer than any email is kept")
     if value < timedelta(0):
         raise argparse.ArgumentTypeError(f"{text!r} is negative; write how old it has to be, such as 90d")
@@ -31,9 +31,9 @@ def duration(text: str) -> timedelta:
 
 
 def positive(text: str) -> int:
-    """Return a number from 1 to `LARGEST`."""
-    if not text.isdecimal() or not 1 <= int(text) <= LARGEST:
-        raise argparse.ArgumentTypeError(f"{text!r} has to be a whole number from 1 to {LARGEST}")
+    """Return a number from 1 to `_LARGEST`."""
+    if not text.isdecimal() or not 1 <= int(text) <= _LARGEST:
+        raise argparse.ArgumentTypeError(f"{text!r} has to be a whole number from 1 to {_LARGEST}")
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""Where operators decide: by command or in the admin, the same way."""
+"""Operator decisions (resolve, reopen, release, cancel) and the search for emails, for command and admin."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from itertools import product
-from typing import Any
 
 from ..conf import conf
 from ..email_types.call_keys import folded
@@ -19,7 +18,6 @@ from ..ledger.entry import Entry
 from ..ledger.keys import make_key
 from ..ledger.policy import Verdict
 from ..ledger.status import Status
-from ..ledger.store import Stored
 from ..outbox.enqueue import forget_participants
 from ..stores.factory import get_ledger
 from ..tasks.registry import by_email_type
@@ -27,7 +25,7 @@ from . import search
 
 logger = logging.getLogger("celery_idempotent")
 
-DECISIONS: dict[str, Callable[[Operator, Entry], Entry]] = {
+_DECISIONS: dict[str, Callable[[Operator, Entry], Entry]] = {
     "resolve_sent": lambda operator, entry: operator.resolve(entry, Verdict.SENT),
     "resolve_not_sent": lambda operator, entry: operator.resolve(entry, Verdict.NOT_SENT),
     "reopen": lambda operator, entry: operator.reopen(entry),
@@ -37,7 +35,7 @@ DECISIONS: dict[str, Callable[[Operator, Entry], Entry]] = {
 
 
 def decide(decision: str, key: str, actor: str, reason: str, version: int | None = None) -> Entry:
-    """Carry out one of `DECISIONS` about ``key``, and return the entry as it is then.
+    """Carry out one of `_DECISIONS` about ``key``, and return the entry as it is then.
 
     ``version`` is that of the entry the operator looked at, if it is known. Raises `InterventionRefused`,
     `EntryChanged`, `LedgerUnavailable`.
@@ -49,7 +47,7 @@ def decide(decision: str, key: str, actor: str, reason: str, version: int | None
         raise InterventionRefused(f"the ledger has nothing under {key}")
     if version is not None and version != stored.entry.version:
         raise changed_meanwhile(stored.entry, stored.entry)
-    entry = DECISIONS[decision](operator, stored.entry)
+    entry = _DECISIONS[decision](operator, stored.entry)
     if entry.status is Status.CANCELLED:
         # Their arguments are of no use any more. Resolved as sent, a body may still have to be finished.
         forget_participants(entry)
@@ -58,11 +56,6 @@ def decide(decision: str, key: str, actor: str, reason: str, version: int | None
     if decision.startswith("resolve"):
         tell(by_email_type().get(entry.email_type), entry, "operator", DeliveryInDoubt(last.reason))
     return entry
-
-
-def read(key: str) -> Stored | None:
-    """Return the entry of ``key`` with the store's clock. Raises `LedgerUnavailable`."""
-    return get_ledger().store.get(key)
 
 
 def find(text: str, limit: int = 50) -> list[Entry]:
@@ -75,18 +68,6 @@ def find(text: str, limit: int = 50) -> list[Entry]:
         return [exact.entry]
     found = (store.get(key) for key in search.matching(text, limit))
     return [stored.entry for stored in found if stored is not None]
-
-
-def find_one(text: str) -> Entry:
-    """Return the one entry that ``text`` names. Raises `InterventionRefused` for none or several."""
-    found = find(text, 10)
-    if not found:
-        where = "" if search.has_tables() else ". This ledger keeps no tables, so only a whole key finds it"
-        raise InterventionRefused(f"nothing is known by {text!r}: it is no key, task id or Message-ID{where}")
-    if len(found) > 1:
-        keys = "\n".join(f"  {entry.key}  {entry.label}" for entry in found)
-        raise InterventionRefused(f"{text!r} names several; give a whole key:\n{keys}")
-    return found[0]
 
 
 def find_by_fields(kind: str, given: Mapping[str, str]) -> list[Entry]:
@@ -113,7 +94,7 @@ def find_by_fields(kind: str, given: Mapping[str, str]) -> list[Entry]:
     return found
 
 
-def _readings(text: str) -> list[Any]:
+def _readings(text: str) -> list[str | int]:
     try:
         value = json.loads(text)
     except ValueError:

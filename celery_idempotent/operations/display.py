@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 from ..ledger.audit import as_rows
 from ..ledger.entry import Attempt, Entry
-from .advice import what_now
+from ..ledger.situations import LABELS, find_situation
 from .tables import moment, table, text
 
+_TYPED = {
+    "resolve_sent": "resolve {key} --sent",
+    "resolve_not_sent": "resolve {key} --not-sent",
+    "reopen": "reopen {key}",
+    "release": "release {key}",
+    "cancel": "cancel {key}",
+}
+"""What is typed for each decision of `LABELS`."""
 
-def plain(entry: Entry, attempts: Sequence[Attempt]) -> dict[str, Any]:
+
+def plain(entry: Entry, attempts: Sequence[Attempt]) -> dict[str, object]:
     """Return all of ``entry`` as JSON has it."""
     names = (
         "key", "email_type", "label", "owner", "version", "generation", "attempts", "arrivals", "result",
@@ -87,7 +95,7 @@ def page(entry: Entry, attempts: Sequence[Attempt], now: datetime) -> str:
     if entry.audit:
         audit = ((a.at, a.action, a.actor, a.generation, a.reason) for a in entry.audit)
         parts.append(table(("decided", "what", "who", "generation", "why"), audit))
-    parts.append(what_now(entry, now))
+    parts.append(_next_steps(entry, now))
     return "\n\n".join(parts)
 
 
@@ -96,3 +104,12 @@ def _attempts(attempts: Sequence[Attempt]) -> str:
     names = ("outcome", "started_at", "ended_at", "recipients", "code", "detail", "task_id", "worker")
     rows = ((f"{a.generation}.{a.number}", *(getattr(a, name) for name in names)) for a in attempts)
     return table(headings, rows)
+
+
+def _next_steps(entry: Entry, now: datetime) -> str:
+    """Return what happens next to ``entry``, and a line to type for each decision that is possible."""
+    found = find_situation(entry, now)
+    width = max((len(LABELS[name]) for name in found.decisions), default=0)
+    typed = {name: f"manage.py idempotency {_TYPED[name]} --reason '…'" for name in found.decisions}
+    lines = [f"  {LABELS[name].ljust(width)}  {line.format(key=entry.key)}" for name, line in typed.items()]
+    return "\n".join([found.advice, *lines])

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
-from typing import Any
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return ``rows`` below ``headings``, in columns."""
     lines = [list(headings), *([text(value) for value in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
@@ -15,7 +14,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join(line.rstrip() for line in drawn)
 
 
-def text(value: Any) -> str:
+def text(value: object) -> str:
     """Return ``value`` as a cell of a table: times to the second, in UTC with a Z; nothing as ``-``."""
     if value is None or value == "":
         return "-"
@@ -25,6 +24,6 @@ def text(value: Any) -> str:
     return str(getattr(value, "value", value)).replace("in_doubt", "in doubt")
 
 
-def moment(value: Any) -> str | None:
+def moment(value: object) -> str | None:
     """Return a time as ISO 8601."""
     return value.isoformat() if isinstance(value, datetime) else None

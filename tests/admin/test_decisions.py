@@ -84,7 +84,7 @@ def test_who_may_decide(client: Any, doubtful: LogicalEmail) -> None:
     ("changes", "text"),
     [
         ({"reason": "  "}, "reason is empty"),
-        ({"decision": "reopen"}, "Resolve it first"),
+        ({"decision": "reopen"}, "is not finished. Nothing is sent until somebody decides"),
         ({"version": 1}, "has changed since it was looked at"),
     ],
 )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from html import unescape
+from io import StringIO
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.urls import reverse
 
 from celery_idempotent.ledger.decisions import Operator
@@ -15,7 +18,6 @@ from celery_idempotent.ledger.outcomes import Reply
 from celery_idempotent.ledger.policy import Policy, Verdict
 from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.models import Delivery, LogicalEmail, OutboxMessage, SendAttempt
-from celery_idempotent.operations.advice import ADVICE, UNFINISHED
 from celery_idempotent.stores import factory
 from celery_idempotent.testing import hold
 from tests.admin.pages import CLAIMANT, LIST, decision_on, form, page_of, told
@@ -63,8 +65,8 @@ def test_what_is_sent_and_not_finished_says_so(
     entry = store.get(email.key).entry  # type: ignore[union-attr]
     store.swap(replace(entry, status=Status.SENT, deadline=None, unfinished=unfinished), entry.version)
     page = admin_client.get(page_of(email)).content.decode()
-    assert (UNFINISHED in page) is unfinished
-    assert (ADVICE[Status.SENT] in page) is not unfinished
+    assert ("Sent, but its task was cut off" in page) is unfinished
+    assert ("Calls are answered with this result" in page) is not unfinished
 
 
 def test_what_was_cut_off_can_be_filtered(admin_client: Any, email: LogicalEmail) -> None:
@@ -91,8 +93,24 @@ def test_what_was_cut_off_can_be_filtered(admin_client: Any, email: LogicalEmail
 def test_what_is_running_is_offered_nothing(admin_client: Any, email: LogicalEmail) -> None:
     """A claim within its lease."""
     page = admin_client.get(page_of(email)).content.decode()
-    assert "may be at it right now" in page
+    assert "nothing can be decided" in page
     assert 'name="decision"' not in page
+
+
+def test_the_page_and_the_command_say_the_same_of_an_email_that_waits(
+    admin_client: Any, email: LogicalEmail
+) -> None:
+    """Neither says that nobody is at work while its own retry is to come; both say until when."""
+    store = factory.get_ledger().store
+    entry = store.get(email.key).entry  # type: ignore[union-attr]
+    entry = hold(Ledger(store), entry).release(retry_in=900)
+    page = unescape(admin_client.get(page_of(email)).content.decode())
+    shown = StringIO()
+    call_command("idempotency", "show", email.key, stdout=shown)
+    for said in (page, shown.getvalue()):
+        assert f"It waits for its own retry, by task {entry.owner}, until " in said
+        assert "by the ledger's clock. If that does not come, the next call sends it." in said
+        assert "Nobody is at work" not in said
 
 
 def test_a_ledger_that_does_not_answer(admin_client: Any, email: LogicalEmail, settings: Any) -> None:

@@ -10,10 +10,11 @@ import pytest
 
 from celery_idempotent.exceptions import EntryChanged, InterventionRefused
 from celery_idempotent.ledger.audit import MAX_AUDIT
-from celery_idempotent.ledger.decisions import Operator, offered
+from celery_idempotent.ledger.decisions import Operator
 from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.ledger.outcomes import Busy, Duplicate, Reply
 from celery_idempotent.ledger.policy import Verdict
+from celery_idempotent.ledger.situations import find_situation
 from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.stores.memory import MemoryStore
 from celery_idempotent.testing import hold, race
@@ -58,11 +59,11 @@ def test_a_doubt_resolved_as_not_sent(ledger: Ledger, operator: Operator, clock:
     """The next call offers it again, in the same generation; the server may be at it until the deadline."""
     found = doubtful(ledger)
     clock.forward(POLICY.send_timeout - 1)
-    assert offered(found, ledger.store.now()) == ["resolve_sent"]
+    assert find_situation(found, ledger.store.now()).decisions == ("resolve_sent",)
     with pytest.raises(InterventionRefused, match="for another 1 s by the store's clock"):
         operator.resolve(found, Verdict.NOT_SENT)
     clock.forward(1)
-    assert offered(found, ledger.store.now()) == ["resolve_sent", "resolve_not_sent"]
+    assert find_situation(found, ledger.store.now()).decisions == ("resolve_sent", "resolve_not_sent")
     entry = operator.resolve(found, Verdict.NOT_SENT)
     assert entry.deadline is None
     assert entry.status is Status.RELEASED
@@ -140,7 +141,7 @@ def test_only_what_can_be_done_is_offered(ledger: Ledger, clock: Clock, state: s
             fresh = Ledger(MemoryStore(clock))
             entry = make(fresh)
             clock.forward(seconds)
-            names = offered(entry, clock.now)
+            names = find_situation(entry, clock.now).decisions
             try:
                 decision(Operator(fresh, "ann", "x"), entry)
                 done.append(name)

@@ -3,3 +3,5 @@
 Add ``"celery_idempotent.contrib.anymail"`` to ``INSTALLED_APPS``, beside ``"celery_idempotent"`` and
 ``"anymail"``.
 """
+
+__all__: list[str] = []

@@ -7,12 +7,13 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypedDict
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from ...exceptions import IdempotencyError
+from ...exceptions import IdempotencyError, InterventionRefused
+from ...ledger.entry import Entry
 from ...operations import decisions, search
 from ...operations.display import page, plain
 from ...operations.doctor import OK, WAITS, WRONG, Finding, examine
@@ -25,8 +26,30 @@ from ...tasks.registry import import_tasks
 from .. import relay, stats
 from ..arguments import duration, login, pair, positive
 
-REFUSED, LEFT = 1, 3
+_REFUSED, _LEFT = 1, 3
 """Exit codes: it could not be done; it was done and something waits for somebody. 2 is argparse's own."""
+
+
+class _Options(TypedDict, total=False):
+    """What the parser makes of the command line; each subcommand has some of these."""
+
+    json: bool
+    keys: list[str]
+    what: str | None
+    type: str | None
+    field: list[tuple[str, str]]
+    in_doubt: bool
+    stuck: bool
+    unfinished: bool
+    stuck_after: timedelta
+    actor: str
+    reason: str
+    sent: bool
+    limit: int
+    older_than: timedelta | None
+    dry_run: bool
+    batch: int
+    address: str
 
 
 class Command(BaseCommand):
@@ -39,7 +62,7 @@ class Command(BaseCommand):
         """Declare the subcommands."""
         commands = parser.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
 
-        def add(name: str, text: str) -> Any:
+        def add(name: str, text: str) -> CommandParser:
             command = commands.add_parser(name, help=text, description=text)
             command.set_defaults(run=getattr(self, name))
             # argparse takes -5 for a value and -5d for an option; what is wrong with -5d, `duration` says.
@@ -62,7 +85,7 @@ class Command(BaseCommand):
         )
         one.add_argument("--limit", type=positive, default=LIMIT, help="entries a pass looks at (%(default)s)")
         self._stuck_after(one)
-        relay.add_arguments(commands.add_parser("relay", help=relay.HELP, description=relay.HELP))
+        relay.add_parser(commands, self)
         old = add("purge", "Remove finished emails that are old enough.")
         old.add_argument("--older-than", type=duration, help="such as 90d; by default RETENTION")
         old.add_argument("--dry-run", action="store_true", help="count them and remove nothing")
@@ -74,7 +97,7 @@ class Command(BaseCommand):
             add("doctor", "Examine settings, tables, connection and clock, and count what waits.")
         )
 
-    def _decisions(self, add: Callable[[str, str], Any]) -> None:
+    def _decisions(self, add: Callable[[str, str], CommandParser]) -> None:
         resolve = add("resolve", "Settle a doubt: say whether the email went out.")
         verdict = resolve.add_mutually_exclusive_group(required=True)
         verdict.add_argument(
@@ -104,43 +127,38 @@ class Command(BaseCommand):
         default = timedelta(seconds=STUCK_AFTER)
         command.add_argument("--stuck-after", type=duration, default=default, help="such as 2h (1h)")
 
-    def handle(self, *args: Any, **options: Any) -> None:
+    def handle(self, *args: object, **options: Any) -> None:
         """Run the subcommand; what it cannot do is said in one sentence, with exit code 1."""
         error = import_tasks()  # verifiers and windows are the tasks' own
         if error is not None and options["subcommand"] != "doctor":
             raise CommandError(
-                f"the tasks cannot be imported: {type(error).__name__}: {error}", returncode=REFUSED
+                f"the tasks cannot be imported: {type(error).__name__}: {error}", returncode=_REFUSED
             ) from error
         try:
-            if options["subcommand"] == "relay":
-                relay.handle(self, **options)
-            else:
-                options["run"](options)
+            options["run"](options)
         except (IdempotencyError, ImproperlyConfigured) as error:
-            raise CommandError(str(error), returncode=REFUSED) from None
+            raise CommandError(str(error), returncode=_REFUSED) from None
 
-    def _say(self, options: dict[str, Any], data: Any, text: str) -> None:
+    def _say(self, options: _Options, data: object, text: str) -> None:
         self.stdout.write(
             json.dumps(data, indent=2, ensure_ascii=False, default=str) if options["json"] else text
         )
 
-    # -- looking -------------------------------------------------------------------------------------------
-
-    def stats(self, options: dict[str, Any]) -> None:
+    def stats(self, options: _Options) -> None:
         """Count by email type and status, or list what waits."""
         if not search.has_tables():
-            raise CommandError("this ledger keeps no tables to count in; show KEY works", returncode=REFUSED)
-        wanted = next((name for name in stats.HELP if options[name]), None)
+            raise CommandError("this ledger keeps no tables to count in; show KEY works", returncode=_REFUSED)
+        wanted = next((name for name in stats.HELP if options[name]), None)  # type: ignore[literal-required]
         self._say(options, *stats.look(options["stuck_after"].total_seconds(), wanted))
 
-    def show(self, options: dict[str, Any]) -> None:
+    def show(self, options: _Options) -> None:
         """Show one email, or list those that fit."""
         if bool(options["what"]) == bool(options["type"]):
             raise CommandError("give a key, a task id or a Message-ID; or --type with --field", returncode=2)
         if options["type"]:
             found = decisions.find_by_fields(options["type"], dict(options["field"]))
         else:
-            found = decisions.find(options["what"], stats.SHOWN)
+            found = decisions.find(options["what"] or "", stats.SHOWN)
         if not found:
             raise CommandError(
                 "nothing is known by that: it was never asked for, or is forgotten", returncode=1
@@ -154,7 +172,7 @@ class Command(BaseCommand):
             text = table(("key", "email type", "label", "status", "first seen"), lines)
         self._say(options, [plain(entry, attempts[entry.key]) for entry in found], text)
 
-    def doctor(self, options: dict[str, Any]) -> None:
+    def doctor(self, options: _Options) -> None:
         """Examine, and end with 1 if something is wrong, with 3 if something only waits for somebody."""
         found = list(examine(options["stuck_after"].total_seconds()))
         paint = {OK: self.style.SUCCESS, WAITS: self.style.WARNING, WRONG: self.style.ERROR}
@@ -165,16 +183,12 @@ class Command(BaseCommand):
         self._say(options, [asdict(one) for one in found], "\n".join(line(one) for one in found))
         states = {one.state for one in found}
         if WRONG in states:
-            raise CommandError("something has to be mended", returncode=REFUSED)
+            raise CommandError("something has to be mended", returncode=_REFUSED)
         if WAITS in states:
-            raise CommandError("it works; something waits for somebody", returncode=LEFT)
+            raise CommandError("it works; something waits for somebody", returncode=_LEFT)
 
-    # -- deciding ------------------------------------------------------------------------------------------
-
-    def _decide(self, options: dict[str, Any], decision: str) -> None:
-        entries = [
-            decisions.find_one(key) for key in options["keys"]
-        ]  # all of them, before the first is changed
+    def _decide(self, options: _Options, decision: str) -> None:
+        entries = [_find_one(key) for key in options["keys"]]  # all of them, before the first is changed
         done = []
         for entry in entries:
             changed = decisions.decide(decision, entry.key, options["actor"], options["reason"], entry.version)
@@ -185,25 +199,23 @@ class Command(BaseCommand):
         if options["json"]:
             self._say(options, done, "")
 
-    def resolve(self, options: dict[str, Any]) -> None:
+    def resolve(self, options: _Options) -> None:
         """Settle doubts."""
         self._decide(options, "resolve_sent" if options["sent"] else "resolve_not_sent")
 
-    def reopen(self, options: dict[str, Any]) -> None:
+    def reopen(self, options: _Options) -> None:
         """Open new generations."""
         self._decide(options, "reopen")
 
-    def release(self, options: dict[str, Any]) -> None:
+    def release(self, options: _Options) -> None:
         """Free claims."""
         self._decide(options, "release")
 
-    def cancel(self, options: dict[str, Any]) -> None:
+    def cancel(self, options: _Options) -> None:
         """Withdraw."""
         self._decide(options, "cancel")
 
-    # -- keeping order -------------------------------------------------------------------------------------
-
-    def sweep(self, options: dict[str, Any]) -> None:
+    def sweep(self, options: _Options) -> None:
         """Make one pass."""
         done = sweep(options["limit"], options["stuck_after"].total_seconds())
         lines = [
@@ -214,13 +226,13 @@ class Command(BaseCommand):
         ]
         self._say(options, asdict(done), "\n".join(lines))
 
-    def purge(self, options: dict[str, Any]) -> None:
+    def purge(self, options: _Options) -> None:
         """Remove what is old."""
         count = purge(options["older_than"], options["dry_run"], options["batch"])
         key = "would_remove" if options["dry_run"] else "removed"
         self._say(options, {key: count}, f"{count} {'would be ' if options['dry_run'] else ''}removed")
 
-    def forget(self, options: dict[str, Any]) -> None:
+    def forget(self, options: _Options) -> None:
         """Erase a recipient."""
         found = forget(options["address"], options["actor"], options["reason"])
         text = f"erased from {len(found.erased)} emails"
@@ -232,5 +244,17 @@ class Command(BaseCommand):
         if found.left:
             why = "\n".join(f"  {text}" for text in found.left.values())
             raise CommandError(
-                f"{len(found.left)} are not finished, so run this again later:\n{why}", returncode=LEFT
+                f"{len(found.left)} are not finished, so run this again later:\n{why}", returncode=_LEFT
             )
+
+
+def _find_one(text: str) -> Entry:
+    """Return the one entry that ``text`` names. Raises `InterventionRefused` for none or several."""
+    found = decisions.find(text, 10)
+    if not found:
+        where = "" if search.has_tables() else ". This ledger keeps no tables, so only a whole key finds it"
+        raise InterventionRefused(f"nothing is known by {text!r}: it is no key, task id or Message-ID{where}")
+    if len(found) > 1:
+        keys = "\n".join(f"  {entry.key}  {entry.label}" for entry in found)
+        raise InterventionRefused(f"{text!r} names several; give a whole key:\n{keys}")
+    return found[0]
