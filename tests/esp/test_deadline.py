@@ -19,7 +19,7 @@ from tests.esp.slow import HEAD, MEASURED, UNMEASURED, SlowAPI
 from tests.support.providers import API
 
 app = Celery("deadline", broker="memory://", backend="cache+memory://", set_as_current=False)
-TIMEOUT = 2.0
+TIMEOUT = 0.5
 Use = Callable[..., None]
 
 

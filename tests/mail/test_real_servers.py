@@ -118,7 +118,11 @@ ANSWERS = [
 ]
 
 
-@pytest.mark.parametrize("many", [1, 2, 50])
+MANY = [pytest.param(1, marks=pytest.mark.full), 2, pytest.param(50, marks=pytest.mark.full)]
+"""How many recipients: two stand for the others in the tier `test`."""
+
+
+@pytest.mark.parametrize("many", MANY)
 @pytest.mark.parametrize("answer", ANSWERS)
 @pytest.mark.parametrize("step", ["ehlo", "mail", "rcpt first", "rcpt last", "dot"])
 def test_aiosmtpd(handler: Handler, step: str, answer: str, many: int) -> None:
@@ -167,7 +171,7 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("many", [1, 2, 50])
+@pytest.mark.parametrize("many", MANY)
 @pytest.mark.parametrize("rules", RULES.values(), ids=RULES.keys())
 def test_postfix(mta: Postfix, rules: str, many: int) -> None:
     """Refused for now, then not: its mailboxes hold a copy for each recipient that is on record as accepted."""
