@@ -12,7 +12,7 @@ from tests.support.shop import Shop, opened, sqlite
 RUN = """
 import time
 from celery_idempotent.ledger.status import DeliveryStatus
-from tests.support.seed import Seed
+from tests.support.seeded_entries import Seed
 begun = time.monotonic()
 {seed}
 result = {task}.apply_async({args}, task_id="claimant-{order}")

@@ -11,8 +11,8 @@ from celery_idempotent import IdempotentTask, LedgerUnavailable
 from celery_idempotent.exceptions import EntryUnreadable
 from celery_idempotent.models import OutboxMessage
 from celery_idempotent.operations.relay import Relay
-from tests.celery.owed import DAY, Broker, app, daily, lost, make_due, owed, relayed
-from tests.support.seed import Seed
+from tests.celery.outbox_tasks import DAY, Broker, app, daily, lost, make_due, owed, relayed
+from tests.support.seeded_entries import Seed
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quiet")]
 

@@ -17,7 +17,7 @@ from celery_idempotent.ledger.policy import Verdict
 from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.stores.memory import MemoryStore
 from celery_idempotent.testing import race
-from tests.core.steps import (
+from tests.core.entry_stages import (
     DECISIONS,
     ONE,
     POLICY,

@@ -13,7 +13,7 @@ from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.ledger.outcomes import Acquired, Duplicate, Held, Reply
 from celery_idempotent.ledger.policy import Verdict
 from celery_idempotent.ledger.status import DeliveryStatus, Status
-from tests.core.steps import ACCEPTED, DECISIONS, ONE, POLICY, TARGET, TWO, claimed, sending
+from tests.core.entry_stages import ACCEPTED, DECISIONS, ONE, POLICY, TARGET, TWO, claimed, sending
 from tests.support.clock import Clock
 
 

@@ -15,7 +15,7 @@ from celery_idempotent.ledger.outcomes import Acquired, Busy, Held, Reply
 from celery_idempotent.ledger.policy import Claimant, Policy, Verdict
 from celery_idempotent.ledger.provider_offers import Offer
 from celery_idempotent.ledger.status import DeliveryStatus, Status
-from tests.core.told import ANN, BOB, LOST, ONE, POLICY, TWO, YES, in_doubt
+from tests.core.provider_reports import ANN, BOB, LOST, ONE, POLICY, TWO, YES, in_doubt
 from tests.support.clock import Clock
 
 OFFER = Offer("key-1", 3600, "sealed")

@@ -16,7 +16,20 @@ from celery_idempotent.ledger.outcomes import Acquired, Busy, Duplicate, Reply
 from celery_idempotent.ledger.policy import Policy, Verdict
 from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.ledger.writes import is_same_write
-from tests.core.told import ANN, BOB, LOST, ONE, POLICY, TWO, YES, begun, event, in_doubt, statuses, told
+from tests.core.provider_reports import (
+    ANN,
+    BOB,
+    LOST,
+    ONE,
+    POLICY,
+    TWO,
+    YES,
+    begun,
+    event,
+    in_doubt,
+    statuses,
+    told,
+)
 from tests.support.clock import Clock
 
 OPAQUE = replace(POLICY, opaque=True)

@@ -25,7 +25,7 @@ from celery_idempotent.ledger.policy import Claimant, Policy
 from celery_idempotent.stores import memory
 from celery_idempotent.stores.memory import MemoryStore
 from celery_idempotent.testing import make_entry
-from tests.core.rule import Rule
+from tests.core.sending_rule import Rule
 from tests.core.world import FATES, HOST, NEVER, START, UNANSWERED, Delivery, World
 from tests.support.hostclock import host_clock
 

@@ -21,8 +21,8 @@ from celery_idempotent import (
     Status,
 )
 from celery_idempotent.mail.smtp.connections import pool
-from tests.support.losing import LosingProxy
 from tests.support.postfix import Postfix
+from tests.support.reply_losing_proxy import LosingProxy
 from tests.support.servers import free_port
 
 app = Celery("real-servers", broker="memory://", backend="cache+memory://", set_as_current=False)

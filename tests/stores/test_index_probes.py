@@ -16,7 +16,7 @@ from celery_idempotent.ledger.policy import Policy
 from celery_idempotent.models import LogicalEmail
 from celery_idempotent.stores.database.store import DatabaseStore
 from tests.support.databases import added, place_of, wipe
-from tests.support.filling import claimant, fill, heard, key, plans, sent
+from tests.support.filled_ledger import claimant, fill, heard, key, plans, sent
 from tests.support.worker import wait_for
 
 ROWS = 20_000
