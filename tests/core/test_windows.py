@@ -37,6 +37,9 @@ def _workers_clocks() -> Iterator[None]:
         yield
 
 
+pytestmark = pytest.mark.timeout(900)
+"""Seconds: in the tier `all` each of these schedules is tried five thousand times."""
+
 hours = st.sampled_from([0.0, 2.0, -2.0, 26.0, -26.0])
 skews = hours.map(lambda value: value * 3600)
 seconds = st.floats(0, 2000).map(lambda value: round(value, 3))

@@ -20,6 +20,8 @@ from tests.support.servers import Redis
 from tests.support.shop import Shop, opened, sqlite
 from tests.support.worker import wait_for
 
+pytestmark = pytest.mark.process
+
 
 class Provider:
     """Resend, as a test has to do with it, whichever way mail comes to it."""

@@ -171,6 +171,8 @@ RULES = {
 }
 
 
+@pytest.mark.process
+@pytest.mark.process
 @pytest.mark.parametrize("many", MANY)
 @pytest.mark.parametrize("rules", RULES.values(), ids=RULES.keys())
 def test_postfix(mta: Postfix, rules: str, many: int) -> None:
@@ -201,6 +203,8 @@ def test_postfix_and_its_limit_of_recipients(mta: Postfix) -> None:
     assert statuses(tried.entry_for(1, people(500))) == {"accepted": 500}
 
 
+@pytest.mark.process
+@pytest.mark.process
 def test_postfix_and_its_unknown_users(mta: Postfix) -> None:
     """550 5.1.1 for one, the others are served, and the error comes once they are."""
     assert isinstance(tried.apply((1, ["gone@example.com", *people(3)])).result, RecipientsRefused)
@@ -215,6 +219,8 @@ def test_postfix_and_its_size(mta: Postfix) -> None:
     assert mta.delivered() == []
 
 
+@pytest.mark.process
+@pytest.mark.process
 def test_postfix_over_starttls(mta: Postfix, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many messages on one encrypted connection."""
     monkeypatch.setenv("SSL_CERT_FILE", f"{mta.directory}/ca.pem")

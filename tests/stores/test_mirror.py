@@ -21,6 +21,8 @@ from tests.support.mailserver import ScriptedSMTP
 from tests.support.seeded_entries import Seed
 from tests.support.servers import Redis
 
+pytestmark = pytest.mark.process
+
 app = Celery("mirrored", broker="memory://", backend="cache+memory://", set_as_current=False)
 
 
