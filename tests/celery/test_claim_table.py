@@ -9,12 +9,11 @@ import pytest
 
 from tests.support.shop import Shop, opened, sqlite
 
+pytestmark = pytest.mark.process
 RUN = """
 import time
 from celery_idempotent.ledger.status import DeliveryStatus
 from tests.support.seeded_entries import Seed
-
-pytestmark = pytest.mark.process
 begun = time.monotonic()
 {seed}
 result = {task}.apply_async({args}, task_id="claimant-{order}")

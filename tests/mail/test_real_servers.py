@@ -171,10 +171,9 @@ RULES = {
 }
 
 
-@pytest.mark.process
-@pytest.mark.process
 @pytest.mark.parametrize("many", MANY)
 @pytest.mark.parametrize("rules", RULES.values(), ids=RULES.keys())
+@pytest.mark.process
 def test_postfix(mta: Postfix, rules: str, many: int) -> None:
     """Refused for now, then not: its mailboxes hold a copy for each recipient that is on record as accepted."""
     mta.answer(rules)
@@ -192,6 +191,7 @@ def test_postfix(mta: Postfix, rules: str, many: int) -> None:
     assert not any(m["Bcc"] for _, m in delivered)
 
 
+@pytest.mark.process
 def test_postfix_and_its_limit_of_recipients(mta: Postfix) -> None:
     """500 people at 50 a transaction: ten messages in its queue, 500 copies, one connection."""
     before = len(mta.queued()), mta.log().count(" connect from")
@@ -204,13 +204,13 @@ def test_postfix_and_its_limit_of_recipients(mta: Postfix) -> None:
 
 
 @pytest.mark.process
-@pytest.mark.process
 def test_postfix_and_its_unknown_users(mta: Postfix) -> None:
     """550 5.1.1 for one, the others are served, and the error comes once they are."""
     assert isinstance(tried.apply((1, ["gone@example.com", *people(3)])).result, RecipientsRefused)
     assert len(mta.delivered()) == 3
 
 
+@pytest.mark.process
 def test_postfix_and_its_size(mta: Postfix) -> None:
     """Refused before DATA, for good."""
     entry = tried.apply((1, people(2), "x" * 200_000))
@@ -219,7 +219,6 @@ def test_postfix_and_its_size(mta: Postfix) -> None:
     assert mta.delivered() == []
 
 
-@pytest.mark.process
 @pytest.mark.process
 def test_postfix_over_starttls(mta: Postfix, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many messages on one encrypted connection."""
@@ -232,6 +231,7 @@ def test_postfix_over_starttls(mta: Postfix, settings: Any, monkeypatch: pytest.
     assert mta.log().count(" connect from") - connects == 1
 
 
+@pytest.mark.process
 def test_postfix_whose_reply_is_lost(mta: Postfix, settings: Any) -> None:
     """It has the mail and nobody knows: in doubt, one copy, and nobody sends another."""
     with LosingProxy(mta.port) as proxy:
