@@ -16,7 +16,7 @@ from celery_idempotent.operations.sweep import Sweep
 from celery_idempotent.outbox import rows as outbox_rows
 from celery_idempotent.stores.database.store import DatabaseStore
 from celery_idempotent.testing import hold
-from tests.support.filling import claimant, fill_outbox, heard, plans, sent
+from tests.support.filled_ledger import claimant, fill_outbox, heard, plans, sent
 
 OUTBOX, DUE = 100_000, 20
 """Messages in the outbox, and how many of them are due."""

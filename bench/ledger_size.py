@@ -42,7 +42,7 @@ from celery_idempotent.ledger.policy import Policy  # noqa: E402
 from celery_idempotent.models import Delivery, LogicalEmail, SendAttempt  # noqa: E402
 from celery_idempotent.stores.database.store import DatabaseStore  # noqa: E402
 from tests.support.databases import added  # noqa: E402
-from tests.support.filling import claimant, fill, sent  # noqa: E402
+from tests.support.filled_ledger import claimant, fill, sent  # noqa: E402
 from tests.support.servers import MariaDB, Postgres  # noqa: E402
 
 SMALL = 10_000

@@ -8,8 +8,6 @@ from typing import Any
 import django
 import pytest
 import redis as client
-from hypothesis import HealthCheck
-from hypothesis import settings as hypothesis_settings
 
 from celery_idempotent.mail.smtp.connections import pool
 from celery_idempotent.stores import factory
@@ -18,9 +16,7 @@ from tests.support.mailserver import ScriptedSMTP
 from tests.support.servers import MariaDB, Postgres, RabbitMQ, Redis
 from tests.support.shop import Shop, opened, sqlite
 
-# How long an example takes says nothing on a machine that runs other tests beside.
-hypothesis_settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-hypothesis_settings.load_profile("busy")
+pytest_plugins = ["tests.support.tiers"]
 
 collect_ignore = [] if django.VERSION >= (6, 1) else ["mail/test_django_6_1.py"]
 

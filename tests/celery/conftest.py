@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from celery_idempotent.outbox import enqueue
-from tests.celery.owed import Broker, app
+from tests.celery.outbox_tasks import Broker, app
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from celery_idempotent.models import OutboxMessage
 from celery_idempotent.operations import decisions
 from celery_idempotent.operations.relay import Relay
 from celery_idempotent.outbox import enqueue, publish
-from tests.celery.owed import Broker, app, make_due, owed
-from tests.support.seed import Seed
+from tests.celery.outbox_tasks import Broker, app, make_due, owed
+from tests.support.seeded_entries import Seed
 from tests.support.servers import free_port
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -15,7 +15,7 @@ from celery_idempotent import ArgumentsNotSerializable, KeyFieldError
 from celery_idempotent.models import OutboxMessage
 from celery_idempotent.operations.relay import Relay
 from celery_idempotent.outbox import enqueue
-from tests.celery.owed import Broker, app, make_due, owed
+from tests.celery.outbox_tasks import Broker, app, make_due, owed
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -11,7 +11,7 @@ from cryptography.fernet import Fernet
 from celery_idempotent import ArgumentsNotSerializable, IdempotentTask
 from celery_idempotent.models import OutboxMessage
 from celery_idempotent.operations.relay import Relay
-from tests.celery.owed import Broker, app, make_due, owed
+from tests.celery.outbox_tasks import Broker, app, make_due, owed
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -12,7 +12,7 @@ from celery.app.trace import build_tracer
 from celery_idempotent import IdempotentTask, Status, Verdict
 from celery_idempotent.email_types.job_note import HEADER, as_note
 from celery_idempotent.ledger.status import DeliveryStatus
-from tests.support.seed import Seed
+from tests.support.seeded_entries import Seed
 
 app = Celery("own-doubts", broker="memory://", backend="cache+memory://", set_as_current=False)
 

@@ -13,8 +13,8 @@ from celery_idempotent import IdempotentTask
 from celery_idempotent.models import OutboxMessage
 from celery_idempotent.operations.relay import Relay
 from celery_idempotent.outbox.rows import StoreNow
-from tests.celery.owed import app, make_due, owed
-from tests.support.seed import Seed
+from tests.celery.outbox_tasks import app, make_due, owed
+from tests.support.seeded_entries import Seed
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quiet")]
 other = Celery("other", broker="memory://", backend="cache+memory://", set_as_current=False)

@@ -14,7 +14,7 @@ from celery_idempotent.operations import periodic_tasks
 from celery_idempotent.operations.relay import Pass, Relay
 from celery_idempotent.outbox import publish
 from celery_idempotent.outbox import rows as store
-from tests.celery.owed import app, make_due, relayed
+from tests.celery.outbox_tasks import app, make_due, relayed
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quiet")]
 

@@ -10,9 +10,9 @@ import pytest
 from celery_idempotent.ledger.status import Status
 from celery_idempotent.models import OutboxMessage
 from celery_idempotent.operations.relay import Pass, Relay
-from tests.celery.owed import DAY, Broker, app, delivered, make_due, relayed
+from tests.celery.outbox_tasks import DAY, Broker, app, delivered, make_due, relayed
 from tests.support.hostclock import host_clock
-from tests.support.seed import Seed
+from tests.support.seeded_entries import Seed
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quiet")]
 

@@ -11,9 +11,9 @@ from django.core.mail import EmailMessage
 from celery_idempotent import IdempotentEmailTask
 from celery_idempotent.models import OutboxMessage
 from celery_idempotent.operations.relay import Pass, Relay
-from tests.celery.owed import app, delivered, lost, make_due
+from tests.celery.outbox_tasks import app, delivered, lost, make_due
 from tests.support.mailserver import ScriptedSMTP
-from tests.support.seed import Seed
+from tests.support.seeded_entries import Seed
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quiet")]
 

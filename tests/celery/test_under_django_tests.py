@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgres", "mariadb"])
 def test_a_users_own_test_suite_passes(kind: str, request: Any) -> None:

@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.process
+
 
 def test_the_real_command_line(tmp_path: Path) -> None:
     """In a process of its own: exit codes, errors on stderr, JSON alone on stdout."""

@@ -17,7 +17,7 @@ from celery_idempotent.ledger.outcomes import Acquired, Busy, Duplicate, Reply
 from celery_idempotent.ledger.policy import Claimant
 from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.testing import hold, race
-from tests.core.steps import ACCEPTED, ANN, ONE, POLICY, TARGET, TWO, claimed, sent
+from tests.core.entry_stages import ACCEPTED, ANN, ONE, POLICY, TARGET, TWO, claimed, sent
 from tests.support.clock import Clock
 
 DAY = 86_400.0

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from celery_idempotent.ledger.ledger import Ledger
-from tests.core.steps import POLICY, TWO, claimed, sent
+from tests.core.entry_stages import POLICY, TWO, claimed, sent
 
 
 @pytest.mark.parametrize("refuses", [False, True])

@@ -15,7 +15,20 @@ from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.ledger.writes import swap
 from celery_idempotent.stores.memory import MemoryStore
 from celery_idempotent.testing import hold
-from tests.core.told import ANN, AT, BOB, ONE, POLICY, TWO, YES, begun, event, in_doubt, statuses, told
+from tests.core.provider_reports import (
+    ANN,
+    AT,
+    BOB,
+    ONE,
+    POLICY,
+    TWO,
+    YES,
+    begun,
+    event,
+    in_doubt,
+    statuses,
+    told,
+)
 from tests.support.clock import Clock
 
 

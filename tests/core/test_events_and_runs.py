@@ -9,7 +9,21 @@ from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.ledger.outcomes import Acquired, Reply
 from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.testing import hold
-from tests.core.told import ANN, AT, BOB, LATER, LOST, ONE, POLICY, TWO, YES, begun, event, statuses, told
+from tests.core.provider_reports import (
+    ANN,
+    AT,
+    BOB,
+    LATER,
+    LOST,
+    ONE,
+    POLICY,
+    TWO,
+    YES,
+    begun,
+    event,
+    statuses,
+    told,
+)
 from tests.support.clock import Clock
 
 

@@ -12,7 +12,7 @@ from celery_idempotent.ledger.outcomes import Acquired, Held, Reply
 from celery_idempotent.ledger.provider_offers import Offer
 from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.testing import hold
-from tests.core.told import (
+from tests.core.provider_reports import (
     ANN,
     AT,
     BOB,

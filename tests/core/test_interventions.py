@@ -18,7 +18,7 @@ from celery_idempotent.ledger.situations import find_situation
 from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.stores.memory import MemoryStore
 from celery_idempotent.testing import hold, race
-from tests.core.steps import (
+from tests.core.entry_stages import (
     DECISIONS,
     ONE,
     POLICY,

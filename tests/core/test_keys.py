@@ -152,6 +152,7 @@ def test_an_address_in_a_text_is_masked_however_it_is_written(text: str, masked:
     assert mask_all(text) == masked
 
 
+@pytest.mark.process
 def test_core_imports_the_standard_library_alone() -> None:
     """Neither Django nor Celery comes in with `core`, nor with the package itself."""
     code = (

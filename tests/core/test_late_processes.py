@@ -19,7 +19,7 @@ from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.ledger.writes import swap
 from celery_idempotent.stores.memory import MemoryStore
 from celery_idempotent.testing import hold
-from tests.core.steps import ACCEPTED, DECISIONS, ONE, POLICY, TARGET, TWO, claimed, sending, sent
+from tests.core.entry_stages import ACCEPTED, DECISIONS, ONE, POLICY, TARGET, TWO, claimed, sending, sent
 from tests.support.clock import Clock
 
 

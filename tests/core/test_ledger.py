@@ -13,7 +13,7 @@ from celery_idempotent.ledger.outcomes import Acquired, Busy, Duplicate, Held, M
 from celery_idempotent.ledger.policy import Claimant, Verdict
 from celery_idempotent.ledger.status import IN_FLIGHT, TRANSITIONS, DeliveryStatus, Status
 from celery_idempotent.testing import hold, race
-from tests.core.steps import ACCEPTED, ONE, POLICY, TARGET, TWO, claimed, doubtful, sending, sent
+from tests.core.entry_stages import ACCEPTED, ONE, POLICY, TARGET, TWO, claimed, doubtful, sending, sent
 from tests.support.clock import Clock
 
 

@@ -16,7 +16,7 @@ from celery_idempotent.ledger.policy import Claimant, Policy, Verdict
 from celery_idempotent.ledger.provider_offers import Offer
 from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.testing import hold
-from tests.core.told import ANN, BOB, LOST, ONE, POLICY, TWO, YES, in_doubt
+from tests.core.provider_reports import ANN, BOB, LOST, ONE, POLICY, TWO, YES, in_doubt
 from tests.support.clock import Clock
 
 OFFER = Offer("key-1", 3600, "sealed")

@@ -14,7 +14,7 @@ from celery_idempotent.ledger.outcomes import Acquired
 from celery_idempotent.ledger.policy import Policy
 from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.testing import hold
-from tests.core.told import ANN, ONE, POLICY, TWO, YES, begun, event, statuses, told
+from tests.core.provider_reports import ANN, ONE, POLICY, TWO, YES, begun, event, statuses, told
 from tests.support.clock import Clock
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.ledger.outcomes import Acquired, Busy, Duplicate
 from celery_idempotent.testing import hold, race
-from tests.core.steps import ONE, POLICY, TWO, claimed, failed, sent
+from tests.core.entry_stages import ONE, POLICY, TWO, claimed, failed, sent
 from tests.support.clock import Clock
 
 THREE = replace(ONE, task_id="task-3")

@@ -17,7 +17,20 @@ from celery_idempotent.ledger.policy import Policy, Verdict
 from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.ledger.writes import is_same_write
 from celery_idempotent.testing import hold
-from tests.core.told import ANN, BOB, LOST, ONE, POLICY, TWO, YES, begun, event, in_doubt, statuses, told
+from tests.core.provider_reports import (
+    ANN,
+    BOB,
+    LOST,
+    ONE,
+    POLICY,
+    TWO,
+    YES,
+    begun,
+    event,
+    in_doubt,
+    statuses,
+    told,
+)
 from tests.support.clock import Clock
 
 OPAQUE = replace(POLICY, opaque=True)

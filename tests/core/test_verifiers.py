@@ -16,7 +16,7 @@ from celery_idempotent.ledger.policy import Verdict
 from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.operations import sweep
 from celery_idempotent.testing import hold
-from tests.core.steps import POLICY, TWO, doubtful
+from tests.core.entry_stages import POLICY, TWO, doubtful
 
 app = Celery("verifiers", broker="memory://", backend="cache+memory://", set_as_current=False)
 ANSWERS: dict[str, Any] = {}

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_idempotent import IdempotentTask
@@ -25,7 +25,7 @@ from celery_idempotent.ledger.policy import Claimant, Policy
 from celery_idempotent.stores import memory
 from celery_idempotent.stores.memory import MemoryStore
 from celery_idempotent.testing import hold, make_entry
-from tests.core.rule import Rule
+from tests.core.sending_rule import Rule
 from tests.core.world import FATES, HOST, NEVER, START, UNANSWERED, Delivery, World
 from tests.support.hostclock import host_clock
 
@@ -36,6 +36,9 @@ def _workers_clocks() -> Iterator[None]:
     with host_clock(HOST):
         yield
 
+
+pytestmark = pytest.mark.timeout(900)
+"""Seconds: in the tier `all` each of these schedules is tried five thousand times."""
 
 hours = st.sampled_from([0.0, 2.0, -2.0, 26.0, -26.0])
 skews = hours.map(lambda value: value * 3600)
@@ -61,7 +64,6 @@ decisions = st.sampled_from([0.0, 45.0, 500.0, 5000.0])
 windows = st.sampled_from([1.0, 30.0, 100.0, 500.0, 86_400.0])
 
 
-@settings(max_examples=600, deadline=None)
 @given(deliveries, windows, decisions)
 def test_a_sliding_window_counts_from_the_last_acceptance(
     schedule: list[Delivery], window: float, decides: float
@@ -85,7 +87,6 @@ def test_a_sliding_window_counts_from_the_last_acceptance(
         assert answered, f"task {task} asked at {begun} and nobody has sent for it: {world.accepted}"
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(seconds, st.integers(0, 8)), min_size=1, max_size=30), windows)
 def test_the_number_of_sends_is_the_rules(events: list[tuple[float, int]], window: float) -> None:
     """Bodies that take no time: who is new and a window or more after the last send, sends."""
@@ -115,7 +116,6 @@ hand_overs = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None)
 @given(hand_overs, windows, st.sampled_from(["hold", "resend", "verifier"]), decisions | st.just(NEVER))
 def test_the_number_of_sends_is_the_rules_whatever_is_in_doubt(
     schedule: list[Delivery], window: float, in_doubt: str, decides: float | None
@@ -133,7 +133,6 @@ def test_the_number_of_sends_is_the_rules_whatever_is_in_doubt(
     assert set(world.ended) == {delivery.task for delivery in schedule}, "everybody gets an answer"
 
 
-@settings(max_examples=200, deadline=None)
 @given(deliveries, windows, decisions)
 def test_the_clocks_of_workers_change_nothing(schedule: list[Delivery], window: float, decides: float) -> None:
     """Hours ahead or behind, each another: the same is sent, and everybody is answered, at the same moments."""
@@ -176,7 +175,6 @@ event = st.tuples(
 )
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.lists(event, min_size=1, max_size=20))
 def test_fixed_windows_count_buckets_of_the_events_time(events: list[Any]) -> None:
     """One send for each bucket in which something happened, whenever and however often it is worked off.

@@ -23,7 +23,7 @@ from celery_idempotent import IdempotentEmailTask  # noqa: E402
 from celery_idempotent.contrib.django_tasks import idempotent, idempotent_email  # noqa: E402
 from tests.acceptance import crash  # noqa: E402
 from tests.acceptance.crash import DIRECTORY  # noqa: E402
-from tests.support.seed import Seed  # noqa: E402
+from tests.support.seeded_entries import Seed  # noqa: E402
 
 task: Any = import_module("django.tasks" if find_spec("django.tasks") else "django_tasks").task
 app = Celery("both", broker=os.environ.get("TEST_BROKER", "memory://"))

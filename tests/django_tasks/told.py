@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.support.seed import Seed
+from tests.support.seeded_entries import Seed
 
 
 def value(result: Any) -> Any:

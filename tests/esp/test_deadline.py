@@ -15,11 +15,11 @@ from django.core.mail import EmailMessage, get_connection
 from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask, Status
 from celery_idempotent.exceptions import RecipientsDeferred
 from celery_idempotent.ledger.status import DeliveryStatus
-from tests.esp.slow import HEAD, MEASURED, UNMEASURED, SlowAPI
+from tests.esp.slow_api import HEAD, MEASURED, UNMEASURED, SlowAPI
 from tests.support.providers import API
 
 app = Celery("deadline", broker="memory://", backend="cache+memory://", set_as_current=False)
-TIMEOUT = 2.0
+TIMEOUT = 0.5
 Use = Callable[..., None]
 
 

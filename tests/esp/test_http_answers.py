@@ -14,7 +14,7 @@ from celery_idempotent.exceptions import RecipientsDeferred, RecipientsRefused
 from celery_idempotent.ledger.status import DeliveryStatus
 from tests.esp.conftest import PROVIDERS, Use
 from tests.esp.receipts import ANN, entry, metadata, send
-from tests.support.doubts import is_held
+from tests.support.held_doubts import is_held
 from tests.support.providers import API
 
 

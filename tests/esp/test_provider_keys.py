@@ -12,7 +12,7 @@ from celery_idempotent.exceptions import DeliveryUnconfirmed
 from celery_idempotent.ledger.status import DeliveryStatus
 from tests.esp.conftest import Use
 from tests.esp.receipts import ANN, entry, send, statuses
-from tests.support.doubts import is_held
+from tests.support.held_doubts import is_held
 from tests.support.providers import API
 
 

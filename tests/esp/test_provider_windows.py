@@ -12,7 +12,7 @@ from celery_idempotent.exceptions import DeliveryUnconfirmed
 from celery_idempotent.mail.providers import BREVO, RESEND, Deduplication
 from tests.esp.conftest import Use
 from tests.esp.receipts import ANN, BOB, entry, receipt, send
-from tests.support.doubts import is_held
+from tests.support.held_doubts import is_held
 from tests.support.providers import API
 
 MINUTE, HOUR = 60.0, 3600.0

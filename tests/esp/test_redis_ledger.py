@@ -23,12 +23,12 @@ from celery_idempotent.stores import factory
 from celery_idempotent.testing import race
 from tests.esp.conftest import KEY, Use
 from tests.esp.receipts import ANN
-from tests.esp.sealed import gone, unreadable
+from tests.esp.sealed_mail import gone, unreadable
 from tests.esp.webhooks import AT, WEBHOOKS
-from tests.support.doubts import past_deadline
+from tests.support.held_doubts import past_deadline
 from tests.support.mailserver import DROP_AFTER_ACCEPT
-from tests.support.peeking import dump
 from tests.support.providers import API, KeyedSMTP
+from tests.support.redis_contents import dump
 from tests.support.servers import Redis
 
 app = Celery("esp-redis", broker="memory://", backend="cache+memory://", set_as_current=False)

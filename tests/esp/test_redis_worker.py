@@ -12,13 +12,15 @@ import redis as client
 
 from tests.esp.conftest import KEY
 from tests.esp.receipts import ANN
-from tests.esp.sealed import gone, unreadable
+from tests.esp.sealed_mail import gone, unreadable
 from tests.support.mailserver import DROP_AFTER_ACCEPT
-from tests.support.peeking import dump
 from tests.support.providers import API, KeyedSMTP
+from tests.support.redis_contents import dump
 from tests.support.servers import Redis
 from tests.support.shop import Shop, opened, sqlite
 from tests.support.worker import wait_for
+
+pytestmark = pytest.mark.process
 
 
 class Provider:

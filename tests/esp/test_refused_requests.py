@@ -14,7 +14,7 @@ from celery_idempotent.mail import EmailBackend
 from celery_idempotent.mail.smtp.reply_codes import Kind
 from tests.esp.conftest import Use
 from tests.esp.receipts import ANN, BOB, DEFERRED, REFUSED, app, entry, send, statuses
-from tests.support.doubts import is_held
+from tests.support.held_doubts import is_held
 from tests.support.providers import API
 
 

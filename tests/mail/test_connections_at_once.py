@@ -7,6 +7,8 @@ import os
 import time
 from typing import Any
 
+import pytest
+
 from celery_idempotent.mail.smtp import connections
 from celery_idempotent.mail.smtp.connections import pool
 from tests.mail.connecting import rush, send
@@ -58,6 +60,7 @@ def test_one_connection_that_ended_says_nothing_about_the_others(server: Scripte
     assert server.connections == 3
 
 
+@pytest.mark.process
 def test_a_child_process_does_not_use_its_parents(server: ScriptedSMTP) -> None:
     """Nor does it say a word on it: the parent goes on using it."""
     assert send.apply((1,)).get() == "sent"

@@ -21,8 +21,8 @@ from celery_idempotent import (
     Status,
 )
 from celery_idempotent.mail.smtp.connections import pool
-from tests.support.losing import LosingProxy
 from tests.support.postfix import Postfix
+from tests.support.reply_losing_proxy import LosingProxy
 from tests.support.servers import free_port
 
 app = Celery("real-servers", broker="memory://", backend="cache+memory://", set_as_current=False)
@@ -118,7 +118,11 @@ ANSWERS = [
 ]
 
 
-@pytest.mark.parametrize("many", [1, 2, 50])
+MANY = [pytest.param(1, marks=pytest.mark.full), 2, pytest.param(50, marks=pytest.mark.full)]
+"""How many recipients: two stand for the others in the tier `test`."""
+
+
+@pytest.mark.parametrize("many", MANY)
 @pytest.mark.parametrize("answer", ANSWERS)
 @pytest.mark.parametrize("step", ["ehlo", "mail", "rcpt first", "rcpt last", "dot"])
 def test_aiosmtpd(handler: Handler, step: str, answer: str, many: int) -> None:
@@ -167,8 +171,9 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("many", [1, 2, 50])
+@pytest.mark.parametrize("many", MANY)
 @pytest.mark.parametrize("rules", RULES.values(), ids=RULES.keys())
+@pytest.mark.process
 def test_postfix(mta: Postfix, rules: str, many: int) -> None:
     """Refused for now, then not: its mailboxes hold a copy for each recipient that is on record as accepted."""
     mta.answer(rules)
@@ -186,6 +191,7 @@ def test_postfix(mta: Postfix, rules: str, many: int) -> None:
     assert not any(m["Bcc"] for _, m in delivered)
 
 
+@pytest.mark.process
 def test_postfix_and_its_limit_of_recipients(mta: Postfix) -> None:
     """500 people at 50 a transaction: ten messages in its queue, 500 copies, one connection."""
     before = len(mta.queued()), mta.log().count(" connect from")
@@ -197,12 +203,14 @@ def test_postfix_and_its_limit_of_recipients(mta: Postfix) -> None:
     assert statuses(tried.entry_for(1, people(500))) == {"accepted": 500}
 
 
+@pytest.mark.process
 def test_postfix_and_its_unknown_users(mta: Postfix) -> None:
     """550 5.1.1 for one, the others are served, and the error comes once they are."""
     assert isinstance(tried.apply((1, ["gone@example.com", *people(3)])).result, RecipientsRefused)
     assert len(mta.delivered()) == 3
 
 
+@pytest.mark.process
 def test_postfix_and_its_size(mta: Postfix) -> None:
     """Refused before DATA, for good."""
     entry = tried.apply((1, people(2), "x" * 200_000))
@@ -211,6 +219,7 @@ def test_postfix_and_its_size(mta: Postfix) -> None:
     assert mta.delivered() == []
 
 
+@pytest.mark.process
 def test_postfix_over_starttls(mta: Postfix, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many messages on one encrypted connection."""
     monkeypatch.setenv("SSL_CERT_FILE", f"{mta.directory}/ca.pem")
@@ -222,6 +231,7 @@ def test_postfix_over_starttls(mta: Postfix, settings: Any, monkeypatch: pytest.
     assert mta.log().count(" connect from") - connects == 1
 
 
+@pytest.mark.process
 def test_postfix_whose_reply_is_lost(mta: Postfix, settings: Any) -> None:
     """It has the mail and nobody knows: in doubt, one copy, and nobody sends another."""
     with LosingProxy(mta.port) as proxy:

@@ -75,7 +75,7 @@ def test_waiting_duplicates_do_not_multiply(bed: Bed) -> None:
     """Another task holds the claim for longer than the broker waits: each duplicate stays one message."""
     order, lease = bed.order(), VISIBILITY_TIMEOUT + 3
     bed.shop.ask(f"""
-from tests.support.seed import Seed
+from tests.support.seeded_entries import Seed
 Seed(confirm, {order}, lease={lease}).claimed()
 for n in range(3): confirm.apply_async(({order},), task_id=f"duplicate-{{n}}-{order}")
 """)

@@ -217,6 +217,7 @@ def test_a_store_that_changes_while_it_is_purged(app: Celery) -> None:
     assert store.purge(older_than=86400) == 0
 
 
+@pytest.mark.process
 def test_the_mirror_is_purged_with_the_ledger(app: Celery, keep_ledger_in: Any, db: None) -> None:
     """Redis lets entries expire by itself; nobody else would remove the rows."""
     keep_ledger_in("redis")
@@ -235,6 +236,7 @@ def test_the_mirror_is_purged_with_the_ledger(app: Celery, keep_ledger_in: Any, 
     assert LogicalEmail.objects.count() == len(Status) - 3
 
 
+@pytest.mark.process
 def test_a_purge_goes_through_redis_once(app: Celery, keep_ledger_in: Any, db: None, monkeypatch: Any) -> None:
     """However many batches that would be elsewhere: each look at all that is kept costs."""
     keep_ledger_in("redis")

@@ -15,9 +15,8 @@ from celery_idempotent.ledger.outcomes import Acquired, Duplicate
 from celery_idempotent.ledger.policy import Policy
 from celery_idempotent.models import LogicalEmail
 from celery_idempotent.stores.database.store import DatabaseStore
-from tests.support.databases import added
-from tests.support.filling import claimant, fill, heard, key, plans, sent
-from tests.support.servers import MariaDB, Postgres
+from tests.support.databases import added, place_of, wipe
+from tests.support.filled_ledger import claimant, fill, heard, key, plans, sent
 from tests.support.worker import wait_for
 
 ROWS = 20_000
@@ -25,21 +24,14 @@ ROWS = 20_000
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres", "mariadb"])
-def alias(request: Any, tmp_path_factory: Any, django_db_setup: None, django_db_blocker: Any) -> Iterator[str]:
-    """A ledger of its own with so many sent emails."""
-    kind = {"postgres": Postgres, "mariadb": MariaDB}.get(request.param)
-    with django_db_blocker.unblock():
-        if kind is None:
-            name = str(tmp_path_factory.mktemp("filled") / "ledger.sqlite3")
-            options = {"timeout": 30, "transaction_mode": "IMMEDIATE"}
-            database = {"ENGINE": "django.db.backends.sqlite3", "NAME": name, "OPTIONS": options}
-            with added("filled", database) as name:
-                fill(name, ROWS)
-                yield name
-            return
-        with kind() as server, added("filled", server.database) as name:
-            fill(name, ROWS)
-            yield name
+def alias(request: Any, django_db_setup: None, django_db_blocker: Any) -> Iterator[str]:
+    """A database of each kind with so many sent emails."""
+    place = place_of(request, transaction_mode="IMMEDIATE")
+    with django_db_blocker.unblock(), added(f"filled-{request.param}", place) as name:
+        wipe(name)  # the servers are shared
+        fill(name, ROWS)
+        yield name
+        wipe(name)
 
 
 def a_new_email(ledger: Ledger) -> None:

@@ -18,8 +18,10 @@ from celery_idempotent.models import Delivery, LogicalEmail, SendAttempt
 from celery_idempotent.stores import factory
 from celery_idempotent.stores.database.mirror import DatabaseMirror
 from tests.support.mailserver import ScriptedSMTP
-from tests.support.seed import Seed
+from tests.support.seeded_entries import Seed
 from tests.support.servers import Redis
+
+pytestmark = pytest.mark.process
 
 app = Celery("mirrored", broker="memory://", backend="cache+memory://", set_as_current=False)
 

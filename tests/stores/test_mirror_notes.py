@@ -14,6 +14,8 @@ from celery_idempotent.stores import factory
 from celery_idempotent.stores.database.mirror import DatabaseMirror
 from celery_idempotent.testing import make_entry
 
+pytestmark = pytest.mark.process
+
 app = Celery("noted", broker="memory://", backend="cache+memory://", set_as_current=False)
 
 

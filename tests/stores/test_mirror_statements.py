@@ -16,6 +16,8 @@ from celery_idempotent.stores import factory
 from celery_idempotent.stores.database.mirror import DatabaseMirror
 from celery_idempotent.testing import make_attempt, make_entry
 
+pytestmark = pytest.mark.process
+
 NOW = datetime(2026, 1, 2, tzinfo=timezone.utc)
 
 

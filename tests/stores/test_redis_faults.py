@@ -87,6 +87,7 @@ def test_out_of_memory(connected: Any, store: RedisStore) -> None:
     assert hold(ledger, outcome.entry, CLAIMANT, POLICY).begin([TARGET], MESSAGE_ID).status is Status.SENDING
 
 
+@pytest.mark.process
 def test_a_replica_takes_no_writes_and_is_a_problem() -> None:
     """READONLY is an outage to a send, and named by the check."""
     with Redis() as primary, Redis("--replicaof", "127.0.0.1", str(primary.port)) as replica:
@@ -110,6 +111,7 @@ def test_eviction_is_a_problem(connected: Any, store: RedisStore) -> None:
         connected.config_set("maxmemory-policy", "noeviction")
 
 
+@pytest.mark.process
 def test_a_server_that_is_still_loading() -> None:
     """LOADING is an outage that passes."""
     slow = ("--key-load-delay", "50000", "--loading-process-events-interval-bytes", "1024")
@@ -147,6 +149,7 @@ def test_a_server_that_is_gone(store: RedisStore) -> None:
                 work()
 
 
+@pytest.mark.process
 def test_a_write_ahead_that_no_replica_has_does_not_count() -> None:
     """With ``wait`` a failover cannot forget it: without the replica's word nothing is sent."""
     with Redis() as primary, client.Redis.from_url(primary.url) as connected:
@@ -179,6 +182,7 @@ def test_due_forgets_what_has_no_entry_any_more(connected: Any, store: RedisStor
     assert not any(connected.zscore(key, PLACE("gone")) for key in connected.keys("idem:due:*"))
 
 
+@pytest.mark.process
 def test_an_opaque_claim_that_no_replica_has_leaves_no_doubt() -> None:
     """Its body has not begun, so it is taken back and free for the next try."""
     opaque = replace(POLICY, opaque=True)

@@ -26,6 +26,8 @@ from tests.stores.emails import CLAIMANT, DAY, MESSAGE_ID, PLACE, POLICY, TARGET
 from tests.support.servers import Redis, Sentinel, find, free_port
 from tests.support.worker import wait_for
 
+pytestmark = pytest.mark.process
+
 
 def test_projects_on_one_redis_are_kept_apart(redis: Redis, settings: Any) -> None:
     """By Celery's own ``global_keyprefix``, and by NAMESPACE."""

@@ -28,7 +28,7 @@ from tests.mail.provider_keys.confirmations import (
     resent,
     run,
 )
-from tests.support.doubts import is_held, past_deadline
+from tests.support.held_doubts import is_held, past_deadline
 from tests.support.providers import KeyedSMTP
 
 

@@ -18,7 +18,7 @@ from tests.mail.provider_keys.confirmations import (
     run,
     send,
 )
-from tests.support.doubts import is_held
+from tests.support.held_doubts import is_held
 from tests.support.mailserver import DROP, DROP_AFTER_ACCEPT
 from tests.support.providers import KeyedSMTP
 

@@ -19,7 +19,7 @@ from tests.mail.provider_keys.confirmations import (
     entry,
     send,
 )
-from tests.support.doubts import is_held
+from tests.support.held_doubts import is_held
 from tests.support.mailserver import DROP_AFTER_ACCEPT
 from tests.support.providers import KeyedSMTP
 

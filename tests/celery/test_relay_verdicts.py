@@ -19,8 +19,8 @@ from celery_idempotent.models import OutboxMessage
 from celery_idempotent.operations.relay import OutboxVerdict, Pass, Relay, judge
 from celery_idempotent.outbox.cleanup import forget_revoked
 from celery_idempotent.testing import hold
-from tests.celery.owed import DAY, Broker, app, daily, delivered, lost, make_due, note, relayed
-from tests.support.seed import Seed
+from tests.celery.outbox_tasks import DAY, Broker, app, daily, delivered, lost, make_due, note, relayed
+from tests.support.seeded_entries import Seed
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quiet")]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cryptography.fernet import Fernet
 
 from tests.esp.conftest import KEY
-from tests.support.peeking import TOKEN, shows
+from tests.support.redis_contents import TOKEN, shows
 
 
 def unreadable(text: bytes, *secrets: str) -> None:

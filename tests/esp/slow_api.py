@@ -15,6 +15,8 @@ BODY = b'{"id": "<1@mg>", "message": "Queued. Thank you.", "MessageId": "1"}'
 MEASURED = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
 UNMEASURED = HEAD + b"Connection: close\r\n\r\n" + BODY
 """Its end is that of the connection."""
+PAUSE = 0.05
+"""Seconds between octets: each comes in time, however short the send deadline of a test is."""
 
 
 class SlowAPI:
@@ -101,7 +103,7 @@ class SlowAPI:
 
     def _trickle(self, connection: Any, data: bytes) -> None:
         for octet in data:
-            if self.over.wait(0.2):
+            if self.over.wait(PAUSE):
                 raise ConnectionError("the test is over")
             connection.sendall(bytes([octet]))
 
