@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, DataError, IntegrityError, connections
 from django.db import Error as DjangoDatabaseError
+from django.db.backends.base.base import BaseDatabaseWrapper
 
+from ...compat import is_forbidden_by_testcase, is_in_testcase
 from ...conf import conf
 from ...exceptions import LedgerUnavailable
 from ...ledger.entry import Entry
@@ -22,18 +23,14 @@ def open_transaction(alias: str) -> str | None:
     for other in connections.all(initialized_only=True):
         if other.vendor != "sqlite" or _file(other) != database:
             continue
-        if other.in_atomic_block and not _in_testcase(other):
+        if other.in_atomic_block and not is_in_testcase(other):
             return str(other.alias)
     return None
 
 
-def _file(connection: Any) -> str:
+def _file(connection: BaseDatabaseWrapper) -> str:
     name = str(connection.settings_dict["NAME"])
     return name if name.startswith("file:") or name == ":memory:" else os.path.abspath(name)
-
-
-def _in_testcase(connection: Any) -> bool:
-    return any(getattr(block, "_from_testcase", False) for block in connection.atomic_blocks)
 
 
 @contextmanager
@@ -111,8 +108,5 @@ def ledger_alias() -> str:
     base = conf.database
     if OWN_ALIAS not in connections.settings or connections.settings[OWN_ALIAS]["ENGINE"].endswith("sqlite3"):
         return base
-    if any(getattr(block, "_from_testcase", False) for block in connections[base].atomic_blocks):
-        return base
-    if type(connections[OWN_ALIAS].connect).__name__ == "_DatabaseFailure":  # forbidden by a test case
-        return base
-    return OWN_ALIAS
+    forbidden = is_in_testcase(connections[base]) or is_forbidden_by_testcase(connections[OWN_ALIAS])
+    return base if forbidden else OWN_ALIAS
