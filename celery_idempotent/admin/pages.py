@@ -10,7 +10,6 @@ from django.http import HttpRequest
 from django.utils.text import Truncator
 
 from ..models import Delivery, LogicalEmail, OutboxMessage, SendAttempt
-from ..operations import search
 from .decisions import Decides, exact
 
 _IN_A_LIST = 40
@@ -72,7 +71,7 @@ class BodyFilter(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
         """Narrow the list."""
-        return search.unfinished(queryset) if self.value() == "unfinished" else queryset
+        return queryset.unfinished() if self.value() == "unfinished" else queryset
 
 
 class DeliveryInline(ReadOnly, admin.TabularInline):  # type: ignore[misc, type-arg]

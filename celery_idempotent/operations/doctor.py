@@ -125,9 +125,9 @@ def _outbox() -> Iterator[Finding]:
 
 def _entries(stuck_after: float) -> Iterator[Finding]:
     with search.rows() as rows:
-        doubtful = rows.filter(status=Status.IN_DOUBT.value).count()
-        stuck = search.stuck(rows, stuck_after).exclude(status=Status.IN_DOUBT.value).count()
-        unfinished = search.unfinished(rows, stuck_after).count()
+        doubtful = rows.in_doubt().count()
+        stuck = rows.stuck(stuck_after).exclude(status=Status.IN_DOUBT.value).count()
+        unfinished = rows.unfinished(stuck_after).count()
     text = f"{doubtful}: `manage.py idempotency stats --in-doubt` lists them" if doubtful else "none"
     yield Finding("in doubt", WAITS if doubtful else OK, text)
     text = (

@@ -16,7 +16,7 @@ from django.db.models import Count, F, Min, Q, QuerySet
 
 from ..ledger.entry import After
 from ..models import OutboxMessage
-from ..stores.database.rows import StoreNow, clock, read, written
+from ..models.clock import StoreNow, clock, read, written
 
 GRACE = 30.0
 """Seconds that a row has to be published by the process that wrote it, before a relay looks at it."""
