@@ -5,7 +5,7 @@ the ledger itself, so that a mirror which is behind misleads nobody.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from django.db.models import Max, Min, Q
@@ -46,18 +46,6 @@ def keys_in_doubt(limit: int) -> list[str]:
         keys = doubtful.order_by("pk").values_list("key", flat=True)
         after = list(keys.filter(pk__gte=start)[:limit])
         return after + list(keys.filter(pk__lt=start)[: limit - len(after)])
-
-
-def types_to_remove(seconds: float, known: Collection[str], limit: int) -> list[str]:
-    """Return up to ``limit`` email types, none of ``known``, of what is finished and unchanged for ``seconds``.
-
-    One statement, that reads what is so old: no more than a purge of that age would remove or pass over.
-    """
-    if not has_tables():
-        return []
-    with rows() as found:
-        old = found.finished(seconds).exclude(email_type__in=known)
-        return list(old.order_by().values_list("email_type", flat=True).distinct()[:limit])
 
 
 def matching(text: str, limit: int) -> list[str]:

@@ -66,14 +66,6 @@ def of_unknown_tasks(alias: str, tasks: Collection[str], seconds: float) -> Q:
     return ~of_tasks(tasks) & Q(due_at__lte=written(alias, After(-seconds)))
 
 
-def oldest(alias: str) -> tuple[OutboxMessage, timedelta] | None:
-    """Return the oldest message without its arguments, and its age: one probe of the primary key."""
-    row = rows_of(alias).annotate(store_now=StoreNow()).defer("payload").order_by("pk").first()
-    if row is None:
-        return None
-    return row, moment(alias, row.store_now) - moment(alias, row.created_at)
-
-
 def faults(alias: str, limit: int) -> list[tuple[str, str, int, str]]:
     """Return task, reason, number and a task id of messages that cannot be published, the most first.
 

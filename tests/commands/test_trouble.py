@@ -99,7 +99,6 @@ def renamed(table: str, name: str) -> Iterator[None]:
     ("arguments", "model"),
     [
         (("purge",), LogicalEmail),
-        (("purge", "--older-than", "1d"), OutboxMessage),
         (("forget", "ann@example.com", *WHY), Delivery),
         (("stats",), LogicalEmail),
     ],
@@ -114,3 +113,13 @@ def test_a_missing_table_is_named_with_the_cure(
         told = str(refused(*arguments))
     assert f"has no table {table}: run `manage.py migrate" in told
     assert "task is tried again" not in told
+
+
+def test_a_missing_outbox_is_named_by_the_doctor(
+    doctor: Callable[[], tuple[int, str]], transactional_db: None
+) -> None:
+    """A ledger that is used without an outbox works until somebody enqueues."""
+    table = OutboxMessage._meta.db_table
+    with renamed(table, f"{table}_gone"):
+        code, said = doctor()
+    assert (code, f"has no table {table}: run `manage.py migrate" in said) == (1, True)
