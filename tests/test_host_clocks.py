@@ -20,7 +20,6 @@ MAY = {
     "tasks/idempotent.py _seconds_until": "when a Retry is due, by the clock of the worker that raises it",
     "contrib/django_tasks.py _hand_on": "run_after, which the queue's workers compare with theirs",
     "contrib/anymail/api_errors.py _wait": "how long a provider wants to be left alone that sends no Date",
-    "operations/purge.py _cure": "the text of a refusal",
     "admin/decisions.py exact": "a moment of the store's, shown in the reader's time zone",
 }
 """Functions that read the host's clock, each with the reason for which that does no harm."""

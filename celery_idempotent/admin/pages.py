@@ -11,7 +11,7 @@ from django.http import HttpRequest
 from django.utils.text import Truncator
 
 from ..models import Delivery, LogicalEmail, OutboxMessage, SendAttempt
-from ..operations import search
+from ..models.queries import LogicalEmailQuerySet
 from .decisions import DecidingAdmin, exact
 
 _IN_A_LIST = 40
@@ -73,7 +73,9 @@ class _BodyFilter(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[LogicalEmail]) -> QuerySet[LogicalEmail]:
         """Narrow the list."""
-        return search.unfinished(queryset) if self.value() == "unfinished" else queryset
+        if self.value() == "unfinished" and isinstance(queryset, LogicalEmailQuerySet):
+            return queryset.unfinished()
+        return queryset
 
 
 class _DeliveryInline(_ReadOnly, admin.TabularInline):  # type: ignore[misc, type-arg]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..ledger.status import Status
+from ..models import LogicalEmail
+from ..models.queries import LogicalEmailQuerySet
 from ..operations import search
 from ..operations.tables import moment, table
 
@@ -24,13 +26,13 @@ def look(seconds: float, wanted: str | None) -> tuple[Any, str]:
     """
     with search.rows() as rows:
         waiting = {
-            "in_doubt": rows.filter(status=Status.IN_DOUBT.value).order_by("updated_at"),
-            "stuck": search.stuck(rows, seconds),
-            "unfinished": search.unfinished(rows, seconds),
+            "in_doubt": rows.in_doubt().order_by("updated_at"),
+            "stuck": rows.stuck(seconds),
+            "unfinished": rows.unfinished(seconds),
         }
         if wanted is not None:
             return _listed(waiting[wanted])
-        counts = search.counts(rows)
+        counts = rows.counts()
         stuck, unfinished = waiting["stuck"].count(), waiting["unfinished"].count()
     types = sorted({kind for kind, _ in counts})
     numbers = {kind: {s.value: counts.get((kind, s.value), 0) for s in Status} for kind in types}
@@ -49,7 +51,7 @@ def _counted(numbers: dict[str, dict[str, int]]) -> str:
     return table(("email type", *(status.value.replace("_", " ") for status in Status)), lines)
 
 
-def _listed(rows: search.Rows) -> tuple[Any, str]:
+def _listed(rows: LogicalEmailQuerySet[LogicalEmail]) -> tuple[Any, str]:
     names = ("key", "email_type", "label", "status", "updated_at")
     found = list(rows.values_list(*names)[: SHOWN + 1])
     more = f"\n\nand more; these are the oldest {SHOWN}" if len(found) > SHOWN else ""

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from django.core.checks import ERROR, run_checks
 from django.core.exceptions import ImproperlyConfigured
+from django.core.management import CommandError, call_command
 from django.db import connections
-from django.db.migrations.executor import MigrationExecutor
+from django.db.migrations.exceptions import InconsistentMigrationHistory
 from django.db.utils import Error as DatabaseError
 
 from ..conf import conf
@@ -57,17 +58,23 @@ def examine(stuck_after: float = STUCK_AFTER) -> Iterator[Finding]:
 def _answer(about: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
         yield from look()
-    except (LedgerUnavailable, ImproperlyConfigured, DatabaseError) as error:
+    except (
+        LedgerUnavailable,
+        ImproperlyConfigured,
+        DatabaseError,
+        CommandError,
+        InconsistentMigrationHistory,
+    ) as error:
         yield Finding(about, WRONG, str(error).strip())
 
 
 def _checks() -> Iterator[Finding]:
+    """Run the checks that ``check --deploy`` runs of this app, but for those that the project has silenced."""
     found = run_checks(tags=[APP], include_deployment_checks=True)
-    told = [message for message in found if not message.is_silenced()]
-    for message in told:
-        hint = f" {message.hint}" if message.hint else ""
+    for message in (told := [one for one in found if not one.is_silenced()]):
         state = WRONG if message.level >= ERROR or message.id in _UNFIT else WAITS
-        yield Finding(f"check {str(message.id).removeprefix(APP + '.')}", state, f"{message.msg}.{hint}")
+        about = str(message.id).removeprefix(f"{APP}.")
+        yield Finding(f"check {about}", state, f"{message.msg}. {message.hint or ''}".rstrip())
     if not told:
         yield Finding("system checks", OK, "nothing to say")
 
@@ -83,15 +90,14 @@ def _ledger() -> Iterator[Finding]:
 
 
 def _migrations() -> Iterator[Finding]:
-    alias = conf.database
-    executor = MigrationExecutor(connections[alias])
-    leaves = [leaf for leaf in executor.loader.graph.leaf_nodes() if leaf[0] == APP]
-    waiting = [migration.name for migration, _ in executor.migration_plan(leaves)]
-    if waiting:
-        text = f"{', '.join(waiting)} not applied: run `manage.py migrate {APP} --database={alias}`"
-        yield Finding("migrations", WRONG, text)
+    """Run ``migrate --check``, which ends the process where something is not applied."""
+    command = f"manage.py migrate {APP} --database={conf.database}"
+    try:
+        call_command("migrate", APP, database=conf.database, check_unapplied=True, verbosity=0)
+    except SystemExit:
+        yield Finding("migrations", WRONG, f"not all applied: run `{command}`")
     else:
-        yield Finding("migrations", OK, f"all applied on {alias!r}")
+        yield Finding("migrations", OK, f"all applied on {conf.database!r}")
 
 
 def _connection() -> Iterator[Finding]:
@@ -126,9 +132,9 @@ def _outbox() -> Iterator[Finding]:
 
 def _entries(stuck_after: float) -> Iterator[Finding]:
     with search.rows() as rows:
-        doubtful = rows.filter(status=Status.IN_DOUBT.value).count()
-        stuck = search.stuck(rows, stuck_after).exclude(status=Status.IN_DOUBT.value).count()
-        unfinished = search.unfinished(rows, stuck_after).count()
+        doubtful = rows.in_doubt().count()
+        stuck = rows.stuck(stuck_after).exclude(status=Status.IN_DOUBT.value).count()
+        unfinished = rows.unfinished(stuck_after).count()
     text = f"{doubtful}: `manage.py idempotency stats --in-doubt` lists them" if doubtful else "none"
     yield Finding("in doubt", WAITS if doubtful else OK, text)
     text = (

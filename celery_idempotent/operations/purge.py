@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from typing import Any
 
 from celery import current_app
 
 from ..conf import conf
-from ..email_types.options import email_type
 from ..exceptions import InterventionRefused
 from ..execution.call import LONGEST_WAIT
-from ..models import OutboxMessage
-from ..outbox import rows as outbox_rows
-from ..stores.database.connection import translated
+from ..ledger.addresses import mask_all
 from ..stores.database.own_connection import ledger_alias
 from ..stores.database.store import DatabaseStore
 from ..stores.factory import get_ledger
 from ..tasks.registry import functions, tasks
-from . import search
+
+logger = logging.getLogger("celery_idempotent")
 
 BATCH = 1000
 _ALL = 10**9
-_NAMED = 5
-"""How many email types a refusal lists."""
 _VISIBILITY = {"redis": 3600, "rediss": 3600, "sentinel": 3600, "sqs": 1800}
 _CONSUMER_TIMEOUT = 1800
 """Seconds after which RabbitMQ takes a message back that is not acknowledged, unless it is told otherwise."""
@@ -97,14 +94,34 @@ def shortest_age(app: Any = None) -> tuple[timedelta, str]:
 
 
 def purge(
-    older_than: timedelta | None = None, dry_run: bool = False, batch: int = BATCH, app: Any = None
+    older_than: timedelta | None = None,
+    dry_run: bool = False,
+    batch: int = BATCH,
+    app: Any = None,
+    force: str = "",
 ) -> int:
     """Remove what is finished and unchanged for ``older_than``, by default ``RETENTION``; return how many.
 
-    In transactions of up to ``batch`` entries. In flight, released and in doubt stay. Raises
-    `InterventionRefused` for an age at which duplicates may still come, `LedgerUnavailable`.
+    In transactions of up to ``batch`` entries. In flight, released and in doubt stay. ``force`` is the reason
+    for an age under ``RETENTION``. Raises `InterventionRefused` for such an age without a reason and, whatever
+    the reason, for one at which duplicates may still come; `LedgerUnavailable`.
     """
     age = conf.retention if older_than is None else older_than
+    _refuse_while_duplicates_come(age, app)
+    if age < conf.retention:
+        _refuse_without_reason(age, force)
+        if not dry_run:
+            logger.warning("purge under RETENTION, of what is %s old: %s", age, mask_all(force))
+    ledger = get_ledger(app)
+    if ledger.mirror is None:
+        return _in_batches(ledger.store, age, dry_run, batch)
+    # Redis removes one entry at a time and has to look at all of them, so once has to do.
+    removed = ledger.store.purge(age.total_seconds(), limit=_ALL, dry_run=dry_run)
+    return max(removed, _in_batches(DatabaseStore(ledger_alias), age, dry_run, batch))
+
+
+def _refuse_while_duplicates_come(age: timedelta, app: Any) -> None:
+    """Raise `InterventionRefused` for an age under `shortest_age`, or where this process cannot know that."""
     if not (*tasks(app), *functions()):
         raise InterventionRefused(
             "this process knows no idempotent task, and so not how long their windows are. Import your Celery "
@@ -116,54 +133,17 @@ def purge(
             f"{age} is too short an age: for {least} a message may still ask for what was sent ({why}), and "
             "would be sent again"
         )
-    if age < conf.retention:
-        _refuse_the_unknown(age, app)
-        _refuse_while_awaited(age)  # the relay takes what is older than the retention for forgotten
-    ledger = get_ledger(app)
-    if ledger.mirror is None:
-        return _in_batches(ledger.store, age, dry_run, batch)
-    # Redis removes one entry at a time and has to look at all of them, so once has to do.
-    removed = ledger.store.purge(age.total_seconds(), limit=_ALL, dry_run=dry_run)
-    return max(removed, _in_batches(DatabaseStore(ledger_alias), age, dry_run, batch))
 
 
-def _refuse_the_unknown(age: timedelta, app: Any) -> None:
-    """Raise `InterventionRefused` while emails would go whose window this process does not know."""
-    known = {email_type(task) for task in (*tasks(app), *functions())}
-    found = search.types_to_remove(age.total_seconds(), sorted(known), _NAMED + 1)
-    if found:
-        more = " and others" if len(found) > _NAMED else ""
+def _refuse_without_reason(age: timedelta, force: str) -> None:
+    """Raise `InterventionRefused` for an age under ``RETENTION`` unless ``force`` says why."""
+    if not force.strip():
         raise InterventionRefused(
-            f"{age} is too short an age: it would remove emails of types that this process does not know "
-            f"({', '.join(sorted(found)[:_NAMED])}{more}), and so not how long their windows are. Import the "
-            "modules of their tasks or functions here, or purge with a longer age: from RETENTION "
-            f"({conf.retention}) on everything goes"
+            f"{age} is too short an age: messages in an outbox, and windows of tasks that this process does "
+            f"not know, count on RETENTION ({conf.retention}), and what they ask for would be sent again. "
+            "Purge with that age or a longer one, or shorten RETENTION; or, if nothing asks for these emails "
+            "any more, say why with --force REASON"
         )
-
-
-def _refuse_while_awaited(age: timedelta) -> None:
-    """Raise `InterventionRefused` while the outbox has a message from before: the relay would send it anew."""
-    for alias in conf.outbox_databases:
-        with translated(alias):
-            oldest = outbox_rows.oldest(alias)
-        if oldest is not None and oldest[1] >= age:
-            row, waited = oldest
-            raise InterventionRefused(
-                f"{age} is too short an age: a message of {row.task} ({row.label}), enqueued {waited} ago, "
-                f"waits in the outbox of {alias!r}. What it asks for may have been sent, and would be sent "
-                f"again. {_cure(alias, row)}"
-            )
-
-
-def _cure(alias: str, row: OutboxMessage) -> str:
-    if row.error:
-        return (
-            f"It cannot be published: {row.error}. To give it up, in a shell: OutboxMessage.objects"
-            f".using({alias!r}).filter(task_id={row.task_id!r}).delete()"
-        )
-    if row.eta and (when := outbox_rows.moment(alias, row.eta)) > datetime.now(timezone.utc):
-        return f"It is to go out at {when:%Y-%m-%d %H:%M} UTC: until then, purge with a longer age"
-    return f"Run the relay first. If it stays: `manage.py idempotency show {row.key}` says what it waits for"
 
 
 def _in_batches(store: Any, age: timedelta, dry_run: bool, batch: int) -> int:

@@ -5,20 +5,19 @@ the ledger itself, so that a mirror which is behind misleads nobody.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from django.db.models import Count, Max, Min, Q, QuerySet
+from django.db.models import Max, Min, Q
 
-from ..ledger.entry import After, Attempt
-from ..ledger.status import UNFINISHED, DeliveryStatus, Status
+from ..ledger.entry import Attempt
+from ..ledger.status import DeliveryStatus
 from ..models import LogicalEmail, SendAttempt
+from ..models.clock import read
+from ..models.queries import LogicalEmailQuerySet
 from ..stores.database.connection import translated
 from ..stores.database.own_connection import ledger_alias
-from ..stores.database.rows import StoreNow, read, written
 from ..stores.factory import is_redis, ledger_name
-
-Rows = QuerySet[LogicalEmail]
 
 
 def has_tables() -> bool:
@@ -28,7 +27,7 @@ def has_tables() -> bool:
 
 
 @contextmanager
-def rows() -> Iterator[Rows]:
+def rows() -> Iterator[LogicalEmailQuerySet[LogicalEmail]]:
     """Yield all rows. Errors of the database become `LedgerUnavailable`."""
     alias = ledger_alias()
     with translated(alias):
@@ -40,7 +39,7 @@ def keys_in_doubt(limit: int) -> list[str]:
     if not has_tables():
         return []
     with rows() as found:
-        doubtful = found.filter(status=Status.IN_DOUBT.value)
+        doubtful = found.in_doubt()
         ends = doubtful.aggregate(first=Min("pk"), last=Max("pk"))
         if ends["first"] is None:
             return []
@@ -48,46 +47,6 @@ def keys_in_doubt(limit: int) -> list[str]:
         keys = doubtful.order_by("pk").values_list("key", flat=True)
         after = list(keys.filter(pk__gte=start)[:limit])
         return after + list(keys.filter(pk__lt=start)[: limit - len(after)])
-
-
-def stuck(found: Rows, seconds: float) -> Rows:
-    """Return what waits for somebody: unfinished, unchanged for ``seconds``, and with no retry to come."""
-    alias = found.db
-    old = Q(updated_at__lte=written(alias, After(-seconds)))
-    passed = Q(deadline__isnull=True) | Q(deadline__lte=StoreNow())
-    return found.filter(old, passed, status__in=sorted(status.value for status in UNFINISHED)).order_by(
-        "updated_at"
-    )
-
-
-def unfinished(found: Rows, seconds: float = 0.0) -> Rows:
-    """Return what is sent, and whose body has not come to its end for ``seconds``; the oldest first.
-
-    Of all that is sent it alone has a deadline, so that this is a probe of the index on status and deadline.
-    """
-    since = written(found.db, After(-seconds))
-    return found.filter(status=Status.SENT.value, deadline__lte=since, unfinished=True).order_by("deadline")
-
-
-def counts(found: Rows) -> dict[tuple[str, str], int]:
-    """Return how many entries there are, by email type and status."""
-    grouped = found.order_by().values_list("email_type", "status").annotate(n=Count("pk"))
-    return {(kind, status): n for kind, status, n in grouped}
-
-
-def types_to_remove(seconds: float, known: Collection[str], limit: int) -> list[str]:
-    """Return up to ``limit`` email types, none of ``known``, of what is finished and unchanged for ``seconds``.
-
-    One statement, that reads what is so old: no more than a purge of that age would remove or pass over.
-    """
-    if not has_tables():
-        return []
-    with rows() as found:
-        old = found.filter(updated_at__lte=written(found.db, After(-seconds)))
-        old = old.exclude(status__in=sorted(status.value for status in UNFINISHED)).exclude(
-            email_type__in=known
-        )
-        return list(old.order_by().values_list("email_type", flat=True).distinct()[:limit])
 
 
 def matching(text: str, limit: int) -> list[str]:

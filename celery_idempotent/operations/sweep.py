@@ -154,7 +154,7 @@ class Sweep:
             return
         with search.rows() as rows:
             names = ("key", "email_type", "label", "status", "updated_at")
-            found = search.stuck(rows, seconds).values_list(*names)[: self.limit]
+            found = rows.stuck(seconds).values_list(*names)[: self.limit]
             self.done.stuck = [Stuck(*values) for values in found]
         for one in self.done.stuck[:_NAMED]:
             logger.warning(

@@ -16,7 +16,7 @@ from django.db.models import Count, F, Min, Q, QuerySet
 
 from ..ledger.entry import After
 from ..models import OutboxMessage
-from ..stores.database.rows import StoreNow, clock, read, written
+from ..models.clock import StoreNow, clock, read, written
 
 GRACE = 30.0
 """Seconds that a row has to be published by the process that wrote it, before a relay looks at it."""
@@ -64,14 +64,6 @@ def of_tasks(tasks: Collection[str]) -> Q:
 def of_unknown_tasks(alias: str, tasks: Collection[str], seconds: float) -> Q:
     """Return the condition of what is of none of ``tasks``, and that nobody has taken in ``seconds``."""
     return ~of_tasks(tasks) & Q(due_at__lte=written(alias, After(-seconds)))
-
-
-def oldest(alias: str) -> tuple[OutboxMessage, timedelta] | None:
-    """Return the oldest message without its arguments, and its age: one probe of the primary key."""
-    row = rows_of(alias).annotate(store_now=StoreNow()).defer("payload").order_by("pk").first()
-    if row is None:
-        return None
-    return row, moment(alias, row.store_now) - moment(alias, row.created_at)
 
 
 def faults(alias: str, limit: int) -> list[tuple[str, str, int, str]]:

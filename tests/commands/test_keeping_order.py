@@ -30,6 +30,8 @@ def test_purge(ledger: Ledger, app: Celery) -> None:
     """An age that is too short is refused; a dry run only counts."""
     made(ledger, claimant(app))
     assert "too short an age" in str(refused("purge", "--older-than", "30m"))
+    assert "--force REASON" in str(refused("purge", "--older-than", "89d"))
+    assert run("purge", "--older-than", "89d", "--force", "a test").strip() == "0 removed"
     assert "longer than any email is kept" in str(refused("purge", "--older-than", "99999999999d"))
     assert json.loads(run("purge", "--dry-run", "--json")) == {"would_remove": 0}
     LogicalEmail.objects.update(updated_at=LogicalEmail.objects.get().created_at - timedelta(days=91))

@@ -12,6 +12,7 @@ import pytest
 from celery import Celery
 from django.core.management import CommandError, call_command
 from django.db import connection
+from django.db.migrations.recorder import MigrationRecorder
 
 from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.models import Delivery, LogicalEmail, OutboxMessage
@@ -99,7 +100,6 @@ def renamed(table: str, name: str) -> Iterator[None]:
     ("arguments", "model"),
     [
         (("purge",), LogicalEmail),
-        (("purge", "--older-than", "1d"), OutboxMessage),
         (("forget", "ann@example.com", *WHY), Delivery),
         (("stats",), LogicalEmail),
     ],
@@ -114,3 +114,24 @@ def test_a_missing_table_is_named_with_the_cure(
         told = str(refused(*arguments))
     assert f"has no table {table}: run `manage.py migrate" in told
     assert "task is tried again" not in told
+
+
+def test_a_missing_outbox_is_named_by_the_doctor(
+    doctor: Callable[[], tuple[int, str]], transactional_db: None
+) -> None:
+    """A ledger that is used without an outbox works until somebody enqueues."""
+    table = OutboxMessage._meta.db_table
+    with renamed(table, f"{table}_gone"):
+        code, said = doctor()
+    assert (code, f"has no table {table}: run `manage.py migrate" in said) == (1, True)
+
+
+def test_a_migration_that_is_not_applied_is_wrong(doctor: Callable[[], tuple[int, str]]) -> None:
+    """As after a new version was installed and not migrated: said, with the command; nothing is migrated."""
+    recorded = MigrationRecorder(connection).migration_qs
+    recorded.filter(app="celery_idempotent").delete()
+    code, said = doctor()
+    assert code == 1
+    command = "manage.py migrate celery_idempotent --database=default"
+    assert f"migrations: not all applied: run `{command}`" in said
+    assert not recorded.filter(app="celery_idempotent").exists()

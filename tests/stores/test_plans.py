@@ -62,11 +62,10 @@ def alias(request: Any, django_db_setup: None, django_db_blocker: Any) -> Iterat
 WORK: dict[str, Callable[[str], Any]] = {
     "due": lambda alias: DatabaseStore(lambda: alias).due(),
     "purge": lambda alias: DatabaseStore(lambda: alias).purge(older_than=13 * 86400, limit=50),
-    "types of what is old": lambda alias: search.types_to_remove(13 * 86400, ["type-1"], 5),
     "doubts": lambda alias: search.keys_in_doubt(100),
-    "stuck": lambda alias: list(search.stuck(LogicalEmail.objects.using(alias), 3600)[:100]),
-    "unfinished": lambda alias: list(search.unfinished(LogicalEmail.objects.using(alias), 3600)[:100]),
-    "unfinished, counted": lambda alias: search.unfinished(LogicalEmail.objects.using(alias), 3600).count(),
+    "stuck": lambda alias: list(LogicalEmail.objects.using(alias).stuck(3600)[:100]),
+    "unfinished": lambda alias: list(LogicalEmail.objects.using(alias).unfinished(3600)[:100]),
+    "unfinished, counted": lambda alias: LogicalEmail.objects.using(alias).unfinished(3600).count(),
 }
 
 

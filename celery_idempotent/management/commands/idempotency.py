@@ -48,6 +48,7 @@ class _Options(TypedDict, total=False):
     limit: int
     older_than: timedelta | None
     dry_run: bool
+    force: str
     batch: int
     address: str
 
@@ -90,6 +91,7 @@ class Command(BaseCommand):
         old.add_argument("--older-than", type=duration, help="such as 90d; by default RETENTION")
         old.add_argument("--dry-run", action="store_true", help="count them and remove nothing")
         old.add_argument("--batch", type=positive, default=BATCH, help="entries a transaction (%(default)s)")
+        old.add_argument("--force", metavar="REASON", default="", help="why an age under RETENTION is no risk")
         gone = add("forget", "Erase a recipient's digest and mask; the keys stay closed.")
         gone.add_argument("address")
         self._who_and_why(gone, default="erasure asked for")
@@ -228,7 +230,7 @@ class Command(BaseCommand):
 
     def purge(self, options: _Options) -> None:
         """Remove what is old."""
-        count = purge(options["older_than"], options["dry_run"], options["batch"])
+        count = purge(options["older_than"], options["dry_run"], options["batch"], force=options["force"])
         key = "would_remove" if options["dry_run"] else "removed"
         self._say(options, {key: count}, f"{count} {'would be ' if options['dry_run'] else ''}removed")
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, DataError, IntegrityError, connections
 from django.db import Error as DjangoDatabaseError
+from django.db.backends.base.base import BaseDatabaseWrapper
 
+from ...compat import is_in_testcase
 from ...exceptions import LedgerUnavailable
 from ...ledger.entry import Entry
 from ...models import Delivery, LogicalEmail, OutboxMessage, SendAttempt
@@ -21,18 +22,14 @@ def open_transaction(alias: str) -> str | None:
     for other in connections.all(initialized_only=True):
         if other.vendor != "sqlite" or _file(other) != database:
             continue
-        if other.in_atomic_block and not _in_testcase(other):
+        if other.in_atomic_block and not is_in_testcase(other):
             return str(other.alias)
     return None
 
 
-def _file(connection: Any) -> str:
+def _file(connection: BaseDatabaseWrapper) -> str:
     name = str(connection.settings_dict["NAME"])
     return name if name.startswith("file:") or name == ":memory:" else os.path.abspath(name)
-
-
-def _in_testcase(connection: Any) -> bool:
-    return any(getattr(block, "_from_testcase", False) for block in connection.atomic_blocks)
 
 
 @contextmanager

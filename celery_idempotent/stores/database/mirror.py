@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 
 from django.db import transaction
 from django.db.models import Q
@@ -13,10 +14,11 @@ from django.db.models import Q
 from ...exceptions import EntryUnreadable, LedgerUnavailable
 from ...ledger.entry import Entry
 from ...models import LogicalEmail
+from ...models.clock import written
 from ..redis.store import RedisStore
 from .connection import translated
 from .orm import write_attempts, write_deliveries
-from .rows import columns, written
+from .rows import columns
 
 logger = logging.getLogger("celery_idempotent")
 PAUSE = 30.0
@@ -121,6 +123,7 @@ class DatabaseMirror:
         alias = self._alias()
         with translated(alias), transaction.atomic(using=alias):
             created = written(alias, entry.created_at)
+            assert isinstance(created, datetime)  # the ledger has stored it
             values = {
                 **columns(alias, replace(entry, sealed="")),  # what is encrypted stays in one place
                 "arrivals": entry.arrivals,

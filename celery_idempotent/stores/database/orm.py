@@ -14,8 +14,9 @@ from ...ledger.entry import Attempt, Delivery, Entry
 from ...ledger.store import Stored
 from ...models import Delivery as DeliveryRow
 from ...models import LogicalEmail, SendAttempt
+from ...models.clock import StoreNow, read, written
 from .connection import cannot_insert
-from .rows import StoreNow, columns, delivery_columns, delivery_of, entry_of, read, written
+from .rows import columns, delivery_columns, delivery_of, entry_of
 
 _BATCH = 500
 _ROUNDS = 5

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from django.db import connections
 
+from ...compat import is_forbidden_by_testcase, is_in_testcase
 from ...conf import conf
 
 OWN_ALIAS = "celery_idempotent"
@@ -39,8 +40,5 @@ def ledger_alias() -> str:
     base = conf.database
     if OWN_ALIAS not in connections.settings or connections.settings[OWN_ALIAS]["ENGINE"].endswith("sqlite3"):
         return base
-    if any(getattr(block, "_from_testcase", False) for block in connections[base].atomic_blocks):
-        return base
-    if type(connections[OWN_ALIAS].connect).__name__ == "_DatabaseFailure":  # forbidden by a test case
-        return base
-    return OWN_ALIAS
+    forbidden = is_in_testcase(connections[base]) or is_forbidden_by_testcase(connections[OWN_ALIAS])
+    return base if forbidden else OWN_ALIAS

@@ -16,7 +16,8 @@ from ...ledger.entry import After, Attempt, Delivery, Entry, Moment
 from ...ledger.store import Stored
 from ...models import Delivery as DeliveryRow
 from ...models import LogicalEmail, SendAttempt
-from .rows import PLAIN, TIMES, Json, delivery_columns, delivery_of, entry_of, lists, read, written
+from ...models.clock import read, written
+from .rows import PLAIN, TIMES, Json, delivery_columns, delivery_of, entry_of, lists
 
 _EMAIL, _DELIVERY, _ATTEMPT = (model._meta.db_table for model in (LogicalEmail, DeliveryRow, SendAttempt))
 _NOW = "STATEMENT_TIMESTAMP()"

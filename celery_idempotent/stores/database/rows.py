@@ -1,87 +1,22 @@
-"""Entries as rows of the ledger's tables, and times by the database's own clock."""
+"""Entries and deliveries as columns of the ledger's tables, and back."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from typing import Any
-from zoneinfo import ZoneInfo
-
-from django.conf import settings
-from django.db import connections
-from django.db.models import DateTimeField, DurationField, ExpressionWrapper, Func, Value
 
 from ...ledger.audit import as_rows, from_rows
-from ...ledger.entry import After, Delivery, Entry, Moment, Recipient
+from ...ledger.entry import Delivery, Entry, Recipient
 from ...ledger.status import DeliveryStatus, Status
+from ...models.clock import StoreNow, read, written
 
 PLAIN = (
     "email_type", "claim_id", "label", "generation", "owner", "fingerprint", "attempts", "result", "error",
     "provider_key", "offers", "sealed", "unfinished",
 )  # fmt: skip
 TIMES = ("deadline", "begun_at", "sent_at", "recognised_until")
-CLOCKS = {
-    "postgresql": "SELECT STATEMENT_TIMESTAMP()",
-    "mysql": "SELECT UTC_TIMESTAMP(6)",
-    "sqlite": "SELECT STRFTIME('%Y-%m-%d %H:%M:%f', 'NOW')",
-}
-
-
-class StoreNow(Func):
-    """The database's clock at this statement, in UTC."""
-
-    template = "STATEMENT_TIMESTAMP()"
-    output_field = DateTimeField()
-
-    def as_mysql(self, compiler: Any, connection: Any, **extra: Any) -> Any:
-        """Django leaves MySQL's session time zone alone, so CURRENT_TIMESTAMP would be local time."""
-        return self.as_sql(compiler, connection, template="UTC_TIMESTAMP(6)", **extra)
-
-    def as_sqlite(self, compiler: Any, connection: Any, **extra: Any) -> Any:
-        """Milliseconds are all that SQLite's clock has; the format is the one Django compares with."""
-        return self.as_sql(
-            compiler, connection, template="STRFTIME('%%%%Y-%%%%m-%%%%d %%%%H:%%%%M:%%%%f', 'NOW')", **extra
-        )
-
-
-def written(alias: str, value: Moment | None) -> Any:
-    """Return ``value`` as something the database can put in by its own clock."""
-    if isinstance(value, After):
-        if not value.seconds:
-            return StoreNow()
-        span = Value(timedelta(seconds=value.seconds), output_field=DurationField())
-        return ExpressionWrapper(StoreNow() + span, output_field=DateTimeField())
-    if value is None or settings.USE_TZ:
-        return value
-    return value.astimezone(_zone(alias)).replace(tzinfo=None)
-
-
-def read(alias: str, value: Any) -> datetime | None:
-    """Return a time of the database as aware UTC, also where Django is told to do without time zones."""
-    if value is None:
-        return None
-    if isinstance(value, str):
-        value = datetime.fromisoformat(value)
-    if value.tzinfo is None:
-        value = value.replace(tzinfo=timezone.utc if settings.USE_TZ else _zone(alias))
-    result: datetime = value.astimezone(timezone.utc)
-    return result
-
-
-def _zone(alias: str) -> Any:
-    """Return the zone of naive times: PostgreSQL converts to the connection's, the others keep our UTC."""
-    connection = connections[alias]
-    return ZoneInfo(connection.timezone_name) if connection.vendor == "postgresql" else timezone.utc
-
-
-def clock(alias: str) -> datetime:
-    """Return the time by the clock of the database ``alias``."""
-    with connections[alias].cursor() as cursor:
-        cursor.execute(CLOCKS[connections[alias].vendor])
-        now = read(alias, cursor.fetchone()[0])
-    assert now is not None
-    return now
 
 
 def columns(alias: str, entry: Entry) -> dict[str, Any]:

@@ -14,15 +14,15 @@ from django.db import DEFAULT_DB_ALIAS, IntegrityError, connections, transaction
 from django.db.models import F, QuerySet
 
 from ...exceptions import UnsafeTransaction
-from ...ledger.entry import After, Attempt, Delivery, Entry
+from ...ledger.entry import Attempt, Delivery, Entry
 from ...ledger.erasure import nobody, scrubbed
-from ...ledger.status import IN_FLIGHT, UNFINISHED
 from ...ledger.store import Store, Stored
 from ...models import Delivery as DeliveryRow
 from ...models import LogicalEmail, SendAttempt
+from ...models.clock import StoreNow, clock
 from . import orm, postgresql
 from .connection import cannot_insert, open_transaction, translated
-from .rows import StoreNow, clock, entry_of, written
+from .rows import entry_of
 
 CHUNK = 1000
 """Rows in a statement that removes: SQLite limits its variables, and a batch may be of any size."""
@@ -101,10 +101,8 @@ class DatabaseStore(Store):
     def due(self, limit: int = 100) -> Sequence[Entry]:
         """One SELECT on the (status, deadline) index; deliveries are not loaded."""
         with self._reading() as alias:
-            rows = LogicalEmail.objects.using(alias).filter(
-                status__in=[s.value for s in IN_FLIGHT], deadline__lte=StoreNow()
-            )
-            return [entry_of(alias, vars(row), ()) for row in rows.order_by("deadline")[:limit]]
+            rows = LogicalEmail.objects.using(alias).overdue()[:limit]
+            return [entry_of(alias, vars(row), ()) for row in rows]
 
     def purge(self, older_than: float, limit: int = 1000, dry_run: bool = False) -> int:
         """Remove finished entries, their deliveries and attempts, in one transaction.
@@ -114,9 +112,7 @@ class DatabaseStore(Store):
         """
         with self._connection() as alias, transaction.atomic(using=alias, savepoint=False):
             rows = LogicalEmail.objects.using(alias)
-            # Not "status in (what is finished)": SQLite would go through the index of all that is finished.
-            old = rows.filter(updated_at__lte=written(alias, After(-older_than))).order_by("updated_at")
-            old = old.exclude(status__in=sorted(status.value for status in UNFINISHED))
+            old = rows.finished(older_than)
             if dry_run:
                 return old[:limit].count()
             skipping = connections[alias].features.has_select_for_update_skip_locked

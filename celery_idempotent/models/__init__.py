@@ -1,4 +1,4 @@
-"""The ledger's tables. Constraints and choices derive from `ledger.status`; nothing here decides.
+"""The tables of ledger and outbox. Constraints and choices derive from `ledger.status`; nothing here decides.
 
 Columns of text are indexed by `Meta`, not by ``unique`` or ``db_index``: on PostgreSQL Django would add to each
 a second index for ``LIKE``, and every email would pay for those, at a random place of each. The foreign keys do
@@ -10,7 +10,8 @@ from __future__ import annotations
 from django.db import models
 from django.db.models import Q
 
-from .ledger.status import IN_FLIGHT, DeliveryStatus, Status
+from ..ledger.status import IN_FLIGHT, DeliveryStatus, Status
+from .queries import LogicalEmailQuerySet
 
 __all__ = ["Delivery", "LogicalEmail", "OutboxMessage", "SendAttempt"]
 
@@ -52,6 +53,8 @@ class LogicalEmail(models.Model):
     sent_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField()
     updated_at = models.DateTimeField(db_index=True)
+
+    objects = LogicalEmailQuerySet.as_manager()
 
     class Meta:
         verbose_name = "logical email"
