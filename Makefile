@@ -3,17 +3,24 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
-# Most of the matrix is waiting for workers and brokers: four processes keep two cores busy.
+# Half of the tests wait for workers and brokers: four processes keep two cores busy.
 PROCESSES ?= 4
-TESTS ?=
+TESTS ?= tests
+PYTEST = $(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope --no-loadscope-reorder -q
 
-.PHONY: help demo test lint clean
+.PHONY: help demo quick test test-all lint clean
 
 help:
-	@echo "make demo   watch a real worker turn a storm of duplicate events into one email each"
-	@echo "make test   every test, on private servers that it starts itself"
-	@echo "make lint   ruff, mypy and the import directions"
-	@echo "make clean  remove what the others built"
+	@echo "make demo      watch a real worker turn a storm of duplicate events into one email each"
+	@echo "make quick     what needs no server and no process; after each change: a minute and a half"
+	@echo "make test      quick's tests, real servers and workers, and 8 of the matrix's 32 places;"
+	@echo "               before each commit: five minutes on two cores that have nothing else to do"
+	@echo "make test-all  every test at its full size; before a release and for a change of the ledger: about ... minutes"
+	@echo "make lint      ruff, mypy and the import directions"
+	@echo "make clean     remove what the others built"
+	@echo
+	@echo "A part: make test TESTS=tests/rq    the same places of the matrix again: make test MATRIX_SEED=2"
+	@echo "One place of the matrix: make test-all TESTS='tests/matrix -k redis-postgres-prefork'"
 
 $(READY): pyproject.toml constraints.txt
 	@echo "== building $(VENV): once, for two minutes or so, in silence"
@@ -24,9 +31,16 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/python example_proj/demo.py
 
+quick: $(READY)
+	$(PYTEST) --tier=quick $(TESTS)
+
 test: $(READY)
 	scripts/servers
-	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope $(TESTS)
+	$(PYTEST) --tier=test $(TESTS)
+
+test-all: $(READY)
+	scripts/servers
+	$(PYTEST) --tier=all --timeout=600 $(TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from tests.support.mailserver import ScriptedSMTP
 from tests.support.servers import MariaDB, Postgres, RabbitMQ, Redis
 from tests.support.shop import Shop, opened, sqlite
 
-pytest_plugins = ["tests.support.tiers"]
+pytest_plugins = ["tests.support.tiers", "tests.support.progress"]
 
 collect_ignore = [] if django.VERSION >= (6, 1) else ["mail/test_django_6_1.py"]
 

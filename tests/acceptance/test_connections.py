@@ -9,6 +9,8 @@ import pytest
 from tests.support.shop import opened, sqlite
 from tests.support.worker import wait_for
 
+pytestmark = pytest.mark.process
+
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_worker_has_no_more_connections_than_it_sends_at_once(tmp_path: Path, pool: str) -> None:

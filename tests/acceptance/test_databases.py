@@ -10,6 +10,8 @@ import pytest
 from tests.support.servers import MariaDB, Postgres
 from tests.support.shop import Shop, opened
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module", params=[Postgres, MariaDB], ids=["postgres", "mariadb"])
 def place_process(request: Any, tmp_path_factory: Any) -> Iterator[tuple[Any, Shop]]:

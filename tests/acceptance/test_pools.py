@@ -8,6 +8,8 @@ import pytest
 
 from tests.support.shop import opened, sqlite
 
+pytestmark = pytest.mark.process
+
 
 @pytest.mark.parametrize("pool", ["threads", "solo", "gevent"])
 def test_a_storm_on_one_key_in_every_pool(pool: str, tmp_path: Any) -> None:

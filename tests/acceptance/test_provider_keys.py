@@ -15,6 +15,8 @@ from tests.support.mailserver import DROP_AFTER_ACCEPT
 from tests.support.providers import KeyedSMTP
 from tests.support.shop import Shop, opened, sqlite
 
+pytestmark = pytest.mark.process
+
 orders = itertools.count(1)
 
 

@@ -16,6 +16,8 @@ from tests.support.providers import API
 from tests.support.shop import Shop, opened, sqlite
 from tests.support.worker import wait_for
 
+pytestmark = pytest.mark.process
+
 orders = itertools.count(1)
 
 STATE = """

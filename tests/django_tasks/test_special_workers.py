@@ -70,6 +70,7 @@ answer(waiting.id)
     assert site.copies() == 1
 
 
+@pytest.mark.process
 def test_tasks_and_ledger_in_one_sqlite_file(tmp_path: Any) -> None:
     """Two workers at 20 keys asked for three times each; a send inside `atomic` is refused, as with Celery."""
     with opened(tmp_path, on_sqlite=True) as site:

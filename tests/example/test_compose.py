@@ -34,6 +34,7 @@ def url_hosts(service: dict[str, Any]) -> set[str]:
     return hosts - {None}
 
 
+@pytest.mark.process
 def test_the_file_keeps_to_the_compose_specification() -> None:
     """The published JSON schema of the Compose specification, as check-jsonschema ships it."""
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]

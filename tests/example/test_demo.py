@@ -16,6 +16,7 @@ import pytest
 DEMO = Path(__file__).parents[2] / "example_proj" / "demo.py"
 
 
+@pytest.mark.full
 def test_the_promise_holds_and_the_figures_say_so(tmp_path: Path) -> None:
     """One copy each with the ledger; the plain task beside it delivers the duplicates."""
     done = subprocess.run(
@@ -52,6 +53,7 @@ def test_the_promise_holds_and_the_figures_say_so(tmp_path: Path) -> None:
     assert int(shown[1]) == ledger["republished"]
 
 
+@pytest.mark.process
 def test_nonsense_is_refused() -> None:
     """Fewer events than mails make no storm."""
     command = [sys.executable, str(DEMO), "--mails", "5", "--events", "4"]

@@ -175,6 +175,7 @@ def test_beat_finds_a_customer_again_and_again(running: Stack, mailpit: Scripted
     assert subjects(mailpit, "bob@example.com") == ["Welcome: first-steps"]
 
 
+@pytest.mark.process
 def test_an_order_without_a_worker_says_so(tmp_path: Path) -> None:
     """No server and no worker: the command ends with advice instead of waiting for ever."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("SHOP_", "DJANGO_"))}

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
-from typing import Any
+import subprocess
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -11,6 +15,42 @@ BROKERS = ["redis", "rabbitmq"]
 LEDGERS = ["redis", "postgres", "mariadb", "sqlite"]
 POOLS = ["prefork", "threads", "gevent", "solo"]
 """Lists, not sets as in pytest-celery: the test processes of xdist have to agree on the order."""
+
+
+class Combination(NamedTuple):
+    """One place of the matrix."""
+
+    broker: str
+    ledger: str
+    pool: str
+
+    def __str__(self) -> str:
+        return "-".join(self)
+
+
+MATRIX = [Combination(*place) for place in product(BROKERS, LEDGERS, POOLS)]
+
+
+def sample(seed: int) -> list[Combination]:
+    """Return 8 of the 32 places: each broker with each pool and each ledger once.
+
+    Two successive seeds have every ledger with every pool, four have every place once.
+    """
+    places = product(enumerate(BROKERS), enumerate(POOLS))
+    return [Combination(b, LEDGERS[(m + 2 * n + seed) % len(LEDGERS)], p) for (n, b), (m, p) in places]
+
+
+def seed() -> int:
+    """Return the seed of the sample: ``MATRIX_SEED``, or what the commit says, or 0 without git."""
+    if given := os.environ.get("MATRIX_SEED"):
+        return int(given)
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return 0
+    return int(done.stdout, 16) % len(LEDGERS)
+
 
 _COMBINATION = re.compile(rf"^tests/matrix/.*\[.*\b((?:{'|'.join(BROKERS)})-\w+-(?:{'|'.join(POOLS)}))\b")
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pytest_celery import CeleryTestSetup
 
-from tests.matrix import BROKERS, LEDGERS, POOLS
+from tests.matrix import Combination
 from tests.support.mailserver import ScriptedSMTP
 from tests.support.matrix.containers import LocalContainer
 from tests.support.matrix.nodes import LocalBackend, LocalBroker, LocalNode, LocalWorker
@@ -31,20 +30,6 @@ TRANSPORT: dict[str, dict[str, Any]] = {
     # Without confirmation a killed broker may forget what it was just given.
     "rabbitmq": {"confirm_publish": True},
 }
-
-
-class Combination(NamedTuple):
-    """One place of the matrix."""
-
-    broker: str
-    ledger: str
-    pool: str
-
-    def __str__(self) -> str:
-        return "-".join(self)
-
-
-MATRIX = [Combination(*place) for place in product(BROKERS, LEDGERS, POOLS)]
 
 
 class Ledger(LocalNode):

@@ -29,7 +29,8 @@ from pytest_celery import (
     celery_worker_cluster_config,
 )
 
-from tests.matrix.bed import MATRIX, TRANSPORT, Bed, Combination, Ledger
+from tests.matrix import MATRIX, Combination
+from tests.matrix.bed import TRANSPORT, Bed, Ledger
 from tests.matrix.servers import (
     celery_backend,
     celery_backend_cluster,

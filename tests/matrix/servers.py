@@ -13,7 +13,8 @@ import pytest
 from kombu import Connection
 from pytest_celery import CeleryBackendCluster, CeleryBrokerCluster
 
-from tests.matrix.bed import Combination, Ledger
+from tests.matrix import Combination
+from tests.matrix.bed import Ledger
 from tests.support.mailserver import ScriptedSMTP
 from tests.support.matrix.containers import LocalContainer
 from tests.support.matrix.nodes import LocalBackend, LocalBroker

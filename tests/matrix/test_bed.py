@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pytest_celery import CeleryTestSetup
 
-from tests.matrix import scope
-from tests.matrix.bed import MATRIX, Bed
+from tests.matrix import MATRIX, scope
+from tests.matrix.bed import Bed
 from tests.support.matrix.containers import WorkerContainer
 from tests.support.processes import left_running
 from tests.support.servers import Redis
@@ -112,6 +112,7 @@ def test_the_matrix_is_complete() -> None:
     assert scope("tests/core/test_that.py::test_that[redis-postgres-prefork]") is None
 
 
+@pytest.mark.process
 def test_nothing_is_left_running(tmp_path: Any) -> None:
     """Also of a worker whose main process is killed alone, and of a console."""
     with Redis() as broker:

@@ -9,6 +9,8 @@ import pytest
 from tests.acceptance.points import DOUBTFUL, REPLAYED, RESUMED
 from tests.support.rq import RQShop
 
+pytestmark = pytest.mark.process
+
 orders = itertools.count(1)
 
 RUN = """

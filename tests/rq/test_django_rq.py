@@ -9,6 +9,8 @@ import pytest
 
 from tests.support.rq import RQShop, clean, opened
 
+pytestmark = pytest.mark.process
+
 SETTINGS = {"DJANGO_SETTINGS_MODULE": "tests.rq.settings"}
 
 

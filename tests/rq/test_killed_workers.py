@@ -13,6 +13,8 @@ import pytest
 
 from tests.support.rq import FORKING, SIMPLE, SPAWNING, RQShop, clean, opened
 
+pytestmark = pytest.mark.process
+
 orders = itertools.count(3000)
 
 

@@ -266,6 +266,7 @@ answer([outcome(running), outcome(waiting), waiting.number_of_retries > 0, outco
 # -- the ledger is away ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_a_ledger_that_is_down_sends_nothing_and_loses_nothing(tmp_path: Any, order: int) -> None:
     """P6: nothing goes out, the job comes back without spending retries, and sends when the ledger is back."""
     with Redis() as ledger, opened(tmp_path, **redis_ledger(ledger.url)) as shop, shop.worker_of():

@@ -13,6 +13,8 @@ import pytest
 from tests.support.rq import RQShop, RQWorker, clean, opened
 from tests.support.worker import Worker
 
+pytestmark = pytest.mark.process
+
 PAGE = Path(__file__).parents[2] / "docs/how-to/move-between-queues.md"
 MODULE = Path(__file__).with_name("moving.py")
 

@@ -83,6 +83,7 @@ def test_a_url_with_a_database_number(redis: Redis, settings: Any) -> None:
     assert isinstance(factory.get_ledger().claim(replace(CLAIMANT, task_id="x"), POLICY), Duplicate)
 
 
+@pytest.mark.process
 def test_a_unix_socket(tmp_path: Path, settings: Any) -> None:
     """``redis+socket://``, as Celery has it."""
     socket = f"/tmp/idem-{free_port()}.sock"
@@ -92,6 +93,7 @@ def test_a_unix_socket(tmp_path: Path, settings: Any) -> None:
             assert connected.exists(PLACE(KEY))
 
 
+@pytest.mark.process
 def test_tls(tmp_path: Path, settings: Any) -> None:
     """``rediss://`` with the authority in the URL; a certificate of another authority is refused."""
     authority, stranger = trustme.CA(), trustme.CA()
@@ -108,6 +110,7 @@ def test_tls(tmp_path: Path, settings: Any) -> None:
             ledger_at(f"{url}/stranger.pem", settings, redis_retry_on_timeout=False).store.get(KEY)
 
 
+@pytest.mark.process
 def test_sentinel_finds_the_primary_after_a_failover(settings: Any) -> None:
     """A claim before, and its hand-over after: what the replica has is not sent again."""
     with ExitStack() as stack:
@@ -137,6 +140,7 @@ def patiently(ledger: Ledger, entry: Any) -> Any:
         return None
 
 
+@pytest.mark.process
 def test_cluster(settings: Any) -> None:
     """Three nodes: every shard is in one slot, and due, purge and problems look at all of them."""
     with ExitStack() as stack:

@@ -60,6 +60,7 @@ def in_rabbitmq(server: RabbitMQ, write: bool) -> None:
         message.ack()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("kind", "use"),
     [(Redis, in_redis), (Postgres, in_postgres), (MariaDB, in_mariadb), (RabbitMQ, in_rabbitmq)],
@@ -82,6 +83,7 @@ def test_a_missing_program_says_how_to_get_it() -> None:
         find("no-such-server")
 
 
+@pytest.mark.process
 def test_a_server_that_does_not_start_leaves_nothing_and_shows_its_log() -> None:
     class Broken(Server):
         def command(self) -> list[str]:
