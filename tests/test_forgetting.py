@@ -12,7 +12,7 @@ from django.core.mail import EmailMessage
 from django.db import connection
 
 from celery_idempotent import IdempotentEmailTask, InterventionRefused, RecipientsRefused, Status
-from celery_idempotent.email_types.options import policy
+from celery_idempotent.email_types.email_type import email_type_of
 from celery_idempotent.ledger.addresses import recipient
 from celery_idempotent.ledger.decisions import Operator
 from celery_idempotent.ledger.erasure import scrubbed
@@ -195,7 +195,7 @@ def test_what_is_not_finished_is_left_and_told(server: ScriptedSMTP) -> None:
 
 def cut_off(task: Any, task_id: str) -> None:
     """The first of two messages got no reply; somebody has found it in the mail server's log since."""
-    ledger, rules = factory.get_ledger(app), policy(task, False)
+    ledger, rules = factory.get_ledger(app), email_type_of(task).policy(False)
     claimant = Claimant(task.key_for(1), task.name, task_id, label="n=1")
     target = ("0", recipient(ANN, settings_of_django.SECRET_KEY, "masked"))
     claimed = ledger.claim(claimant, rules)

@@ -10,7 +10,8 @@ from django.apps import AppConfig
 from django.core.checks import CheckMessage, Error, Warning, register
 
 from ..conf import conf
-from ..email_types.options import misspelt, problems
+from ..email_types.email_type import email_type_of
+from ..email_types.problems import misspelt, problems
 from ..operations.purge import longest_redelivery
 from ..tasks.registry import functions, import_tasks, tasks
 from . import mail as mail_checks  # noqa: F401
@@ -45,7 +46,7 @@ def check_tasks(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Check
         ]
         found += [
             Error(f"task {task.name}: {option} {text}", obj=task.name, id="celery_idempotent.E010")
-            for option, text in problems(task)
+            for option, text in problems(email_type_of(task))
         ]
     return found
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
 from django.db import close_old_connections
@@ -23,7 +24,8 @@ from rq.job import Job
 from rq.scheduler import RQScheduler
 from rq.timeouts import BaseTimeoutException
 
-from ..email_types.job_note import HEADER, as_note, claimant_of, own_note
+from ..email_types.email_type import email_type_of
+from ..email_types.job_note import HEADER, JobNote
 from ..exceptions import KeyFieldError
 from ..execution.call import AfterBody, Call, Ending, Snooze
 from ..execution.functions import Declared, DirectCall, claim_and_run, declare
@@ -64,15 +66,16 @@ class IdempotentJob(Job):
         declared = _declared(job)
         if declared is not None:
             owner = () if job.instance is None else (job.instance,)  # a method's ``self``
-            note = as_note(declared.identify((*owner, *job.args), job.kwargs), _intention(job))
-            job.meta = {**job.meta, HEADER: note}
-            job.description = described or f"{declared.name}({note['label']}) {note['key']}"
+            note = JobNote.of(declared.identify((*owner, *job.args), job.kwargs), _intention(job))
+            job.meta = {**job.meta, HEADER: note.to_carry()}
+            job.description = described or f"{declared.name}({note.label}) {note.key}"
         return job
 
 
 class JobCall(Call):
     """One execution of an RQ job. Raises `KeyFieldError` for a job that has no key and can be given none."""
 
+    task: Declared
     interrupts = (BaseTimeoutException, ShutDownImminentException)  # the latter an Exception in older RQ
 
     def __init__(self, task: Declared, job: Job, args: Any, kwargs: Any) -> None:
@@ -81,12 +84,12 @@ class JobCall(Call):
         self.opaque = task.opaque
         self.local = self.eager = job.worker_name == "sync"  # Queue(is_async=False)
         with _final(task, job):
-            self.carried = own_note(job.meta, _intention(job)) or as_note(
+            self.carried = JobNote.from_carried(job.meta, _intention(job)) or JobNote.of(
                 task.identify(args, kwargs), _intention(job)
             )
-        self.waits, self.deferrals = self.carried.get("waits", 0), self.carried.get("deferrals", 0)
-        own = {**self.carried, "id": _execution(job)}
-        self.claimant = claimant_of(task, own, str(job.worker_name or ""), args, kwargs)
+        self.waits, self.deferrals = self.carried.waits, self.carried.deferrals
+        own = replace(self.carried, job_id=_execution(job))
+        self.claimant = own.claimant(email_type_of(task), str(job.worker_name or ""), args, kwargs)
 
     def retries_itself(self, error: Exception) -> bool:
         """Tell whether the job was enqueued with a `Retry`, or no scheduler would bring it back."""
@@ -107,7 +110,7 @@ class JobCall(Call):
     def note(self, outcome: dict[str, Any]) -> None:
         """Keep ``outcome`` in the job's ``meta``, where dashboards show it. One round trip."""
         first = outcome["first_task_id"].partition("@")[0]
-        self.carried = {**self.carried, "outcome": outcome["outcome"], "first_job_id": first}
+        self.carried = self.carried.with_more(outcome=outcome["outcome"], first_job_id=first)
         self._save()
 
     def retry(self, returned: Retry) -> Retry:
@@ -121,7 +124,7 @@ class JobCall(Call):
 
     def again(self, back: Snooze) -> Retry:
         """Return what makes RQ run the job again after a while, whatever retries it has left."""
-        self.carried = back.counted(self.carried)
+        self.carried = self.carried.counted(back.counts)
         try:
             self._save()
         except RedisError:
@@ -141,7 +144,7 @@ class JobCall(Call):
             return False  # how the body ended has to be recorded all the same
 
     def _save(self) -> None:
-        self.job.meta[HEADER] = self.carried
+        self.job.meta[HEADER] = self.carried.to_carry()
         self.job.save_meta()  # type: ignore[no-untyped-call]
 
 

@@ -1,4 +1,4 @@
-"""What one call is to the ledger: its key, fingerprint and label, and the note that carries them with a job."""
+"""What one call is to the ledger: its key, its fingerprint, and a label for people."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from ..conf import conf
 from ..exceptions import KeyFieldError
 from ..ledger.addresses import digest_all, is_address, mask_all, normalise, printable
 from ..ledger.keys import bucket_for, digest, make_key
-from .options import LONGEST_TYPE, email_type, plain, refuse_unusable_window, signature_of
+from .email_type import EmailType
+from .options import LONGEST_TYPE
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,58 +27,64 @@ class Identity:
     label: str
 
 
-class CallKeys:
+def identify(kind: EmailType, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None) -> Identity:
+    """Return what a call of ``kind`` is to the ledger. Raises `KeyFieldError`, naming task and field."""
+    return _CallKeys(kind).identify(args or (), kwargs or {})
+
+
+class _CallKeys:
     """Computes `Identity` from the bound arguments of a task's ``run``."""
 
-    def __init__(self, task: Any) -> None:
-        self.task = task
-        self.signature = signature_of(task)
+    def __init__(self, kind: EmailType) -> None:
+        self.kind = kind
+        self.name = kind.task_name
 
-    def identify(self, args: Any, kwargs: Any) -> Identity:
-        """Return key, fingerprint and label of the call. Raises `KeyFieldError`, naming task and field."""
-        task = self.task
-        bound = self._bind(args or (), kwargs or {})
-        fields = self._fields(args or (), kwargs or {}, bound)
-        name = email_type(task)
-        if not 0 < len(name) <= LONGEST_TYPE:
-            raise KeyFieldError(f"{task.name}: email_type has {len(name)} characters; 1 to {LONGEST_TYPE} fit")
-        key = make_key(conf.namespace, name, fields, self._bucket(bound))
+    def identify(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Identity:
+        kind = self.kind
+        bound = self._bind(args, kwargs)
+        fields = self._fields(args, kwargs, bound)
+        if not 0 < len(kind.name) <= LONGEST_TYPE:
+            length = len(kind.name)
+            raise KeyFieldError(f"{self.name}: email_type has {length} characters; 1 to {LONGEST_TYPE} fit")
+        key = make_key(conf.namespace, kind.name, fields, self._bucket(bound))
         return Identity(key, self._fingerprint(bound), label(fields))
 
-    def _bind(self, args: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            bound = self.signature.bind(*args, **kwargs)
+            bound = self.kind.signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise KeyFieldError(f"{self.task.name}: the call does not fit the task: {error}") from None
+            raise KeyFieldError(f"{self.name}: the call does not fit the task: {error}") from None
         bound.apply_defaults()
         arguments = dict(bound.arguments)
-        for name, parameter in self.signature.parameters.items():
+        for name, parameter in self.kind.signature.parameters.items():
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:
                 arguments.update(arguments.pop(name))
         return arguments
 
-    def _fields(self, args: Any, kwargs: Any, bound: Mapping[str, Any]) -> dict[str, Any]:
-        task = self.task
-        key_function = plain(task, "key_function")
+    def _fields(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], bound: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        kind = self.kind
+        key_function = kind.key_function
         if key_function is not None:
             value = key_function(*args, **kwargs)
             if value is None or value == "":
-                raise KeyFieldError(f"{task.name}: key_function returned {value!r}; it has to name the event")
+                raise KeyFieldError(f"{self.name}: key_function returned {value!r}; it has to name the event")
             return {"key_function": folded(value)}
-        if isinstance(task.key_fields, str):
-            text = task.key_fields
-            raise KeyFieldError(f"{task.name}: key_fields is the string {text!r}; make it a tuple: ({text!r},)")
-        if not task.key_fields:
+        if isinstance(kind.key_fields, str):
+            text = kind.key_fields
+            raise KeyFieldError(f"{self.name}: key_fields is the string {text!r}; make it a tuple: ({text!r},)")
+        if not kind.key_fields:
             raise KeyFieldError(
-                f"{task.name}: declare key_fields=(…) or key_function, so that two events can be told apart"
+                f"{self.name}: declare key_fields=(…) or key_function, so that two events can be told apart"
             )
-        return {path: self._key_field(path, bound) for path in task.key_fields}
+        return {path: self._key_field(path, bound) for path in kind.key_fields}
 
     def _key_field(self, path: str, bound: Mapping[str, Any]) -> Any:
         value = folded(self._lookup(path, bound))
         if value is None or value == "":
             raise KeyFieldError(
-                f"{self.task.name}: key field {path!r} is {value!r}, which identifies nothing: all such calls "
+                f"{self.name}: key field {path!r} is {value!r}, which identifies nothing: all such calls "
                 "would be one email. Pass its value, or correct key_fields"
             )
         return value
@@ -92,41 +99,42 @@ class CallKeys:
                 given = f"its arguments ({', '.join(bound) or 'none'})"
                 where = given if value is bound else type(value).__name__
                 raise KeyFieldError(
-                    f"{self.task.name}: key field {path!r} is missing from the call: no {name!r} in {where}. "
+                    f"{self.name}: key field {path!r} is missing from the call: no {name!r} in {where}. "
                     "Pass it, or correct key_fields"
                 ) from None
         return value
 
     def _bucket(self, bound: Mapping[str, Any]) -> str | None:
-        task = self.task
-        refuse_unusable_window(task)
-        if task.window_mode != "fixed":
+        kind = self.kind
+        kind.refuse_unusable_window()
+        if kind.window_mode != "fixed":
             return None
-        path = task.event_time_field
+        path = kind.event_time_field or ""
         when = self._lookup(path, bound)
         if isinstance(when, str):
             when = _moment(when)
         if not isinstance(when, datetime):
             raise KeyFieldError(
-                f"{task.name}: event_time_field {path!r} has to be an aware datetime, or one as ISO 8601 text"
+                f"{self.name}: event_time_field {path!r} has to be an aware datetime, or one as ISO 8601 text"
             )
         if when.utcoffset() is None:
             raise KeyFieldError(
-                f"{task.name}: event_time_field {path!r} is a naive datetime, which names no instant; "
+                f"{self.name}: event_time_field {path!r} is a naive datetime, which names no instant; "
                 "make it aware"
             )
-        return bucket_for(when, task.window)
+        assert kind.window is not None  # or refused above
+        return bucket_for(when, kind.window)
 
     def _fingerprint(self, bound: Mapping[str, Any]) -> str:
-        task = self.task
-        if task.on_mismatch == "ignore":
+        kind = self.kind
+        if kind.on_mismatch == "ignore":
             return ""
-        if task.fingerprint_fields is not None:
-            fields = {path: self._lookup(path, bound) for path in task.fingerprint_fields}
+        if kind.fingerprint_fields is not None:
+            fields = {path: self._lookup(path, bound) for path in kind.fingerprint_fields}
         else:
-            fields = {name: value for name, value in bound.items() if name not in task.key_fields}
-            if task.window_mode == "fixed":  # the bucket is in the key; where in it, makes no difference
-                fields = _without(fields, task.event_time_field.split("."))
+            fields = {name: value for name, value in bound.items() if name not in kind.key_fields}
+            if kind.window_mode == "fixed":  # the bucket is in the key; where in it, makes no difference
+                fields = _without(fields, (kind.event_time_field or "").split("."))
         try:
             return digest(fields)
         except KeyFieldError:

@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 
 from celery import Celery
 
+from ..email_types.job_note import Counter
+from ..email_types.options import Declaration
 from ..ledger.entry import Entry
 from ..ledger.policy import Claimant
 from .reporting import Report
@@ -27,20 +29,16 @@ _LONGEST_BACKOFF = 300.0
 
 
 class Snooze(Exception):
-    """Raised when a call has to be made again in ``wait`` seconds, without spending retries of its own.
+    """Snooze: run this job again in ``wait`` seconds without using up a retry.
 
-    ``counts`` names what the job's note counts with it.
+    ``counts`` is the note's counter to increment.
     """
 
-    def __init__(self, wait: float, cause: Exception, counts: str = "waits") -> None:
+    def __init__(self, wait: float, cause: Exception, counts: Counter = "waits") -> None:
         super().__init__(f"comes back in {wait:.1f} s: {cause}")
         self.wait = wait
         self.cause = cause
         self.counts = counts
-
-    def counted(self, note: dict[str, Any]) -> dict[str, Any]:
-        """Return the job's ``note`` with this one counted."""
-        return {**note, self.counts: note.get(self.counts, 0) + 1}
 
 
 class TakenOver(Snooze):
@@ -69,7 +67,7 @@ class Ending:
 class Call(ABC):
     """One delivery of one job, as its queue sees it."""
 
-    task: Any
+    task: Declaration
     """The task or function: the options, and the signals' sender."""
     claimant: Claimant
     opaque: bool = False
@@ -114,7 +112,7 @@ class Call(ABC):
         """Return how many seconds to wait before the next try, from how often it has waited."""
         return float(min(2.0 ** min(self.waits, 16), _LONGEST_BACKOFF))
 
-    def snooze(self, wait: float, error: Exception, counts: str = "waits") -> NoReturn:
+    def snooze(self, wait: float, error: Exception, counts: Counter = "waits") -> NoReturn:
         """Raise `Snooze`, or ``error`` itself where nobody would."""
         if self.local:
             raise error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..email_types.options import policy
+from ..email_types.email_type import email_type_of
 from ..exceptions import DeliveryInDoubt, InProgress, LedgerUnavailable, PayloadMismatch
 from ..ledger.entry import Entry
 from ..ledger.ledger import Ledger
@@ -19,7 +19,7 @@ def claim(call: Call) -> Run | Duplicate:
     Raises `Snooze`, and what ends the call: `InProgress`, `DeliveryInDoubt`, `PayloadMismatch`, and
     `KeyFieldError` where the task's window is none.
     """
-    rules = policy(call.task, call.opaque)
+    rules = email_type_of(call.task).policy(call.opaque)
     ledger = get_ledger(call.app, eager=call.eager)
     try:
         outcome = ledger.claim(call.claimant, rules)

@@ -13,9 +13,11 @@ from weakref import WeakSet
 from asgiref.sync import async_to_sync
 from django.core.exceptions import ImproperlyConfigured
 
-from ..email_types.call_keys import CallKeys, Identity
-from ..email_types.job_note import as_note, claimant_of
-from ..email_types.options import Options, problems
+from ..email_types.call_keys import Identity, identify
+from ..email_types.email_type import email_type_of
+from ..email_types.job_note import JobNote
+from ..email_types.options import Declaration, Options
+from ..email_types.problems import problems
 from ..ledger.entry import Entry
 from ..mail_settings import backend_in_place
 from ..stores.factory import get_ledger
@@ -31,7 +33,7 @@ OPTIONS = tuple(
 """What a function can declare. How jobs are published and retried is their queue's business."""
 
 
-class Declared(Options):
+class Declared(Declaration):
     """A function and what it declares. Raises `ImproperlyConfigured` for options that cannot be used."""
 
     def __init__(self, function: Callable[..., Any], sends_mail: bool, options: dict[str, Any]) -> None:
@@ -44,7 +46,7 @@ class Declared(Options):
             if name not in OPTIONS:
                 raise ImproperlyConfigured(f"{self.name}: there is no option {name!r}. {_meant(name)}")
             setattr(self, name, value)
-        for name, text in problems(self):
+        for name, text in problems(email_type_of(self)):
             raise ImproperlyConfigured(f"{self.name}: {name} {text}")
         known.add(self)
 
@@ -55,7 +57,7 @@ class Declared(Options):
 
     def identify(self, args: Any, kwargs: Any) -> Identity:
         """Return what a call is to the ledger. Raises `KeyFieldError`."""
-        return CallKeys(self).identify(args, kwargs)
+        return identify(email_type_of(self), args, kwargs)
 
     def key_for(self, *args: Any, **kwargs: Any) -> str:
         """Return the idempotency key of a call with these arguments. Raises `KeyFieldError`."""
@@ -83,8 +85,8 @@ class DirectCall(Call):
         self.task = task
         self.opaque = task.opaque
         self.eager = eager
-        note = as_note(task.identify(args, kwargs), job_id or f"direct-{uuid4()}")
-        self.claimant = claimant_of(task, note, "", args, kwargs)
+        note = JobNote.of(task.identify(args, kwargs), job_id or f"direct-{uuid4()}")
+        self.claimant = note.claimant(email_type_of(task), "", args, kwargs)
 
     def ending(self, error: Exception) -> Ending:
         """Nobody calls again."""

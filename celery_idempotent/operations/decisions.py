@@ -9,7 +9,6 @@ from itertools import product
 
 from ..conf import conf
 from ..email_types.call_keys import folded
-from ..email_types.options import plain
 from ..exceptions import DeliveryInDoubt, InterventionRefused
 from ..execution.reporting import tell
 from ..ledger.addresses import printable
@@ -80,7 +79,7 @@ def find_by_fields(kind: str, given: Mapping[str, str]) -> list[Entry]:
     task = known.get(kind)
     if task is None:
         raise InterventionRefused(f"no task has the email type {kind!r}; there are {', '.join(sorted(known))}")
-    if plain(task, "key_function") is not None or task.window_mode == "fixed":
+    if task.key_function is not None or task.window_mode == "fixed":
         raise InterventionRefused(f"the keys of {kind} are not made of fields alone; give a key or a task id")
     if set(given) != set(task.key_fields):
         raise InterventionRefused(

@@ -73,7 +73,7 @@ def _retries(app: Any) -> Iterator[tuple[str, float]]:
             growing = min(times, 32)
             seconds = sum(min(float(backoff) * 2**n, most) for n in range(growing)) + (times - growing) * most
         else:
-            seconds = times * float(keywords.get("countdown", task.default_retry_delay))
+            seconds = times * float(keywords.get("countdown", task.default_retry_delay) or 0)
         yield f"the retries of {task.name}", seconds
 
 

@@ -17,7 +17,7 @@ from django.db import Error as DatabaseError
 from django.db import close_old_connections
 
 from ..conf import conf
-from ..email_types.options import email_type, policy
+from ..email_types.email_type import email_type_of
 from ..exceptions import EntryUnreadable, LedgerUnavailable
 from ..ledger.doubts import is_left_to_rules
 from ..ledger.generations import window_has_passed
@@ -223,9 +223,10 @@ class Relay:
             own = stored.entry.owner == row.task_id and stored.entry.status in FINISHED
             done = own and not stored.entry.is_to_finish(row.task_id)
             return OutboxVerdict.REMOVE if done else OutboxVerdict.PUBLISH  # which says what is wrong
-        claimant = Claimant(row.key, email_type(task), row.task_id)
+        kind = email_type_of(task)
+        claimant = Claimant(row.key, kind.name, row.task_id)
         try:
-            rules = policy(task, True)
+            rules = kind.policy(True)
         except Exception as error:  # one task's mistake must not stop the messages of the others
             logger.error("relay: messages of %s wait: its options cannot be used: %s", row.task, error)
             return OutboxVerdict.WAIT

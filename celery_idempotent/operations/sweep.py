@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from ..email_types.options import plain
+from ..email_types.email_type import email_type_of
 from ..exceptions import (
     ClaimLost,
     DeliveryInDoubt,
@@ -123,9 +123,10 @@ class Sweep:
 
     def _verify(self, entry: Entry) -> None:
         task = self._known.get(entry.email_type)
-        if task is None or isinstance(plain(task, "in_doubt"), str):
+        verifier = "hold" if task is None else email_type_of(task).in_doubt
+        if task is None or isinstance(verifier, str):
             return
-        verdict = doubts.rules_verdict(entry, Policy(in_doubt=plain(task, "in_doubt")))
+        verdict = doubts.rules_verdict(entry, Policy(in_doubt=verifier))
         if verdict is Verdict.UNKNOWN:
             self.done.unknown += 1
             return

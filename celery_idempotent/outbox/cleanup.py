@@ -7,7 +7,7 @@ from typing import Any
 from celery.signals import task_failure, task_revoked
 from django.db import connections
 
-from ..email_types.job_note import own_note
+from ..email_types.job_note import JobNote
 from ..exceptions import PayloadMismatch
 from ..ledger.entry import Entry
 from ..ledger.status import FINISHED
@@ -27,9 +27,9 @@ def forget_message(sender: Any, entry: Entry, task_id: str, **_: Any) -> None:
 
 
 def _forget(headers: Any, task_id: str) -> None:
-    note = own_note(headers, task_id)
-    if note is not None and OUTBOX in note:
-        forget(note[OUTBOX], task_id)
+    note = JobNote.from_carried(headers, task_id)
+    if note is not None and OUTBOX in note.more:
+        forget(str(note.more[OUTBOX]), task_id)
 
 
 for _signal in (email_sent, email_failed, duplicate_suppressed):

@@ -12,7 +12,7 @@ from kombu.exceptions import OperationalError
 
 from ..conf import conf
 from ..email_types.call_keys import Identity
-from ..email_types.job_note import HEADER, as_note
+from ..email_types.job_note import HEADER, JobNote
 from ..models import OutboxMessage
 from . import rows as store
 from .payload import Unsendable, unpack, unseal
@@ -109,8 +109,8 @@ def hand_over(app: Any, alias: str, row: OutboxMessage, producer: Any = None) ->
     """Publish one message; eager mode needs no ``producer``. Raises `Unsendable`, or what the broker raises."""
     task = task_of(app, row)
     args, kwargs, options = unpack(unseal(row.payload, row.encrypted), app)
-    note = as_note(Identity(row.key, row.fingerprint, row.label), row.task_id)
-    headers = {**(options.pop("headers", None) or {}), HEADER: {**note, OUTBOX: alias}}
+    note = JobNote.of(Identity(row.key, row.fingerprint, row.label), row.task_id).with_more(**{OUTBOX: alias})
+    headers = {**(options.pop("headers", None) or {}), HEADER: note.to_carry()}
     try:
         task.apply_async(
             args,

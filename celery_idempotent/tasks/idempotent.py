@@ -1,4 +1,4 @@
-"""Celery's life cycle, translated to the ledger. `core` decides, `claiming` and `run_body` do as it says.
+"""Celery's life cycle, translated to the ledger: `claim` and `run_body` do what the ledger decides.
 
 The outcome is recorded inside ``__call__``, as soon as the body has returned or raised: Celery calls
 ``after_return`` for neither IGNORED, RETRY nor REJECTED, calls it only after links and chains have been
@@ -19,7 +19,8 @@ from celery import uuid
 from celery.app.autoretry import add_autoretry_behaviour
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
-from ..email_types.job_note import HEADER, argsrepr, as_note, claimant_of, kwargsrepr, own_note
+from ..email_types.email_type import email_type_of
+from ..email_types.job_note import HEADER, JobNote
 from ..email_types.options import AUTORETRY
 from ..execution.body import run_body
 from ..execution.call import LONGEST_WAIT, AfterBody, Call, Ending, Snooze, TakenOver
@@ -38,6 +39,8 @@ _GIVEN_UP = "_celery_idempotent_given_up"
 class CeleryCall(Call):
     """A task's current request."""
 
+    task: IdempotentTask
+
     interrupts = (SoftTimeLimitExceeded,)
 
     def __init__(self, task: IdempotentTask, task_id: str, args: Any, kwargs: Any) -> None:
@@ -47,14 +50,14 @@ class CeleryCall(Call):
         self.opaque = task._is_opaque()
         self.eager = bool(request.is_eager)
         self.local = bool(request.called_directly or request.is_eager)
-        found = own_note(request.headers, task_id)
-        if found is None:
-            found = as_note(task._identify(args, kwargs), task_id)
+        note = JobNote.from_carried(request.headers, task_id)
+        if note is None:
+            note = JobNote.of(task._identify(args, kwargs), task_id)
             # Published around this class: results and events to come still get the key fields alone.
-            request.update(argsrepr=argsrepr(found), kwargsrepr=kwargsrepr(found))
-        self.carried = found
-        self.waits, self.deferrals = found.get("waits", 0), found.get("deferrals", 0)
-        self.claimant = claimant_of(task, found, str(request.hostname or ""), args, kwargs)
+            request.update(argsrepr=note.argsrepr(), kwargsrepr=note.kwargsrepr())
+        self.carried = note
+        self.waits, self.deferrals = note.waits, note.deferrals
+        self.claimant = note.claimant(email_type_of(task), str(request.hostname or ""), args, kwargs)
 
     def retries_itself(self, error: Exception) -> bool:
         """Tell whether the task declares a retry for this, or its body has given up after retries of its own.
@@ -193,7 +196,7 @@ class IdempotentTask(KeyedTask):
             request.kwargs,
             countdown=wait,
             retries=request.retries,
-            headers={**(request.headers or {}), HEADER: back.counted(call.carried)},
+            headers={**(request.headers or {}), HEADER: call.carried.counted(back.counts).to_carry()},
         )
         try:
             again.apply_async()

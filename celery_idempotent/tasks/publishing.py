@@ -12,9 +12,10 @@ from celery.contrib.django.task import DjangoTask
 from celery.result import AsyncResult
 from django.db import transaction
 
-from ..email_types.call_keys import CallKeys, Identity
-from ..email_types.job_note import HEADER, argsrepr, as_note, claimant_of, kwargsrepr, own_note
-from ..email_types.options import Options, policy
+from ..email_types.call_keys import Identity, identify
+from ..email_types.email_type import email_type_of
+from ..email_types.job_note import HEADER, JobNote
+from ..email_types.options import Declaration
 from ..exceptions import (
     DeliveryInDoubt,
     IdempotencyError,
@@ -36,7 +37,7 @@ _CONTINUED = ("link", "link_error", "chain", "chord")
 """Options of a message that something hangs on: it has to reach a worker, which replays and goes on."""
 
 
-class KeyedTask(Options, DjangoTask):
+class KeyedTask(Declaration, DjangoTask):
     """A task whose calls have keys. What a worker does with them is `tasks.IdempotentTask`'s."""
 
     abstract = True
@@ -72,23 +73,23 @@ class KeyedTask(Options, DjangoTask):
         # Where the id is given somebody waits for it: a chain, a group, a retry, or the caller.
         answerable = self.dedupe_on_publish and task_id is None and not more
         task_id = task_id or uuid()
-        note = own_note(headers, task_id)
+        note = JobNote.from_carried(headers, task_id)
         if note is None:
-            note = as_note(self._identify(args, kwargs), task_id)
+            note = JobNote.of(self._identify(args, kwargs), task_id)
             if answerable and self._is_for_now(options):
                 first = self._done_before(note, args, kwargs)
                 if first is not None:
                     return first
-        headers[HEADER] = note
-        options["argsrepr"] = argsrepr(note)
-        options["kwargsrepr"] = kwargsrepr(note)
+        headers[HEADER] = note.to_carry()
+        options["argsrepr"] = note.argsrepr()
+        options["kwargsrepr"] = note.kwargsrepr()
         return super().apply_async(args, kwargs, task_id, *more, headers=headers, **options)
 
     def _is_for_now(self, options: Mapping[str, Any]) -> bool:
         """Tell whether what is known now answers the call: nothing hangs on it, and it does not come later."""
         later = options.get("eta") or options.get("countdown")
         continued = any(options.get(name) for name in _CONTINUED)
-        return not continued and not (later and policy(self, False).sends_again)
+        return not continued and not (later and email_type_of(self).policy(False).sends_again)
 
     def resend(self, *args: Any, reason: str, actor: str, **kwargs: Any) -> Any:
         """Send once more what is finished, as a new and audited generation with a Message-ID of its own.
@@ -163,14 +164,15 @@ class KeyedTask(Options, DjangoTask):
         args, kwargs, own = taken_apart(self, call)
         return Intention(self._identify(args, kwargs), args, kwargs, {**options, **own})
 
-    def _done_before(self, note: dict[str, Any], args: Any, kwargs: Any) -> Any:
+    def _done_before(self, note: JobNote, args: Any, kwargs: Any) -> Any:
         """Return the result of the task that did this, or None where publishing is the way to an answer.
 
         Results expire long before the ledger forgets; the worker replays from the ledger then.
         """
-        claimant = claimant_of(self, note, "", args, kwargs)
+        kind = email_type_of(self)
+        claimant = note.claimant(kind, "", args, kwargs)
         try:
-            entry = get_ledger(self.app).done(claimant, policy(self, self._is_opaque()))
+            entry = get_ledger(self.app).done(claimant, kind.policy(self._is_opaque()))
         except IdempotencyError as error:
             logger.warning("%s: published without a look at the ledger: %s", claimant.email_type, error)
             return None
@@ -196,7 +198,7 @@ class KeyedTask(Options, DjangoTask):
             return False
 
     def _identify(self, args: Any, kwargs: Any) -> Identity:
-        return CallKeys(self).identify(args, kwargs)
+        return identify(email_type_of(self), args, kwargs)
 
     def _is_opaque(self) -> bool:
         return True

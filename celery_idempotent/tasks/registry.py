@@ -6,16 +6,22 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
-from ..email_types.options import email_type
+from celery import Celery
+
+from ..email_types.email_type import email_type_of
+from ..email_types.options import Declaration
 from ..execution.functions import Declared, known
+
+if TYPE_CHECKING:
+    from .idempotent import IdempotentTask
 
 _SKIP_CHECKS = "CELERY_SKIP_CHECKS"
 """Environment variable of Celery's own, set by ``celery --skip-checks``."""
 
 
-def tasks(app: Any = None) -> Iterator[Any]:
+def tasks(app: Celery | None = None) -> Iterator[IdempotentTask]:
     """Yield the idempotent tasks that ``app`` knows, by default the current Celery app."""
     from celery import current_app
 
@@ -37,7 +43,7 @@ def import_tasks() -> Exception | None:
 
 
 @lru_cache(maxsize=8)
-def _import_tasks(app: Any) -> Exception | None:
+def _import_tasks(app: Celery) -> Exception | None:
     try:
         with _without_checks():
             app.loader.import_default_modules()
@@ -65,6 +71,6 @@ def functions() -> list[Declared]:
     return sorted(known, key=lambda declared: declared.name)
 
 
-def by_email_type(app: Any = None) -> dict[str, Any]:
+def by_email_type(app: Celery | None = None) -> dict[str, Declaration]:
     """Return the task or function of each email type."""
-    return {email_type(task): task for task in (*functions(), *tasks(app))}
+    return {email_type_of(task).name: task for task in (*functions(), *tasks(app))}

@@ -9,7 +9,8 @@ from celery import Celery
 
 from celery_idempotent import IdempotentTask
 from celery_idempotent.contrib import rq
-from celery_idempotent.email_types.options import problems
+from celery_idempotent.email_types.email_type import email_type_of
+from celery_idempotent.email_types.problems import problems
 
 app = Celery("allow-send", broker="memory://", backend="cache+memory://", set_as_current=False)
 
@@ -63,4 +64,4 @@ def test_a_rule_that_cannot_be_called(rule: Any) -> None:
     @app.task(base=IdempotentTask, key_fields=("n",), name=f"bad-rule-{rule!r}", allow_send=rule)
     def bad(n: int) -> None: ...
 
-    assert [name for name, _ in problems(bad)] == ["allow_send"]
+    assert [name for name, _ in problems(email_type_of(bad))] == ["allow_send"]

@@ -12,8 +12,9 @@ from celery.exceptions import Ignore
 from kombu.utils import json
 
 from celery_idempotent import IdempotentEmailTask, IdempotentTask, KeyFieldError, LedgerUnavailable, Status
-from celery_idempotent.email_types.job_note import as_note
-from celery_idempotent.email_types.options import problems
+from celery_idempotent.email_types.email_type import email_type_of
+from celery_idempotent.email_types.job_note import JobNote
+from celery_idempotent.email_types.problems import problems
 from celery_idempotent.execution.results import dump
 from celery_idempotent.execution.run import current_run
 from celery_idempotent.ledger.addresses import recipient
@@ -161,7 +162,7 @@ def test_keywords_that_run_does_not_name() -> None:
     @app.task(base=IdempotentTask, key_fields=("order_id",), name="catch-all")
     def catch_all(**kwargs: Any) -> None: ...
 
-    assert not list(problems(catch_all))
+    assert not list(problems(email_type_of(catch_all)))
     assert catch_all.key_for(order_id=1, more=2) == catch_all.key_for(order_id=1)
     with pytest.raises(KeyFieldError, match="missing"):
         catch_all.key_for(more=2)
@@ -215,7 +216,7 @@ def test_a_long_outage_does_not_overflow() -> None:
     @app.task(base=IdempotentTask, key_fields=("n",), name="waiting")
     def waiting(n: int) -> None: ...
 
-    note = {**as_note(waiting._identify((1,), {}), "x"), "waits": 5000}
+    note = {**JobNote.of(waiting._identify((1,), {}), "x").to_carry(), "waits": 5000}
     waiting.push_request(id="x", headers={"celery_idempotent": note})
     try:
         assert CeleryCall(waiting, "x", (1,), {}).backoff() == 300

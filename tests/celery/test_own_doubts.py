@@ -10,7 +10,7 @@ from celery import Celery
 from celery.app.trace import build_tracer
 
 from celery_idempotent import IdempotentTask, Status, Verdict
-from celery_idempotent.email_types.job_note import HEADER, as_note
+from celery_idempotent.email_types.job_note import HEADER, JobNote
 from celery_idempotent.ledger.status import DeliveryStatus
 from tests.support.seeded_entries import Seed
 
@@ -36,7 +36,7 @@ def test_it_waits_whatever_it_does_about_others(memory_ledger: Any, on_conflict:
     own = f"own-{on_conflict}-{state}"
     seed = Seed(asked, 1, by=own)
     seed.settled(DeliveryStatus.IN_DOUBT) if state == "in doubt" else seed.sending()
-    request = {"id": own, "headers": {HEADER: as_note(asked._identify((1,), {}), own)}}
+    request = {"id": own, "headers": {HEADER: JobNote.of(asked._identify((1,), {}), own).to_carry()}}
     deliver = build_tracer(asked.name, asked, app=app)
     deliver(own, (1,), {}, {**request, "args": (1,), "kwargs": {}})
     assert asked.AsyncResult(own).state == "RETRY"

@@ -16,7 +16,8 @@ from celery import Celery, shared_task
 from django.core.mail import EmailMessage
 
 from celery_idempotent import IdempotentEmailTask
-from celery_idempotent.email_types.options import problems
+from celery_idempotent.email_types.email_type import email_type_of
+from celery_idempotent.email_types.problems import problems
 from celery_idempotent.ledger.entry import Entry
 from celery_idempotent.ledger.policy import SendRequest
 from tests.support.clock import Clock
@@ -71,7 +72,7 @@ def test_every_task_on_the_page_can_be_used() -> None:
     """No example declares an option that the system checks refuse."""
     tasks = [task for task in app.tasks.values() if task.name.startswith("docs_sending_again")]
     assert len(tasks) == 6
-    assert [list(problems(task)) for task in tasks] == [[]] * 6
+    assert [list(problems(email_type_of(task))) for task in tasks] == [[]] * 6
 
 
 def test_an_order_confirmation_once_per_order(sent: Callable[[], int]) -> None:

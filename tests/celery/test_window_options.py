@@ -9,7 +9,7 @@ import pytest
 from celery import Celery
 
 from celery_idempotent import IdempotentTask, KeyFieldError
-from celery_idempotent.email_types.job_note import HEADER, as_note
+from celery_idempotent.email_types.job_note import HEADER, JobNote
 
 app = Celery("window-options", broker="memory://", backend="cache+memory://", set_as_current=False)
 
@@ -62,7 +62,7 @@ def test_a_window_that_is_none_is_refused_in_the_worker_too(memory_ledger: Any, 
         ran.append(user)
 
     args = (1, "2026-01-01T00:00:00+00:00")
-    notes = [as_note(waiting._identify(args, {}), f"task-{n}") for n in range(4)]
+    notes = [JobNote.of(waiting._identify(args, {}), f"task-{n}").to_carry() for n in range(4)]
     waiting.apply(args, task_id="first")
     waiting.window = window
     for note in notes:

@@ -10,7 +10,8 @@ from celery import Celery
 from django.core.management import CommandError, call_command
 
 from celery_idempotent import Status
-from celery_idempotent.email_types.job_note import as_note, claimant_of
+from celery_idempotent.email_types.email_type import email_type_of
+from celery_idempotent.email_types.job_note import JobNote
 from celery_idempotent.ledger.entry import Recipient
 from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.ledger.outcomes import Reply
@@ -29,7 +30,9 @@ WHY = ("--reason", "ticket 5", "--actor", "ann")
 
 def claimant(app: Celery, order_id: Any = 7, task_id: str = "task-7") -> Claimant:
     task = app.tasks["commanded"]
-    return claimant_of(task, as_note(task._identify((order_id, "ann@example.com"), {}), task_id), "worker@host")
+    return JobNote.of(task._identify((order_id, "ann@example.com"), {}), task_id).claimant(
+        email_type_of(task), "worker@host"
+    )
 
 
 def made(ledger: Ledger, who: Claimant, replies: Any = ACCEPTED) -> Any:

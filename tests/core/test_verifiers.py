@@ -9,7 +9,8 @@ import pytest
 from celery import Celery
 
 from celery_idempotent import IdempotentTask
-from celery_idempotent.email_types.options import problems
+from celery_idempotent.email_types.email_type import email_type_of
+from celery_idempotent.email_types.problems import problems
 from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.ledger.outcomes import Held
 from celery_idempotent.ledger.policy import Verdict
@@ -64,5 +65,5 @@ def test_a_verifier_that_cannot_be_asked_is_found_by_the_check() -> None:
     @app.task(base=IdempotentTask, key_fields=("n",), name="asked-async", in_doubt=_asked)
     def task(n: int) -> None: ...
 
-    ((option, text),) = problems(task)
+    ((option, text),) = problems(email_type_of(task))
     assert (option, "plain function" in text) == ("in_doubt", True)

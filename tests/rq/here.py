@@ -12,7 +12,7 @@ from rq.timeouts import TimerDeathPenalty
 
 from celery_idempotent.contrib import rq as adapter
 from celery_idempotent.contrib.rq import idempotent
-from celery_idempotent.email_types.options import policy
+from celery_idempotent.email_types.email_type import email_type_of
 
 calls: list[Any] = []
 """What ran, in order."""
@@ -43,7 +43,7 @@ def work(queue: Queue) -> None:
 
 def listed_policy() -> Any:
     """Return what `listed` wants of the ledger."""
-    return policy(listed.declared, False)
+    return email_type_of(listed.declared).policy(False)
 
 
 def claimed(ledger: Any, job: Job) -> Any:

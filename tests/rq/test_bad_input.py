@@ -11,7 +11,7 @@ from rq import Queue, Retry
 
 from celery_idempotent import IdempotentTask, KeyFieldError, PayloadMismatch, Status
 from celery_idempotent.contrib.rq import IdempotentJob, idempotent, idempotent_email
-from celery_idempotent.email_types.job_note import HEADER, own_note
+from celery_idempotent.email_types.job_note import HEADER, JobNote
 from tests.rq import app
 from tests.rq.here import calls, listed, work
 from tests.support.mailserver import ScriptedSMTP
@@ -101,7 +101,7 @@ def test_a_note_with_a_field_of_another_kind(queue: Queue, field: str) -> None:
     job = queue.enqueue(listed, 1, answer="done")
     job.meta[HEADER] = {**job.meta[HEADER], field: ["garbled"]}
     job.save_meta()
-    assert own_note(job.meta, job.meta[HEADER]["id"]) is None
+    assert JobNote.from_carried(job.meta, job.meta[HEADER]["id"]) is None
     work(queue)
     assert job.return_value() == "done"
     assert listed.entry_for(1).status is Status.SENT

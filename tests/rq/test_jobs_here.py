@@ -14,8 +14,8 @@ from rq.timeouts import JobTimeoutException
 from celery_idempotent import InProgress, RecipientsDeferred, Status
 from celery_idempotent.contrib import rq as adapter
 from celery_idempotent.contrib.rq import IdempotentJob, idempotent, idempotent_email
+from celery_idempotent.email_types.email_type import email_type_of
 from celery_idempotent.email_types.job_note import HEADER
-from celery_idempotent.email_types.options import policy
 from celery_idempotent.execution.body import run_body
 from celery_idempotent.execution.call import Snooze
 from celery_idempotent.execution.claim import claim
@@ -90,7 +90,7 @@ def test_a_claim_lost_again_and_again(memory_ledger: Any, tracked: None, waits: 
     call.local, call.waits = False, waits
 
     def body() -> None:
-        rules = policy(brief.declared, False)
+        rules = email_type_of(brief.declared).policy(False)
         while not isinstance(outcome := memory_ledger.claim(other.claimant, rules), Acquired):
             time.sleep(0.01)
         hold(memory_ledger, outcome.entry, other.claimant, rules).begin(
