@@ -1,4 +1,4 @@
-"""The admin: everything can be looked at, and nothing changed but by a decision that is audited."""
+"""The admin's pages: they show emails, recipients, hand-overs and the outbox, and change none of them."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def _exactly(name: str) -> Callable[[object, object], str]:
     return shown
 
 
-@admin.display(description="told later")
-def _told_later(_: object, delivery: Delivery) -> str:
-    """Return what the provider's webhooks told, a line each: the kind and the time."""
+@admin.display(description="webhook events")
+def _webhook_events(_: object, delivery: Delivery) -> str:
+    """Return the events of the provider's webhooks, a line each: kind and time."""
     return "\n".join(f"{kind} {exact(datetime.fromisoformat(at))}" for kind, at in delivery.events) or "-"
 
 
@@ -83,9 +83,9 @@ class _DeliveryInline(_ReadOnly, admin.TabularInline):  # type: ignore[misc, typ
 
     model = Delivery
     fields = readonly_fields = (
-        "generation", "part", "status", "code", "detail", "told_later", "message_id", "updated",
+        "generation", "part", "status", "code", "detail", "webhook_events", "message_id", "updated",
     )  # fmt: skip
-    told_later, updated = _told_later, _exactly("updated_at")
+    webhook_events, updated = _webhook_events, _exactly("updated_at")
     extra = 0
 
 
@@ -142,9 +142,9 @@ class DeliveryAdmin(_ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-arg
 
     list_display = ("recipient", "status", "code", "whose", "updated", "detail", "generation")
     whose = _whose
-    told_later, updated = _told_later, _exactly("updated_at")
+    webhook_events, updated = _webhook_events, _exactly("updated_at")
     exclude = ("events",)
-    readonly_fields = ("told_later",)
+    readonly_fields = ("webhook_events",)
     list_filter = ("status",)
     search_fields = ("recipient", "digest", "message_id", "email__key")
     list_select_related = ("email",)

@@ -1,4 +1,4 @@
-"""Arguments of the command, as people write them."""
+"""Parsers for the arguments of the command: durations, numbers, pairs."""
 
 from __future__ import annotations
 

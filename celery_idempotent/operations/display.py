@@ -1,4 +1,4 @@
-"""Entries as text for people, and as plain data for machines."""
+"""An entry as a page of text for people, and as plain data for machines."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def page(entry: Entry, attempts: Sequence[Attempt], now: datetime) -> str:
         rows = ((d.recipient.shown, d.status, d.code, d.detail, d.message_id) for d in entry.deliveries)
         parts.append(table(("recipient", "status", "code", "said", "Message-ID"), rows))
     if events := [(d.recipient.shown, kind, at) for d in entry.deliveries for kind, at in d.events]:
-        parts.append(table(("recipient", "told later", "at"), events))
+        parts.append(table(("recipient", "webhook event", "at"), events))
     if entry.audit:
         audit = ((a.at, a.action, a.actor, a.generation, a.reason) for a in entry.audit)
         parts.append(table(("decided", "what", "who", "generation", "why"), audit))

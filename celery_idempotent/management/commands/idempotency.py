@@ -1,4 +1,4 @@
-"""``manage.py idempotency``: look into the ledger, decide, and keep it in order."""
+"""``manage.py idempotency``: subcommands that show emails, decide about them, and keep the ledger in order."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Command(BaseCommand):
             resolve,
             add("reopen", "Allow one more sending of what is finished, by the next call of the task."),
             add("release", "Free a key that blocks: the next call gets it."),
-            add("cancel", "Withdraw what has not been sent: calls succeed without, for a window if any."),
+            add("cancel", "Withdraw an unsent email: calls succeed without it (until a window has passed)."),
         ]
         for command in commands:
             command.add_argument("keys", nargs="+", metavar="KEY", help="or how it begins, or a task id")
