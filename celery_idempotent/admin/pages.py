@@ -19,7 +19,7 @@ _IN_A_LIST = 40
 
 
 def _exactly(name: str) -> Callable[[object, object], str]:
-    """Return a column for the time ``name`` to the millisecond: Django's own form hides what came first."""
+    """Return a column that shows the time ``name`` to the millisecond. Django's own format hides the order."""
 
     @admin.display(description=name.replace("_", " "), ordering=name)
     def shown(_: object, obj: object) -> str:
@@ -41,7 +41,7 @@ def _shortened(text: str) -> str:
 
 @admin.display(description="email", ordering="email")
 def _whose(_: object, row: Delivery | SendAttempt) -> str:
-    """Return which email ``row`` belongs to."""
+    """Return the label of the email that ``row`` belongs to."""
     return _shortened(str(row.email))
 
 
@@ -62,13 +62,13 @@ class _ReadOnly:
 
 
 class _BodyFilter(admin.SimpleListFilter):
-    """Those whose body was cut off, by the probe of an index that the command makes as well."""
+    """Filter for sent emails with an unfinished body. It probes the same index as the command."""
 
     title = "body"
     parameter_name = "body"
 
     def lookups(self, request: HttpRequest, model_admin: object) -> list[tuple[str, str]]:
-        """Offer the few that are of interest."""
+        """Return the filter's one choice."""
         return [("unfinished", "cut off, not finished")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[LogicalEmail]) -> QuerySet[LogicalEmail]:
@@ -171,7 +171,7 @@ class SendAttemptAdmin(_ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-
 
 @admin.register(OutboxMessage)
 class OutboxMessageAdmin(_ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-arg]
-    """What is owed to the broker, without its arguments."""
+    """Messages of the outbox, without their arguments."""
 
     list_display = ("label", "task", "error", "due", "tries", "published", "created")
     fields = ("task", "label", "key", "task_id", "tries", "error", "created", "published", "due")

@@ -18,11 +18,11 @@ _TYPED = {
     "release": "release {key}",
     "cancel": "cancel {key}",
 }
-"""What is typed for each decision of `LABELS`."""
+"""The subcommand for each decision of `LABELS`."""
 
 
 def plain(entry: Entry, attempts: Sequence[Attempt]) -> dict[str, object]:
-    """Return all of ``entry`` as JSON has it."""
+    """Return all facts of ``entry`` as data for JSON."""
     names = (
         "key", "email_type", "label", "owner", "version", "generation", "attempts", "arrivals", "result",
         "error", "fingerprint", "unfinished",
@@ -70,7 +70,7 @@ def _times(number: int) -> str:
 
 
 def page(entry: Entry, attempts: Sequence[Attempt], now: datetime) -> str:
-    """Return everything about ``entry``, and what can be done."""
+    """Return the page of ``entry``: all facts, what happens next, and the commands that can be typed."""
     facts = [
         ("key", entry.key),
         ("status", f"{text(entry.status)}{f' ({entry.error})' if entry.error else ''}"),

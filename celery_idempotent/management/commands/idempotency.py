@@ -27,11 +27,11 @@ from .. import relay, stats
 from ..arguments import duration, login, pair, positive
 
 _REFUSED, _LEFT = 1, 3
-"""Exit codes: it could not be done; it was done and something waits for somebody. 2 is argparse's own."""
+"""Exit codes: refused or failed; done, and something is left for a person. 2 is argparse's own."""
 
 
 class _Options(TypedDict, total=False):
-    """What the parser makes of the command line; each subcommand has some of these."""
+    """The parsed command line; each subcommand has some of these options."""
 
     json: bool
     keys: list[str]
@@ -56,7 +56,7 @@ class _Options(TypedDict, total=False):
 class Command(BaseCommand):
     """Dispatches to the subcommands, which are its methods."""
 
-    requires_system_checks = []  # the doctor tells what they find, and a decision need not wait for that
+    requires_system_checks = []  # the doctor reports them, and a decision need not wait for them
     help = "Look into the ledger of sent emails, decide what is in doubt, and keep the ledger in order."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -130,7 +130,7 @@ class Command(BaseCommand):
         command.add_argument("--stuck-after", type=duration, default=default, help="such as 2h (1h)")
 
     def handle(self, *args: object, **options: Any) -> None:
-        """Run the subcommand; what it cannot do is said in one sentence, with exit code 1."""
+        """Run the subcommand. A failure is one sentence on stderr, with exit code 1."""
         error = import_tasks()  # verifiers and windows are the tasks' own
         if error is not None and options["subcommand"] != "doctor":
             raise CommandError(
