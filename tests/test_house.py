@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "celery_idempotent"
 LONGEST_MODULE, LONGEST_FUNCTION, MOST_TOP_LEVEL = 260, 45, 10
-ANY_PER_THOUSAND = 40
+ANY_PER_THOUSAND = 39
 """To be lowered towards 20."""
 CODE_IN_STRINGS = 164
 """Calls in the tests that hand over statements as text; to be lowered towards 0."""
@@ -25,7 +25,7 @@ PREPOSITIONS = re.compile(
     "|till|to|under|until|up|upon|via|with|within|without)"
 )
 
-LONG_MODULES = {"execution/run.py"}
+LONG_MODULES: set[str] = set()
 PREPOSITION_NAMES = {("email_types/call_keys.py", "_without"), ("mail/delivery_errors.py", "_in")}
 LONG_FIRST_LINES = {
     "contrib/anymail/message_marks.py",
@@ -40,12 +40,11 @@ LONG_FIRST_LINES = {
     "tasks/idempotent.py",
 }
 PRIVATE_PATCHES = {
-    "_begin": 1,
     "_clock": 1,
     "_fqdn": 1,
     "_is_healthy": 1,
     "_PORTS": 1,
-    "_publish": 9,
+    "_publish": 8,
     "_release": 3,
     "_write": 6,
 }
