@@ -44,7 +44,7 @@ PRIVATE_PATCHES = {
     "_fqdn": 1,
     "_is_healthy": 1,
     "_PORTS": 1,
-    "_publish": 8,
+    "_publish": 7,
     "_release": 3,
     "_write": 6,
 }

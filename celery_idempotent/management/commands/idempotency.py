@@ -81,9 +81,7 @@ class Command(BaseCommand):
         show.add_argument("--type", help="an email type, with --field for each of its key fields")
         show.add_argument("--field", type=pair, action="append", metavar="NAME=VALUE", default=[])
         self._decisions(add)
-        one = add(
-            "sweep", "Release expired claims, find doubts and ask verifiers about them, report what is stuck."
-        )
+        one = add("sweep", "Release expired claims, find doubts, ask verifiers, report stuck emails.")
         one.add_argument("--limit", type=positive, default=LIMIT, help="entries a pass looks at (%(default)s)")
         self._stuck_after(one)
         relay.add_parser(commands, self)
@@ -102,12 +100,8 @@ class Command(BaseCommand):
     def _decisions(self, add: Callable[[str, str], CommandParser]) -> None:
         resolve = add("resolve", "Settle a doubt: say whether the email went out.")
         verdict = resolve.add_mutually_exclusive_group(required=True)
-        verdict.add_argument(
-            "--sent", action="store_true", help="it went out: calls are duplicates from now on"
-        )
-        verdict.add_argument(
-            "--not-sent", action="store_true", help="it did not: the next call offers it again"
-        )
+        verdict.add_argument("--sent", action="store_true", help="it went out: calls are duplicates now")
+        verdict.add_argument("--not-sent", action="store_true", help="it did not: the next call offers it")
         commands = [
             resolve,
             add("reopen", "Allow one more sending of what is finished, by the next call of the task."),
@@ -120,9 +114,8 @@ class Command(BaseCommand):
 
     def _who_and_why(self, command: CommandParser, default: str = "") -> None:
         said = f" ({default})" if default else ""
-        command.add_argument(
-            "--reason", required=not default, default=default, help=f"kept with the email{said}"
-        )
+        text = f"kept with the email{said}"
+        command.add_argument("--reason", required=not default, default=default, help=text)
         command.add_argument("--actor", default=login(), help="who decides (%(default)s)")
 
     def _stuck_after(self, command: CommandParser) -> None:
