@@ -137,7 +137,7 @@ class LogicalEmailAdmin(_ReadOnly, DecidingAdmin):  # type: ignore[misc]
 
 
 @admin.register(Delivery)
-class DeliveryAdmin(_ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-arg]
+class _DeliveryAdmin(_ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-arg]
     """Recipients across emails."""
 
     list_display = ("recipient", "status", "code", "whose", "updated", "detail", "generation")
@@ -153,7 +153,7 @@ class DeliveryAdmin(_ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-arg
 
 
 @admin.register(SendAttempt)
-class SendAttemptAdmin(_ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-arg]
+class _SendAttemptAdmin(_ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-arg]
     """Hand-overs across emails."""
 
     list_display = (
@@ -170,7 +170,7 @@ class SendAttemptAdmin(_ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-
 
 
 @admin.register(OutboxMessage)
-class OutboxMessageAdmin(_ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-arg]
+class _OutboxMessageAdmin(_ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-arg]
     """Messages of the outbox, without their arguments."""
 
     list_display = ("label", "task", "error", "due", "tries", "published", "created")
