@@ -1,4 +1,7 @@
-"""Each logical email reaches each recipient once per intended action. Names are loaded when first used."""
+"""Each logical email reaches each recipient once per intended action.
+
+The public names are loaded when they are first used.
+"""
 
 from __future__ import annotations
 

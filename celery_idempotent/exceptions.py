@@ -1,4 +1,7 @@
-"""The errors of the package. All of them pickle and cross Celery's result backends intact."""
+"""The errors of the package.
+
+All of them pickle and cross Celery's result backends intact.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Signals. The sender is the task; ``entry`` is the `Entry` as it stands after the change.
+"""Django signals about the end, the doubts and the duplicates of emails.
+
+The sender is the task; ``entry`` is the `Entry` as it stands after the change.
 
 A receiver that raises is logged and does not change the outcome (`Signal.send_robust`).
 

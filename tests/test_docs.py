@@ -7,6 +7,7 @@ import itertools
 import re
 from argparse import _SubParsersAction
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from django.dispatch import Signal
 from celery_idempotent import signals
 from celery_idempotent.conf import DEFAULTS
 from celery_idempotent.email_types.options import Options
-from celery_idempotent.ledger.status import TRANSITIONS
+from celery_idempotent.ledger.entry import Entry
+from celery_idempotent.ledger.situations import find_situation
+from celery_idempotent.ledger.status import TRANSITIONS, Status
 from celery_idempotent.mail.smtp.reply_codes import STATUS, TABLE, Kind, kind_of
 from celery_idempotent.management.commands.idempotency import Command
 
@@ -189,6 +192,33 @@ def test_every_command_is_in_the_table() -> None:
     parser = Command().create_parser("manage.py", "idempotency")
     (commands,) = [action for action in parser._actions if isinstance(action, _SubParsersAction)]
     assert {name.split()[0] for name in table("reference/commands.md")} == set(commands.choices)
+
+
+DECIDED = {
+    "claimed, lease running": (Status.CLAIMED, 60),
+    "claimed, lease passed": (Status.CLAIMED, -60),
+    "sending, send deadline running": (Status.SENDING, 60),
+    "sending, send deadline passed": (Status.SENDING, -60),
+    "in doubt, send deadline running": (Status.IN_DOUBT, 60),
+    "in doubt, send deadline passed": (Status.IN_DOUBT, -60),
+    "released": (Status.RELEASED, None),
+    "released, kept for a retry": (Status.RELEASED, 60),
+    "sent": (Status.SENT, None),
+    "failed": (Status.FAILED, None),
+    "cancelled": (Status.CANCELLED, None),
+}
+
+
+def test_the_decisions_on_the_page_are_those_of_the_table() -> None:
+    """What an operator may type about an email in each status."""
+    rows = table("reference/commands.md", "## Decisions")
+    assert set(rows) == set(DECIDED)
+    now = datetime.now(timezone.utc)
+    for name, (status, seconds) in DECIDED.items():
+        deadline = None if seconds is None else now + timedelta(seconds=seconds)
+        found = find_situation(Entry("k", "invoice", status, "task-1", deadline=deadline), now).decisions
+        typed = {"resolve --sent" if found == ("resolve_sent",) else one.partition("_")[0] for one in found}
+        assert set(re.findall(r"`([^`]+)`", rows[name][0])) == typed, name
 
 
 def test_every_signal_is_in_the_table() -> None:

@@ -1,3 +1,3 @@
-"""The admin pages, where Django looks for them."""
+"""The admin: pages about emails, and decisions about them."""
 
 from . import pages  # noqa: F401

@@ -29,7 +29,7 @@ from ..stores.factory import get_ledger
 
 _PERMISSION = "celery_idempotent.decide_logicalemail"
 _TOLD = 5
-"""How many refusals of a bulk action are shown one by one."""
+"""Refusals of a bulk action that are shown one by one."""
 
 
 class _DecisionForm(ActionForm):
@@ -44,7 +44,7 @@ class _DecisionForm(ActionForm):
 
 
 def exact(moment: datetime | None) -> str:
-    """Return a time to the millisecond, with its offset: it is compared with other machines' logs."""
+    """Return ``moment`` to the millisecond, with its offset, to be compared with any log."""
     if moment is None:
         return "-"
     local = timezone.localtime(moment) if timezone.is_aware(moment) else moment
@@ -56,7 +56,7 @@ def _words(status: Status) -> str:
 
 
 def _traces(row: LogicalEmail, entry: Entry) -> list[SendAttempt]:
-    """Return the hand-overs whose end nobody knows: what to look for in the mail server's log."""
+    """Return the hand-overs without a known end; the mail server's log is searched for their Message-IDs."""
     if entry.status not in (Status.IN_DOUBT, Status.SENDING):
         return []
     open_ended = [status.value for status in (DeliveryStatus.IN_DOUBT, DeliveryStatus.SENDING)]
@@ -65,7 +65,7 @@ def _traces(row: LogicalEmail, entry: Entry) -> list[SendAttempt]:
 
 
 def _logged(decision: str, entry: Entry) -> str:
-    """Return what Django's log keeps of a decision: the reason as the audit has it, addresses masked."""
+    """Return the line for Django's own log: the decision, and the reason with its addresses masked."""
     return f"{LABELS[decision]}: {entry.audit[-1].reason}"
 
 
@@ -102,7 +102,7 @@ class DecidingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # no generic a
     actions = [_bulk(decision) for decision in LABELS]
 
     def has_decide_permission(self, request: HttpRequest) -> bool:
-        """Deciding is a permission of its own; looking is Django's "view"."""
+        """Tell whether the user may decide; Django's "view" permission covers looking alone."""
         return bool(request.user.has_perm(_PERMISSION))
 
     def get_urls(self) -> list[URLPattern]:

@@ -1,4 +1,4 @@
-"""The admin: everything can be looked at, and nothing changed but by a decision that is audited."""
+"""The admin's pages: they show emails, recipients, hand-overs and the outbox, and change none of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _IN_A_LIST = 40
 
 
 def _exactly(name: str) -> Callable[[object, object], str]:
-    """Return a column for the time ``name`` to the millisecond: Django's own form hides what came first."""
+    """Return a column that shows the time ``name`` to the millisecond. Django's own format hides the order."""
 
     @admin.display(description=name.replace("_", " "), ordering=name)
     def shown(_: object, obj: object) -> str:
@@ -28,9 +28,9 @@ def _exactly(name: str) -> Callable[[object, object], str]:
     return shown
 
 
-@admin.display(description="told later")
-def _told_later(_: object, delivery: Delivery) -> str:
-    """Return what the provider's webhooks told, a line each: the kind and the time."""
+@admin.display(description="webhook events")
+def _webhook_events(_: object, delivery: Delivery) -> str:
+    """Return the events of the provider's webhooks, a line each: kind and time."""
     return "\n".join(f"{kind} {exact(datetime.fromisoformat(at))}" for kind, at in delivery.events) or "-"
 
 
@@ -41,7 +41,7 @@ def _shortened(text: str) -> str:
 
 @admin.display(description="email", ordering="email")
 def _whose(_: object, row: Delivery | SendAttempt) -> str:
-    """Return which email ``row`` belongs to."""
+    """Return the label of the email that ``row`` belongs to."""
     return _shortened(str(row.email))
 
 
@@ -62,13 +62,13 @@ class _ReadOnly:
 
 
 class _BodyFilter(admin.SimpleListFilter):
-    """Those whose body was cut off, by the probe of an index that the command makes as well."""
+    """Filter for sent emails with an unfinished body. It probes the same index as the command."""
 
     title = "body"
     parameter_name = "body"
 
     def lookups(self, request: HttpRequest, model_admin: object) -> list[tuple[str, str]]:
-        """Offer the few that are of interest."""
+        """Return the filter's one choice."""
         return [("unfinished", "cut off, not finished")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[LogicalEmail]) -> QuerySet[LogicalEmail]:
@@ -83,9 +83,9 @@ class _DeliveryInline(_ReadOnly, admin.TabularInline):  # type: ignore[misc, typ
 
     model = Delivery
     fields = readonly_fields = (
-        "generation", "part", "status", "code", "detail", "told_later", "message_id", "updated",
+        "generation", "part", "status", "code", "detail", "webhook_events", "message_id", "updated",
     )  # fmt: skip
-    told_later, updated = _told_later, _exactly("updated_at")
+    webhook_events, updated = _webhook_events, _exactly("updated_at")
     extra = 0
 
 
@@ -137,14 +137,14 @@ class LogicalEmailAdmin(_ReadOnly, DecidingAdmin):  # type: ignore[misc]
 
 
 @admin.register(Delivery)
-class DeliveryAdmin(_ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-arg]
+class _DeliveryAdmin(_ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-arg]
     """Recipients across emails."""
 
     list_display = ("recipient", "status", "code", "whose", "updated", "detail", "generation")
     whose = _whose
-    told_later, updated = _told_later, _exactly("updated_at")
+    webhook_events, updated = _webhook_events, _exactly("updated_at")
     exclude = ("events",)
-    readonly_fields = ("told_later",)
+    readonly_fields = ("webhook_events",)
     list_filter = ("status",)
     search_fields = ("recipient", "digest", "message_id", "email__key")
     list_select_related = ("email",)
@@ -153,7 +153,7 @@ class DeliveryAdmin(_ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-arg
 
 
 @admin.register(SendAttempt)
-class SendAttemptAdmin(_ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-arg]
+class _SendAttemptAdmin(_ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-arg]
     """Hand-overs across emails."""
 
     list_display = (
@@ -170,8 +170,8 @@ class SendAttemptAdmin(_ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-
 
 
 @admin.register(OutboxMessage)
-class OutboxMessageAdmin(_ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-arg]
-    """What is owed to the broker, without its arguments."""
+class _OutboxMessageAdmin(_ReadOnly, admin.ModelAdmin):  # type: ignore[misc, type-arg]
+    """Messages of the outbox, without their arguments."""
 
     list_display = ("label", "task", "error", "due", "tries", "published", "created")
     fields = ("task", "label", "key", "task_id", "tries", "error", "created", "published", "due")

@@ -1,3 +1,3 @@
-"""System checks: mistakes that can be known before the first mail."""
+"""System checks of settings, tasks and mailers."""
 
 from . import mail, settings, tasks  # noqa: F401

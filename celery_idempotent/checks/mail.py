@@ -1,4 +1,4 @@
-"""System checks of the mailers' providers."""
+"""System checks of the mailers: backend, timeout and provider."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a system check needs before it can look: the tasks, and settings that can be read."""
+"""Prerequisites of system checks: tasks that are imported, and settings that can be read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _Check = Callable[..., list[CheckMessage]]
 
 
 def knowing_tasks(check: _Check) -> _Check:
-    """Import the tasks before ``check``: what a Celery app discovers, it imports in workers alone."""
+    """Import the tasks before ``check``: a Celery app imports discovered tasks in workers alone."""
 
     @wraps(check)
     def knowing(app_configs: Sequence[AppConfig] | None, **options: object) -> list[CheckMessage]:

@@ -1,1 +1,4 @@
-"""What needs a package that not every project has. Nothing here is imported unless a project does it."""
+"""Adapters for packages that not every project has.
+
+Nothing here is imported unless a project does it.
+"""

@@ -1,4 +1,4 @@
-"""What an operator may decide about an entry. Each decision is audited and one compare-and-swap.
+"""Decisions of operators about an entry, each of them audited and one compare-and-swap.
 
 Nothing that could still be running is touched: a claim within its lease and a hand-over before its send
 deadline are refused, by the store's clock. Before that, no doubt is settled as not sent: the server may be at

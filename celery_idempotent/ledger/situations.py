@@ -47,7 +47,7 @@ class Situation:
 
 _DOUBT = Situation(
     "Nobody knows whether the mail server took it. Look for the Message-ID in the mail server's log.",
-    "Nothing is sent until somebody decides.",
+    "Nothing is sent until somebody decides, or the task's `in_doubt` rule or a provider key settles it.",
     ("resolve_sent", "resolve_not_sent"),
 )
 _OPAQUE = replace(

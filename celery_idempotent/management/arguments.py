@@ -1,4 +1,4 @@
-"""Arguments of the command, as people write them."""
+"""Parsers for the arguments of the command: durations, numbers, pairs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from datetime import timedelta
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _LONGEST = timedelta(days=36_500)
-"""Longer ago than that, some databases have no dates."""
+"""Some databases have no dates before that."""
 _LARGEST = 1_000_000
 
 
 def duration(text: str) -> timedelta:
-    """Return what ``90d``, ``12h``, ``30m`` or ``45s`` means."""
+    """Return the time span of a text such as ``90d``, ``12h``, ``30m`` or ``45s``."""
     found = re.fullmatch(r"(-?\d+(?:\.\d+)?)([smhdw])", text)
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no duration; write 90d, 12h, 30m or 45s")
@@ -46,7 +46,7 @@ def pair(text: str) -> tuple[str, str]:
 
 
 def login() -> str:
-    """Return who runs this process: an account's number where it has no name, as in many a container."""
+    """Return the account of this process: its name, or its number where it has none, as in a container."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

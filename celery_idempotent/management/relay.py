@@ -24,7 +24,7 @@ _HELP = "Publish what waits in the outbox, and remove what has come to its end."
 
 
 class _Options(TypedDict):
-    """What the parser makes of the command line."""
+    """The parsed command line."""
 
     continuous: bool
     interval: float
@@ -60,7 +60,7 @@ def _handle(command: BaseCommand, options: _Options) -> None:
 
 @contextmanager
 def _until_told() -> Iterator[Event]:
-    """Yield an event that SIGTERM and SIGINT set: the message in hand is finished, then it ends."""
+    """Yield an event that SIGTERM and SIGINT set. The relay finishes the message in hand, and ends."""
     stop = Event()
     if current_thread() is not main_thread():  # as in a test; signals are the main thread's
         yield stop

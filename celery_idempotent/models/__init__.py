@@ -1,4 +1,6 @@
-"""The tables of ledger and outbox. Constraints and choices derive from `ledger.status`; nothing here decides.
+"""The tables of ledger and outbox.
+
+Constraints and choices derive from `ledger.status`; nothing here decides.
 
 Columns of text are indexed by `Meta`, not by ``unique`` or ``db_index``: on PostgreSQL Django would add to each
 a second index for ``LIKE``, and every email would pay for those, at a random place of each. The foreign keys do

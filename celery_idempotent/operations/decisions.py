@@ -58,7 +58,7 @@ def decide(decision: str, key: str, actor: str, reason: str, version: int | None
 
 
 def find(text: str, limit: int = 50) -> list[Entry]:
-    """Return what ``text`` names: a key or how one begins, a task id, a Message-ID.
+    """Return the entries that ``text`` names: a key, the beginning of one, a task id or a Message-ID.
 
     Raises `LedgerUnavailable`.
     """

@@ -1,4 +1,4 @@
-"""Entries as text for people, and as plain data for machines."""
+"""An entry as a page of text for people, and as plain data for machines."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _TYPED = {
     "release": "release {key}",
     "cancel": "cancel {key}",
 }
-"""What is typed for each decision of `LABELS`."""
+"""The subcommand for each decision of `LABELS`."""
 
 
 def plain(entry: Entry, attempts: Sequence[Attempt]) -> dict[str, object]:
-    """Return all of ``entry`` as JSON has it."""
+    """Return all facts of ``entry`` as data for JSON."""
     names = (
         "key", "email_type", "label", "owner", "version", "generation", "attempts", "arrivals", "result",
         "error", "fingerprint", "unfinished",
@@ -70,7 +70,7 @@ def _times(number: int) -> str:
 
 
 def page(entry: Entry, attempts: Sequence[Attempt], now: datetime) -> str:
-    """Return everything about ``entry``, and what can be done."""
+    """Return the page of ``entry``: all facts, what happens next, and the commands that can be typed."""
     facts = [
         ("key", entry.key),
         ("status", f"{text(entry.status)}{f' ({entry.error})' if entry.error else ''}"),
@@ -91,7 +91,7 @@ def page(entry: Entry, attempts: Sequence[Attempt], now: datetime) -> str:
         rows = ((d.recipient.shown, d.status, d.code, d.detail, d.message_id) for d in entry.deliveries)
         parts.append(table(("recipient", "status", "code", "said", "Message-ID"), rows))
     if events := [(d.recipient.shown, kind, at) for d in entry.deliveries for kind, at in d.events]:
-        parts.append(table(("recipient", "told later", "at"), events))
+        parts.append(table(("recipient", "webhook event", "at"), events))
     if entry.audit:
         audit = ((a.at, a.action, a.actor, a.generation, a.reason) for a in entry.audit)
         parts.append(table(("decided", "what", "who", "generation", "why"), audit))

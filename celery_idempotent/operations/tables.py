@@ -1,4 +1,4 @@
-"""Tables for a terminal, and values as their cells."""
+"""Tables for a terminal: values as cells, and rows in columns."""
 
 from __future__ import annotations
 

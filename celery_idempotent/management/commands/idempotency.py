@@ -1,4 +1,4 @@
-"""``manage.py idempotency``: look into the ledger, decide, and keep it in order."""
+"""``manage.py idempotency``: subcommands that show emails, decide about them, and keep the ledger in order."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from .. import relay, stats
 from ..arguments import duration, login, pair, positive
 
 _REFUSED, _LEFT = 1, 3
-"""Exit codes: it could not be done; it was done and something waits for somebody. 2 is argparse's own."""
+"""Exit codes: refused or failed; done, and something is left for a person. 2 is argparse's own."""
 
 
 class _Options(TypedDict, total=False):
-    """What the parser makes of the command line; each subcommand has some of these."""
+    """The parsed command line; each subcommand has some of these options."""
 
     json: bool
     keys: list[str]
@@ -56,7 +56,7 @@ class _Options(TypedDict, total=False):
 class Command(BaseCommand):
     """Dispatches to the subcommands, which are its methods."""
 
-    requires_system_checks = []  # the doctor tells what they find, and a decision need not wait for that
+    requires_system_checks = []  # the doctor reports them, and a decision need not wait for them
     help = "Look into the ledger of sent emails, decide what is in doubt, and keep the ledger in order."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -81,9 +81,7 @@ class Command(BaseCommand):
         show.add_argument("--type", help="an email type, with --field for each of its key fields")
         show.add_argument("--field", type=pair, action="append", metavar="NAME=VALUE", default=[])
         self._decisions(add)
-        one = add(
-            "sweep", "Release expired claims, find doubts and ask verifiers about them, report what is stuck."
-        )
+        one = add("sweep", "Release expired claims, find doubts, ask verifiers, report stuck emails.")
         one.add_argument("--limit", type=positive, default=LIMIT, help="entries a pass looks at (%(default)s)")
         self._stuck_after(one)
         relay.add_parser(commands, self)
@@ -102,17 +100,13 @@ class Command(BaseCommand):
     def _decisions(self, add: Callable[[str, str], CommandParser]) -> None:
         resolve = add("resolve", "Settle a doubt: say whether the email went out.")
         verdict = resolve.add_mutually_exclusive_group(required=True)
-        verdict.add_argument(
-            "--sent", action="store_true", help="it went out: calls are duplicates from now on"
-        )
-        verdict.add_argument(
-            "--not-sent", action="store_true", help="it did not: the next call offers it again"
-        )
+        verdict.add_argument("--sent", action="store_true", help="it went out: calls are duplicates now")
+        verdict.add_argument("--not-sent", action="store_true", help="it did not: the next call offers it")
         commands = [
             resolve,
             add("reopen", "Allow one more sending of what is finished, by the next call of the task."),
             add("release", "Free a key that blocks: the next call gets it."),
-            add("cancel", "Withdraw what has not been sent: calls succeed without, for a window if any."),
+            add("cancel", "Withdraw an unsent email: calls succeed without it (until a window has passed)."),
         ]
         for command in commands:
             command.add_argument("keys", nargs="+", metavar="KEY", help="or how it begins, or a task id")
@@ -120,9 +114,8 @@ class Command(BaseCommand):
 
     def _who_and_why(self, command: CommandParser, default: str = "") -> None:
         said = f" ({default})" if default else ""
-        command.add_argument(
-            "--reason", required=not default, default=default, help=f"kept with the email{said}"
-        )
+        text = f"kept with the email{said}"
+        command.add_argument("--reason", required=not default, default=default, help=text)
         command.add_argument("--actor", default=login(), help="who decides (%(default)s)")
 
     def _stuck_after(self, command: CommandParser) -> None:
@@ -130,7 +123,7 @@ class Command(BaseCommand):
         command.add_argument("--stuck-after", type=duration, default=default, help="such as 2h (1h)")
 
     def handle(self, *args: object, **options: Any) -> None:
-        """Run the subcommand; what it cannot do is said in one sentence, with exit code 1."""
+        """Run the subcommand. A failure is one sentence on stderr, with exit code 1."""
         error = import_tasks()  # verifiers and windows are the tasks' own
         if error is not None and options["subcommand"] != "doctor":
             raise CommandError(
