@@ -37,7 +37,6 @@ LONG_FIRST_LINES = {
     "ledger/writes.py",
     "operations/search.py",
     "stores/memory.py",
-    "tasks/idempotent.py",
 }
 PRIVATE_PATCHES = {
     "_clock": 1,

@@ -31,6 +31,12 @@ ACCEPTED = {TARGET: Reply(DeliveryStatus.ACCEPTED, 250)}
 POLICY = Policy()
 
 
+@pytest.fixture(autouse=True)
+def _no_verdicts() -> None:
+    """Each test says what its verifier finds out."""
+    VERDICTS.clear()
+
+
 def verify(entry: Any) -> Verdict:
     verdict = VERDICTS[entry.label]
     if isinstance(verdict, Exception):
