@@ -21,7 +21,7 @@ from django.test import Client
 from requests.adapters import HTTPAdapter
 
 from celery_idempotent import DeliveryInDoubt, Status
-from celery_idempotent.mail import handover
+from celery_idempotent.mail.handover import HandOver
 from tests.esp import signing
 from tests.esp.receipts import entry, metadata, send
 from tests.esp.signing import Post
@@ -54,7 +54,7 @@ PROVIDERS: dict[str, Callable[[str], dict[str, Any]]] = {
 def _quick(memory_ledger: Any, tracked: None, monkeypatch: Any) -> Iterator[None]:
     """An empty ledger, no proxy, and tries that follow each other at once."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(handover, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(HandOver, "pauses", (0.0, 0.0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AnymailNotSupportedWarning)  # it warns of SendGrid altogether
         yield

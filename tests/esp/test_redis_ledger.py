@@ -12,7 +12,7 @@ from celery import Celery
 from django.core.mail import EmailMultiAlternatives
 
 from celery_idempotent import IdempotentEmailTask, Status
-from celery_idempotent.contrib.anymail import message_marks
+from celery_idempotent.contrib.anymail.message_marks import Mark
 from celery_idempotent.exceptions import DeliveryUnconfirmed
 from celery_idempotent.ledger.decisions import Operator
 from celery_idempotent.ledger.policy import Verdict
@@ -147,7 +147,7 @@ def test_an_operators_word_ends_it_as_well(connected: Any, mark: dict[str, str],
 
 def test_webhooks_that_come_at_once_are_all_kept(connected: Any, mark: dict[str, str]) -> None:
     """Providers post from many machines: each event counts, and the doubt ends once."""
-    read = message_marks.read(mark)
+    read = Mark.read(mark)
     assert read is not None
     ledger, who = factory.get_ledger(), entry().deliveries[0].recipient.digest
     kinds = sorted(KINDS - {"rejected", "failed"})

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from celery_idempotent import DeliveryInDoubt, LedgerUnavailable, Status
-from celery_idempotent.contrib.anymail import message_marks
+from celery_idempotent.contrib.anymail.message_marks import Mark
 from celery_idempotent.ledger.status import DeliveryStatus
 from celery_idempotent.mail.transport_protocol import HandOverId
 from tests.esp import webhooks
@@ -72,8 +72,8 @@ def two_doubts(use: Use) -> dict[int, dict[str, str]]:
 def batch(two_doubts: dict[int, dict[str, str]]) -> Post:
     """Return a post about both, with others' events between them."""
     event = webhooks.sendgrid_event
-    forged = {**two_doubts[2], message_marks.SIGNATURE: "0" * 43}
-    unknown = message_marks.write(HandOverId("1:" + "0" * 64, 1, 1, "<gone@x>"), True)
+    forged = {**two_doubts[2], Mark.SIGNATURE: "0" * 43}
+    unknown = Mark.write(HandOverId("1:" + "0" * 64, 1, 1, "<gone@x>"), True)
     odd = {**event("delivered", ANN, {}), "event": "something new", "email": None}
     told = [
         event("delivered", ANN, two_doubts[1]),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from celery_idempotent.mail import handover
+from celery_idempotent.mail.handover import HandOver
 from tests.mail.provider_keys.confirmations import KEY, configured
 from tests.support.mailserver import DROP_AFTER_ACCEPT
 from tests.support.providers import KeyedSMTP
@@ -17,7 +17,7 @@ from tests.support.providers import KeyedSMTP
 def _keyed(_ledger: None, settings: Any, monkeypatch: Any) -> None:
     """Tries follow each other at once."""
     configured(settings, PROVIDER="resend", ENCRYPTION_KEYS=[KEY])
-    monkeypatch.setattr(handover, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(HandOver, "pauses", (0.0, 0.0))
 
 
 @pytest.fixture
