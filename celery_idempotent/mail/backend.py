@@ -19,8 +19,8 @@ from ..execution.unserved_recipients import CONNECTION, NAMELESS
 from .delivery_errors import is_temporary
 from .handover import HandOver
 from .providers import find_provider
-from .smtp.connections import limit_timeouts
 from .smtp.rendering import describe_unicode_error
+from .smtp.time_limits import limit_timeouts
 from .transport_protocol import Transport
 from .transport_selection import class_inside_tasks, transport_for
 

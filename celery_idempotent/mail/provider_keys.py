@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..encryption import CannotDecrypt, decrypt, encrypt
 from ..ledger.entry import Entry
@@ -14,13 +15,13 @@ from .providers import Deduplication
 
 logger = logging.getLogger("celery_idempotent")
 
-LONGEST_CONTENT = 4 << 20
-"""Octets that are kept encrypted at most; a longer message is handed over without a key."""
-
 
 @dataclass(frozen=True, slots=True)
 class ProviderKey:
     """Key that a transport sends along with one message."""
+
+    longest_content: ClassVar[int] = 4 << 20
+    """Octets that are kept encrypted at most; a longer message is handed over without a key."""
 
     key: str
     """The ledger's form: a digest of the account, and one that is unique to the hand-over."""
@@ -67,7 +68,7 @@ class ProviderKey:
         """Return the offer to write ahead; None where ``content`` would have to be kept and cannot be."""
         if not self.provider.compares_content:
             return Offer(self.key, self.provider.seconds)
-        if not 0 < len(content) <= LONGEST_CONTENT:
+        if not 0 < len(content) <= self.longest_content:
             return None
         return Offer(self.key, self.provider.seconds, encrypt(content))
 

@@ -85,7 +85,7 @@ class Deduplication:
 
 
 # https://resend.com/docs/dashboard/emails/idempotency-keys: 24 hours, at most 256 characters.
-RESEND = Deduplication(
+_RESEND = Deduplication(
     "Resend",
     "Idempotency-Key",
     _DAY,
@@ -95,7 +95,7 @@ RESEND = Deduplication(
 )
 _RESEND_SMTP = Deduplication("Resend", "Resend-Idempotency-Key", _DAY)
 # https://developers.brevo.com/docs/heterogenous-versions-batch-emails: a UUID, known for 30 minutes.
-BREVO = Deduplication(
+_BREVO = Deduplication(
     "Brevo",
     "idempotencyKey",
     25 * 60.0,
@@ -108,6 +108,8 @@ _LETTERMINT_SMTP = Deduplication("Lettermint", "Idempotency-Key", _DAY)
 
 SMTP: Mapping[str, Deduplication] = {"resend": _RESEND_SMTP, "lettermint": _LETTERMINT_SMTP}
 """Providers with an SMTP header, by the name for ``CELERY_IDEMPOTENT["PROVIDER"]``."""
+API: Mapping[str, Deduplication] = {"Resend": _RESEND, "Brevo": _BREVO}
+"""Providers with a key in their API, by Anymail's ``esp_name``."""
 
 
 def find_provider(name: str | None) -> Deduplication | None:

@@ -10,7 +10,7 @@ from django.core.mail.backends.smtp import EmailBackend as DjangoSMTP
 from ..compat import sends_as_django
 from .any_backend import BackendTransport
 from .providers import Deduplication
-from .smtp.connections import add_time_limits
+from .smtp.time_limits import add_time_limits
 from .smtp.transport import SMTPTransport
 from .transport_protocol import Transport
 

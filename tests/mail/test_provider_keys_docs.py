@@ -92,9 +92,9 @@ def test_the_table_of_the_page() -> None:
     """Header and time of each provider as the code has them."""
     rows = re.findall(r"^\| (\w+) \| (\w+)[^|]*\| `([^`]+)`[^|]*\| ([^|]+) \|", PAGE.read_text(), re.MULTILINE)
     known = {
-        ("Resend", "API"): providers.RESEND,
+        ("Resend", "API"): providers.API["Resend"],
         ("Resend", "SMTP"): providers.SMTP["resend"],
-        ("Brevo", "API"): providers.BREVO,
+        ("Brevo", "API"): providers.API["Brevo"],
         ("Lettermint", "SMTP"): providers.SMTP["lettermint"],
     }
     assert {(name, way) for name, way, _, _ in rows} == set(known)

@@ -12,9 +12,9 @@ from django.core.checks import CheckMessage, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 
 from ...mail.provider_checks import check_encryption_keys
+from ...mail.providers import API
 from ...mail_settings import Mailer, backend_at, usable_mailers
 from .client_retries import count_tries
-from .transport import AnymailTransport
 
 
 @register("celery_idempotent")
@@ -40,7 +40,7 @@ def _check_encryption_keys(app_configs: Sequence[AppConfig] | None, **_: object)
     found: list[CheckMessage] = []
     for mailer, kind in _backends():
         try:
-            found += check_encryption_keys(mailer.alias, AnymailTransport.providers.get(str(kind.esp_name)))
+            found += check_encryption_keys(mailer.alias, API.get(str(kind.esp_name)))
         except ImproperlyConfigured:
             continue  # E002 says so
     return found

@@ -124,7 +124,7 @@ def _watched_pools(manager: PoolManager) -> Iterator[tuple[str, type[HTTPConnect
     pools = cast("dict[str, type[HTTPConnectionPool]]", manager.pool_classes_by_scheme)
     for scheme, pool in pools.items():
         watched = issubclass(pool.ConnectionCls, _Watched)
-        yield scheme, pool if watched else _watched(pool)
+        yield scheme, pool if watched else _watched(pool)  # type: ignore[arg-type]
 
 
 @lru_cache(maxsize=16)

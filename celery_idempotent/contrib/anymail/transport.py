@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import ClassVar
 
 from anymail.backends.base import AnymailBaseBackend, BasePayload
 from anymail.backends.base_requests import RequestsPayload
@@ -27,7 +26,7 @@ from ...ledger.outcomes import Reply
 from ...ledger.status import DeliveryStatus
 from ...mail.any_backend import restrict_recipients
 from ...mail.provider_keys import ProviderKey
-from ...mail.providers import BREVO, RESEND, SMTP, Deduplication
+from ...mail.providers import API, SMTP, Deduplication
 from ...mail.transport_protocol import HandOverObserver
 from .api_errors import UnspecificRefusal, read_error
 from .client_retries import count_tries
@@ -51,9 +50,6 @@ _STATUS = {
 class AnymailTransport:
     """Builds the request, writes ahead, posts, records; then calls Anymail's receivers."""
 
-    providers: ClassVar[Mapping[str, Deduplication]] = {"Resend": RESEND, "Brevo": BREVO}
-    """Providers that recognise a key in Anymail's requests, by Anymail's ``esp_name``."""
-
     def __init__(self, backend: AnymailBaseBackend, provider: Deduplication | None) -> None:
         self.backend = backend
         self.provider = provider
@@ -67,7 +63,7 @@ class AnymailTransport:
             return None
         if provider in SMTP.values():  # named for another mailer
             provider = None
-        return cls(backend, cls.providers.get(backend.esp_name, provider))
+        return cls(backend, API.get(backend.esp_name, provider))
 
     def deliver(
         self, message: EmailMessage, addresses: Sequence[str], observer: HandOverObserver, timeout: float

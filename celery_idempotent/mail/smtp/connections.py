@@ -8,7 +8,6 @@ import socket
 import time
 from collections import deque
 from collections.abc import Hashable, Iterator
-from functools import lru_cache
 from math import inf
 from types import TracebackType
 from typing import NamedTuple
@@ -17,12 +16,11 @@ from django.core.mail.backends.smtp import EmailBackend as DjangoSMTP
 
 from ...compat import get_smtp_settings, take_connections
 from ...conf import conf
-from .reply_reader import ReplyReader, add_reply_reader
+from .reply_reader import ReplyReader
+from .time_limits import limit_timeouts
 
 _Account = Hashable
 """Equal for backends whose connections are interchangeable."""
-_LIMITS = frozenset({"timeout", "opens_within"})
-"""Attributes of a backend that `limit_timeouts` sets."""
 
 
 class _Idle(NamedTuple):
@@ -251,38 +249,11 @@ class Connection:
             smtp.close()
 
 
-class _OpensInTime(DjangoSMTP):
-    """Its connections read with `ReplyReader` from the first reply on."""
-
-    opens_within = inf
-    """Seconds for all that comes before a connection is ready."""
-
-    @property
-    def connection_class(self) -> type[smtplib.SMTP]:
-        return add_reply_reader(super().connection_class, self.opens_within)  # type: ignore[arg-type]
-
-
-@lru_cache(maxsize=16)
-def add_time_limits(kind: type[DjangoSMTP]) -> type[DjangoSMTP]:
-    """Return ``kind`` of backend, its connections opened and read within a time that `limit_timeouts` sets."""
-    return type(kind.__name__, (_OpensInTime, kind), {"__qualname__": kind.__qualname__})
-
-
-def limit_timeouts(backend: DjangoSMTP, timeout: float) -> float:
-    """Give ``backend`` a time limit for each reply, of at most ``timeout`` seconds, and return it.
-
-    A connection that it opens has ``timeout`` for all that comes before it is ready.
-    """
-    if isinstance(backend, _OpensInTime):
-        backend.opens_within = timeout
-    own = backend.timeout
-    backend.timeout = timeout if own is None else min(own, timeout)
-    return float(backend.timeout)
-
-
 def _account(backend: DjangoSMTP) -> _Account | None:
     """Return a value that two backends with interchangeable connections share, or None if that is unknown."""
-    settings = {name: value for name, value in get_smtp_settings(backend).items() if name not in _LIMITS}
+    settings = get_smtp_settings(backend)
+    for name in ("timeout", "opens_within"):  # set anew for each hand-over, by `limit_timeouts`
+        settings.pop(name, None)
     if not all(isinstance(value, str | int | float | None) for value in settings.values()):
         return None  # a subclass with state of its own
     return (type(backend), *sorted(settings.items()))

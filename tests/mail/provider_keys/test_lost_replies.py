@@ -9,8 +9,8 @@ from django.core.mail import EmailMessage
 from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask, Status
 from celery_idempotent.exceptions import DeliveryUnconfirmed
 from celery_idempotent.ledger.status import DeliveryStatus
-from celery_idempotent.mail import provider_keys
 from celery_idempotent.mail.handover import HandOver
+from celery_idempotent.mail.provider_keys import ProviderKey
 from tests.mail.provider_keys.confirmations import (
     ANN,
     app,
@@ -109,7 +109,7 @@ def test_a_refusal_of_the_second_offer_is_no_proof(settings: Any) -> None:
 
 def test_a_message_too_large_to_be_kept_is_held(settings: Any, monkeypatch: Any) -> None:
     """A ledger is no mail store; such a message goes out all the same."""
-    monkeypatch.setattr(provider_keys, "LONGEST_CONTENT", 100)
+    monkeypatch.setattr(ProviderKey, "longest_content", 100)
     with KeyedSMTP(dot=[DROP_AFTER_ACCEPT, "250 ok"]) as server:
         assert is_held(send(server, settings).result)
     assert entry().sealed == ""
