@@ -74,7 +74,7 @@ def test_a_replay_proves_nothing_about_an_email_that_began_anew(
 ) -> None:
     """P2: purged long ago, sent once more: it has the same Message-ID and generation, and is another mail."""
     first = doubtful(name)
-    memory_ledger.store._entries.clear()
+    memory_ledger.store.clear()
     clock(100 * DAY)
     second = doubtful(name)
     before = entry()

@@ -25,7 +25,7 @@ def test_an_unknown_key_is_answered_and_logged(
 ) -> None:
     """An entry that was purged long ago: an error would have the provider tell it for days."""
     mark = doubtful(name)
-    memory_ledger.store._entries.clear()
+    memory_ledger.store.clear()
     with caplog.at_level(logging.INFO, "celery_idempotent"):
         assert told(WEBHOOKS[name]("delivered", ANN, mark)) == 200
     assert "does not know" in caplog.text
@@ -54,7 +54,7 @@ def test_other_mail_of_the_project_is_none_of_our_business(told: Any, use: Use, 
     use("postmark", "")
     for data in ({}, {"user": "7"}):
         assert told(webhooks.postmark("delivered", ANN, data)) == 200
-    assert memory_ledger.store._entries == {}
+    assert not memory_ledger.store.keys()
 
 
 @pytest.fixture

@@ -118,7 +118,7 @@ def test_a_message_too_large_to_be_kept_is_held(settings: Any, monkeypatch: Any)
 def test_a_forgotten_ledger_makes_the_same_key(silent: KeyedSMTP, memory_ledger: Any) -> None:
     """What the ledger has lost, the provider still recognises: other content is refused, so nobody gets two."""
     run()
-    memory_ledger.store._entries.clear()
+    memory_ledger.store.clear()
     silent.script["dot"] = "250 ok"
     assert run().state == "FAILURE"
     assert len(silent.accepted) == 1
