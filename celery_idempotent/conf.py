@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import cast
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
-DEFAULTS: dict[str, Any] = {
+DEFAULTS: dict[str, object] = {
     "NAMESPACE": "",
     "LEDGER": "auto",
     "DATABASE": "default",
@@ -34,7 +34,7 @@ RECIPIENT_FORMS = ("masked", "plain", "digest")
 class Conf:
     """The settings as attributes. Unknown names and values are refused by the system checks."""
 
-    def _get(self, name: str) -> Any:
+    def _get(self, name: str) -> object:
         given = getattr(settings, "CELERY_IDEMPOTENT", {})
         if not isinstance(given, dict):
             raise ImproperlyConfigured("CELERY_IDEMPOTENT has to be a dict")
@@ -95,7 +95,7 @@ class Conf:
             raise ImproperlyConfigured(
                 "CELERY_IDEMPOTENT['CLASSIFY_REPLY'] has to be a callable(code, text), its dotted path, or None"
             )
-        return value  # type: ignore[no-any-return]
+        return cast("Callable[[int, str], str | None] | None", value)
 
     @property
     def connection_idle(self) -> float:
@@ -156,7 +156,7 @@ class Conf:
         return float(value)
 
 
-def _texts(name: str, value: Any, meaning: str, least: int) -> tuple[str, ...]:
+def _texts(name: str, value: object, meaning: str, least: int) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(text, str) and text for text in value):
         raise ImproperlyConfigured(f"CELERY_IDEMPOTENT['{name}'] has to be a list of {meaning}")
     if len(value) < least:

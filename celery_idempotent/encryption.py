@@ -1,52 +1,55 @@
-"""Encryption at rest, with the project's keys, for what the ledger has to keep of a mail for a while."""
+"""Encrypts message contents and arguments at rest, with the project's ``ENCRYPTION_KEYS``."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from django.core.exceptions import ImproperlyConfigured
 
 from .conf import conf
 
+if TYPE_CHECKING:
+    from cryptography.fernet import MultiFernet
+
 HINT = "python -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())'"
 
 
-class CannotUnseal(Exception):
-    """Raised when no key of the project opens what was sealed; its text quotes nothing of it."""
+class CannotDecrypt(Exception):
+    """Raised when no key of the project opens a text; the message quotes nothing of the text."""
 
 
-def can_seal() -> bool:
+def can_encrypt() -> bool:
     """Tell whether the project has keys. Raises `ImproperlyConfigured` for keys that cannot be used."""
-    return _box() is not None
+    return _cipher() is not None
 
 
-def seal(content: bytes) -> str:
+def encrypt(content: bytes) -> str:
     """Return ``content`` encrypted and authenticated (Fernet: AES-128-CBC, HMAC-SHA256) with the first key."""
-    box = _box()
-    if box is None:
-        raise ImproperlyConfigured("CELERY_IDEMPOTENT['ENCRYPTION_KEYS'] is empty, so nothing can be sealed")
-    return str(box.encrypt(content).decode("ascii"))
+    cipher = _cipher()
+    if cipher is None:
+        raise ImproperlyConfigured("CELERY_IDEMPOTENT['ENCRYPTION_KEYS'] is empty, so nothing can be encrypted")
+    return str(cipher.encrypt(content).decode("ascii"))
 
 
-def unseal(text: str) -> bytes:
-    """Return what `seal` was given, by any of the keys. Raises `CannotUnseal`."""
-    box = _box()
-    if box is None:
-        raise CannotUnseal("CELERY_IDEMPOTENT['ENCRYPTION_KEYS'] has no key any more")
+def decrypt(text: str) -> bytes:
+    """Return the content that `encrypt` was given, by any of the keys. Raises `CannotDecrypt`."""
+    cipher = _cipher()
+    if cipher is None:
+        raise CannotDecrypt("CELERY_IDEMPOTENT['ENCRYPTION_KEYS'] has no key any more")
     from cryptography.fernet import InvalidToken
 
     try:
-        return bytes(box.decrypt(text.encode("ascii")))
-    except (InvalidToken, ValueError):  # the latter for text that is no token at all
-        raise CannotUnseal("no key in CELERY_IDEMPOTENT['ENCRYPTION_KEYS'] opens it") from None
+        return bytes(cipher.decrypt(text.encode("ascii")))
+    except (InvalidToken, ValueError):  # ValueError: the text is no token at all
+        raise CannotDecrypt("no key in CELERY_IDEMPOTENT['ENCRYPTION_KEYS'] opens it") from None
 
 
 def check_keys() -> None:
     """Raise `ImproperlyConfigured` for keys that cannot be used."""
-    _box()
+    _cipher()
 
 
-def _box() -> Any:
+def _cipher() -> MultiFernet | None:
     keys = conf.encryption_keys
     if not keys:
         return None

@@ -9,8 +9,10 @@ import django
 import pytest
 import redis as client
 
+from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.mail.smtp.connections import pool
 from celery_idempotent.stores import factory
+from celery_idempotent.testing import fresh_ledger
 from tests.matrix import pytest_xdist_make_scheduler  # noqa: F401
 from tests.support.mailserver import ScriptedSMTP
 from tests.support.servers import MariaDB, Postgres, RabbitMQ, Redis
@@ -37,21 +39,17 @@ def keep_ledger_in(request: Any, settings: Any) -> Iterator[Callable[[str], None
             with client.Redis.from_url(place) as connected:
                 connected.flushall()
         settings.CELERY_IDEMPOTENT |= {"LEDGER": place}
-        _forget_ledgers()
+        factory.forget_ledgers()
 
     yield keep
-    _forget_ledgers()
-
-
-def _forget_ledgers() -> None:
-    factory._ledger.cache_clear()
+    factory.forget_ledgers()
 
 
 @pytest.fixture
-def memory_ledger(keep_ledger_in: Callable[[str], None]) -> Any:
+def memory_ledger(_own_settings: None) -> Iterator[Ledger]:
     """A ledger of this process alone, empty."""
-    keep_ledger_in("memory://")
-    return factory.get_ledger()
+    with fresh_ledger() as ledger:
+        yield ledger
 
 
 @pytest.fixture

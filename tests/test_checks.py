@@ -133,7 +133,7 @@ def test_w012_a_misspelt_option(app: Celery, wrong: dict[str, Any], meant: str) 
         ({"REDIS_WAIT": (1, 100)}, []),
         ({"CLASSIFY_REPLY": "shop.mail.nowhere"}, ["E002"]),
         ({"CLASSIFY_REPLY": 550}, ["E002"]),
-        ({"CLASSIFY_REPLY": "celery_idempotent.mail.smtp.reply_codes.kind_of"}, []),
+        ({"CLASSIFY_REPLY": "celery_idempotent.mail.smtp.requested_waits.read_wait"}, []),
         ({"CONNECTION_IDLE": -1}, ["E002"]),
         ({"CONNECTION_IDLE": True}, ["E002"]),
         ({"CONNECTION_IDLE": float("inf")}, ["E002"]),

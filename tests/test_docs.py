@@ -21,7 +21,7 @@ from celery_idempotent.email_types.options import Options
 from celery_idempotent.ledger.entry import Entry
 from celery_idempotent.ledger.situations import find_situation
 from celery_idempotent.ledger.status import TRANSITIONS, Status
-from celery_idempotent.mail.smtp.reply_codes import STATUS, TABLE, Kind, kind_of
+from celery_idempotent.mail.smtp.reply_codes import TABLE, Kind
 from celery_idempotent.management.commands.idempotency import Command
 
 ROOT = Path(__file__).parents[1]
@@ -128,8 +128,8 @@ def test_the_table_of_replies_is_the_classifiers() -> None:
         at_rcpt = "to RCPT" in row
         told = {(*reply, at_rcpt) for reply in replies_of(f"`{row}`")} - before
         assert told
-        assert {kind_of(*reply) for reply in told} == {MEANINGS[means]}, row
-        assert becomes == "the same" or STATUS[MEANINGS[means]].value.replace("_", " ") in becomes, row
+        assert {Kind.look_up(*reply) for reply in told} == {MEANINGS[means]}, row
+        assert becomes == "the same" or MEANINGS[means].status.value.replace("_", " ") in becomes, row
         seen += sorted({fitting(*reply) for reply in told}, key=str)
         before |= told
     assert seen == [*range(len(TABLE)), None]

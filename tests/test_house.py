@@ -26,9 +26,8 @@ PREPOSITIONS = re.compile(
 )
 
 LONG_MODULES: set[str] = set()
-PREPOSITION_NAMES = {("email_types/call_keys.py", "_without"), ("mail/delivery_errors.py", "_in")}
+PREPOSITION_NAMES = {("email_types/call_keys.py", "_without")}
 LONG_FIRST_LINES = {
-    "contrib/anymail/message_marks.py",
     "contrib/rq.py",
     "execution/body.py",
     "execution/run.py",
@@ -39,12 +38,8 @@ LONG_FIRST_LINES = {
     "stores/memory.py",
 }
 PRIVATE_PATCHES = {
-    "_clock": 1,
-    "_fqdn": 1,
-    "_is_healthy": 1,
     "_PORTS": 1,
     "_publish": 7,
-    "_release": 3,
     "_write": 6,
 }
 """How often a private name is replaced in the tests, by name."""

@@ -8,7 +8,8 @@ from django.apps import AppConfig
 from django.core.checks import CheckMessage, Error, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 
-from ..mail.providers import provider, unsealed
+from ..mail.provider_checks import check_encryption_keys
+from ..mail.providers import find_provider
 from ..mail_settings import SMTP, Mailer, usable_mailers
 from ..tasks.registry import functions, tasks
 from .prerequisites import knowing_tasks
@@ -20,7 +21,7 @@ def _check_providers(app_configs: Sequence[AppConfig] | None, **_: object) -> li
     found: list[CheckMessage] = []
     for mailer in usable_mailers():
         try:
-            found += unsealed(mailer.alias, provider(mailer.provider))
+            found += check_encryption_keys(mailer.alias, find_provider(mailer.provider))
         except ImproperlyConfigured as error:
             found.append(Error(f"mailer {mailer.alias!r}: {error}", id="celery_idempotent.E002"))
     return found

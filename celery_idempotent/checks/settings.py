@@ -14,7 +14,7 @@ from django.db import connections
 from ..conf import DEFAULTS, conf
 from ..encryption import check_keys
 from ..exceptions import LedgerUnavailable
-from ..mail_settings import examine
+from ..mail_settings import check_mailers
 from ..stores.factory import get_ledger
 from ..tasks.registry import functions
 from .prerequisites import knowing_tasks, usable
@@ -61,7 +61,7 @@ def _unusable() -> list[CheckMessage]:
         "redeliver_after",
     )
     reads: list[Callable[[], object]] = [partial(getattr, conf, name) for name in names]
-    for read in (*reads, check_keys, examine, _store):
+    for read in (*reads, check_keys, check_mailers, _store):
         try:
             read()
         except ImproperlyConfigured as error:

@@ -23,8 +23,8 @@ from .run import Run
 
 logger = logging.getLogger("celery_idempotent")
 
-_FIRST_DEFERRAL = 60.0
-"""Seconds; twice as many after each."""
+FIRST_DEFERRAL = 60.0
+"""Seconds until recipients refused for now are offered the mail again; twice as many after each time."""
 
 
 def run_body(call: Call, state: Run | Duplicate, body: Callable[[], Any]) -> Any:
@@ -98,7 +98,7 @@ def _doubt_to_settle(run: Run) -> Exception | None:
 def deferral(times: int, error: Exception) -> float:
     """Return the seconds until recipients are offered the mail again that were refused so many ``times``."""
     asked = getattr(error, "retry_after", None) or 0.0
-    return float(min(max(_FIRST_DEFERRAL * 2.0 ** min(times, 16), asked), LONGEST_WAIT))
+    return float(min(max(FIRST_DEFERRAL * 2.0 ** min(times, 16), asked), LONGEST_WAIT))
 
 
 def _succeeded(call: Call, run: Run, result: Any) -> Any:

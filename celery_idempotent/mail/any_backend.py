@@ -1,4 +1,4 @@
-"""What all ways of handing a message over have in common, and the one for backends that are one step."""
+"""Transport for any other email backend: its whole `send_messages` is one opaque hand-over."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 import smtplib
 import socket
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
@@ -15,18 +14,15 @@ from ..ledger.addresses import normalise
 from ..ledger.outcomes import Reply
 from ..ledger.status import DeliveryStatus
 from .providers import Deduplication
-from .smtp.rendering import writing
-from .smtp.reply_codes import kind, read_reply, refusal
+from .smtp.rendering import explain_unwritable
+from .smtp.reply_codes import ServerReply
 from .transport_protocol import HandOverObserver
-
-if TYPE_CHECKING:
-    pass
 
 _NOT_CONNECTED = (ConnectionRefusedError, socket.gaierror)
 
 
 class BackendTransport:
-    """Any other backend: the whole of `send_messages` is the hand-over."""
+    """Hands a message over by one call of a backend's `send_messages`."""
 
     provider: Deduplication | None = None
     account = ""
@@ -37,21 +33,23 @@ class BackendTransport:
     def deliver(
         self, message: EmailMessage, addresses: Sequence[str], observer: HandOverObserver, timeout: float
     ) -> None:
-        """Write ahead, send, and tell from what comes back. What cannot be told apart is in doubt."""
-        message = addressed(message, addresses)
-        with writing(message, observer.name):
+        """Write ahead, send, and record the outcome. An outcome that says nothing definite is a doubt."""
+        message = restrict_recipients(message, addresses)
+        with explain_unwritable(message, observer.name):
             message.message()  # header errors come up here, before anything is written
         observer.write_ahead(addresses)
         observer.released = True
-        observer.record(self._replies(message, addresses))
+        observer.record(self._send(message, addresses))
 
-    def _replies(self, message: EmailMessage, addresses: Sequence[str]) -> dict[str, Reply]:
+    def _send(self, message: EmailMessage, addresses: Sequence[str]) -> dict[str, Reply]:
         try:
             sent = self.backend.send_messages([message])
         except smtplib.SMTPRecipientsRefused as error:
-            return {a: _refused(*error.recipients.get(a, (450, b"refused with others"))) for a in addresses}
+            others = (450, b"refused with others")
+            return {a: _read_refusal(*error.recipients.get(a, others)) for a in addresses}
         except smtplib.SMTPResponseException as error:
-            return dict.fromkeys(addresses, read_reply(error.smtp_code, error.smtp_error)[1])
+            answer = ServerReply.read(error.smtp_code, error.smtp_error)
+            return dict.fromkeys(addresses, answer.to_ledger(answer.classify().status))
         except _NOT_CONNECTED as error:
             return dict.fromkeys(addresses, Reply(DeliveryStatus.DEFERRED, None, f"not connected: {error}"))
         except Exception as error:
@@ -62,30 +60,31 @@ class BackendTransport:
         return dict.fromkeys(addresses, Reply(DeliveryStatus.ACCEPTED))
 
 
-def _refused(code: int, text: bytes) -> Reply:
-    return refusal(kind(code, text, at_rcpt=True), code, text)
+def _read_refusal(code: int, text: bytes) -> Reply:
+    answer = ServerReply.read(code, text)
+    return answer.to_ledger(answer.classify(at_rcpt=True).status_before_payload)
 
 
-def addressed(message: EmailMessage, addresses: Sequence[str]) -> EmailMessage:
-    """Return ``message`` for ``addresses`` alone, each mailbox once: such a backend goes by the headers.
+def restrict_recipients(message: EmailMessage, addresses: Sequence[str]) -> EmailMessage:
+    """Return ``message`` for ``addresses`` alone, each mailbox once: such a backend sends to its headers.
 
     Where several spellings mean one mailbox, the first counts, in the order of To, Cc, Bcc.
     """
-    left = {normalise(address) for address in addresses}
+    wanted = {normalise(address) for address in addresses}
     reduced = copy.copy(message)
     for field in ("to", "cc", "bcc"):
-        setattr(reduced, field, _taken(getattr(message, field), left))
+        setattr(reduced, field, _take_wanted(getattr(message, field), wanted))
     return message if reduced.recipients() == message.recipients() else reduced
 
 
-def _taken(addresses: Sequence[str], left: set[str]) -> list[str]:
-    """Return those of ``addresses`` that mean one of ``left``, and take it away from there.
+def _take_wanted(addresses: Sequence[str], wanted: set[str]) -> list[str]:
+    """Return the addresses of mailboxes in ``wanted``, and remove these mailboxes from ``wanted``.
 
-    Django passes over those that are empty or None.
+    Django passes over addresses that are empty or None.
     """
     taken = []
     for address in filter(None, addresses):
-        if (mailbox := normalise(address)) in left:
-            left.remove(mailbox)
+        if (mailbox := normalise(address)) in wanted:
+            wanted.remove(mailbox)
             taken.append(address)
     return taken

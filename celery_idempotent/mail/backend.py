@@ -1,4 +1,4 @@
-"""``EMAIL_BACKEND``: inside an idempotent task every message is written into the ledger, outside it passes."""
+"""``EMAIL_BACKEND``: writes every message of an idempotent task into the ledger, and passes all others on."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from ..conf import conf
 from ..exceptions import RecipientsDeferred, RecipientsRefused
 from ..execution.run import Run, current_run
 from ..execution.unserved_recipients import CONNECTION, NAMELESS
+from .delivery_errors import is_temporary
 from .handover import HandOver
-from .providers import provider as named_provider
-from .smtp.connections import limit_timeouts
-from .smtp.rendering import not_unicode
+from .providers import find_provider
+from .smtp.rendering import describe_unicode_error
+from .smtp.time_limits import limit_timeouts
 from .transport_protocol import Transport
-from .transport_selection import may_pass, tracked, transport_for
+from .transport_selection import class_inside_tasks, transport_for
 
 logger = logging.getLogger("celery_idempotent")
 
@@ -29,10 +30,9 @@ logger = logging.getLogger("celery_idempotent")
 class EmailBackend(BaseEmailBackend):
     """Wraps the backend named by ``CELERY_IDEMPOTENT["EMAIL_BACKEND"]``, or by its own option ``backend``.
 
-    Its option ``provider`` says whose idempotency keys are used, by default ``CELERY_IDEMPOTENT["PROVIDER"]``.
-
-    All other options are the wrapped backend's. A message may carry ``idempotency_part``, a name that tells it
-    from the body's other messages.
+    The option ``provider`` names the provider whose idempotency keys are used, by default
+    ``CELERY_IDEMPOTENT["PROVIDER"]``. All other options are the wrapped backend's. A message may carry
+    ``idempotency_part``, a name that tells it from the body's other messages.
     """
 
     records_in_ledger = True
@@ -51,12 +51,12 @@ class EmailBackend(BaseEmailBackend):
         self.fail_silently = fail_silently
         wrapped = import_string(backend or conf.email_backend)
         silent = {"fail_silently": True} if fail_silently else {}
-        self._tracked: BaseEmailBackend = tracked(wrapped)(**named, **options)
-        self._provider = named_provider(conf.provider if provider is None else provider)
+        self._tracked: BaseEmailBackend = class_inside_tasks(wrapped)(**named, **options)
+        self.provider = find_provider(conf.provider if provider is None else provider)
         self._passing: BaseEmailBackend = wrapped(**named, **options, **silent)
 
     def open(self) -> bool | None:
-        """Open the wrapped backend's connection. It is the caller's then, from here to `close`."""
+        """Open the wrapped backend's connection, which is the caller's until `close`."""
         run = current_run()
         if run is None or run.policy.opaque:
             return self._passing.open()
@@ -65,7 +65,7 @@ class EmailBackend(BaseEmailBackend):
         try:
             return self._tracked.open()
         except Exception as error:
-            run.unserved.note([CONNECTION], error, may_pass(error))
+            run.unserved.note([CONNECTION], error, is_temporary(error))
             raise
 
     def close(self) -> None:
@@ -78,7 +78,7 @@ class EmailBackend(BaseEmailBackend):
 
         Inside an idempotent task it raises `RecipientsDeferred`, `RecipientsRefused`, or the `ValueError` of a
         message that cannot be written, once every message has been offered, and at once `DeliveryInDoubt`,
-        `ClaimLost`, `LedgerUnavailable` and what the wrapped backend raises before anything is sent.
+        `ClaimLost`, `LedgerUnavailable` and the wrapped backend's errors from before anything is sent.
         ``fail_silently`` does not apply there: a task can try again.
         """
         run = current_run()
@@ -88,11 +88,11 @@ class EmailBackend(BaseEmailBackend):
         return self._send_tracked(run, messages)
 
     def _is_for_admins(self, message: EmailMessage) -> bool:
-        """Tell whether this is `mail_admins` by a log handler: it reports on the task and is no part of it."""
+        """Tell whether a log handler sends this by `mail_admins`: a report on the task, and no part of it."""
         return self.fail_silently and message.from_email == settings.SERVER_EMAIL
 
     def _send_tracked(self, run: Run, messages: Iterable[EmailMessage]) -> int:
-        transport = transport_for(self._tracked, self._provider)
+        transport = transport_for(self._tracked, self.provider)
         run.unserved.forget_connection_error()
         served = 0
         unserved: list[Exception] = []
@@ -113,12 +113,12 @@ class EmailBackend(BaseEmailBackend):
 
     def _hand_over(self, run: Run, message: EmailMessage, transport: Transport) -> None:
         try:
-            one = HandOver(run, message, transport)
+            hand_over = HandOver(run, message, transport)
         except ValueError as found:
-            error = not_unicode(found) if isinstance(found, UnicodeError) else found
+            error = describe_unicode_error(found) if isinstance(found, UnicodeError) else found
             run.unserved.note([NAMELESS], error, False)
             raise error from None
-        one.deliver()
+        hand_over.deliver()
 
 
 def _urgency(error: Exception) -> float:

@@ -1,4 +1,4 @@
-"""What a transport has to do, and what it tells about a hand-over."""
+"""Protocols of a transport, which hands a message over, and of the observer that hears about each step."""
 
 from __future__ import annotations
 
@@ -10,60 +10,61 @@ from django.core.mail import EmailMessage
 
 from ..ledger.entry import Moment
 from ..ledger.outcomes import Reply
-from .providers import Deduplication, ProviderKey
+from .provider_keys import ProviderKey
+from .providers import Deduplication
 
 
 @dataclass(frozen=True, slots=True)
 class HandOverId:
-    """What the ledger calls the hand-over that comes next."""
+    """The ledger's name for one hand-over."""
 
     key: str
     generation: int
     attempt: int
     message_id: str
     begun_at: Moment | None = None
-    """When the generation began."""
+    """Begin of the generation."""
 
 
 class HandOverObserver(Protocol):
-    """What a transport tells about a hand-over, in this order, once for each transaction that it takes."""
+    """Hears about a hand-over. A transport makes the calls in this order, once for each of its transactions."""
 
     name: str
-    """The task's, for errors."""
+    """Name of the task, for errors."""
     released: bool
-    """Set right before the step that cannot be called back."""
+    """Set by the transport right before the step that cannot be called back."""
 
     def next_attempt_id(self) -> HandOverId:
-        """Return the name of the hand-over that `write_ahead` begins."""
+        """Return the name of the hand-over that the next `write_ahead` begins."""
 
     def not_asked(self) -> Set[str]:
-        """Return the addresses that the last try did not get to: they have to come first in this one."""
+        """Return the addresses that the last attempt did not reach: they come first in this one."""
 
     def key(self) -> ProviderKey | None:
-        """Called once for each transaction, by a transport with a provider: the key that has to go along."""
+        """Return the provider key to send along. A transport with a provider asks once for each transaction."""
 
     def write_ahead(self, served: Sequence[str], content: bytes = b"") -> None:
-        """Called right before the payload is released; what it raises stops the hand-over.
+        """Write the hand-over to ``served`` into the ledger, right before the payload is released.
 
-        ``content`` is what a provider would compare if it came again under the same key.
+        An error stops the hand-over. A provider compares ``content`` with a second offer under the same key.
         """
 
     def record(self, replies: Mapping[str, Reply]) -> None:
-        """Called as soon as the outcome is known for some addresses, before anything else is done."""
+        """Write outcomes into the ledger as soon as they are known, before anything else is done."""
 
 
 class Transport(Protocol):
     """Hands one message over."""
 
     provider: Deduplication | None
-    """What the provider promises about idempotency keys, if anything."""
+    """The provider's promise about idempotency keys, if there is one."""
     account: str
-    """Tells the provider's accounts apart; not stored as it is."""
+    """Tells the provider's accounts apart; the ledger keeps a hash of it."""
 
     def deliver(
         self, message: EmailMessage, addresses: Sequence[str], observer: HandOverObserver, timeout: float
     ) -> None:
-        """Offer ``message`` to ``addresses`` and tell ``observer`` about it; a lost reply is IN_DOUBT.
+        """Offer ``message`` to ``addresses`` and report to ``observer``; a lost reply is IN_DOUBT.
 
-        Raises what went wrong before the write-ahead. ``timeout`` is in seconds, from the write-ahead on.
+        Raises errors from before the write-ahead. ``timeout`` is in seconds, from the write-ahead on.
         """

@@ -78,7 +78,7 @@ def unpack(text: str, app: Any) -> tuple[list[Any], dict[str, Any], dict[str, An
 
 def seal(text: str) -> tuple[str, bool]:
     """Return ``text`` as it is to be stored, and whether that is encrypted."""
-    return (encryption.seal(text.encode()), True) if encryption.can_seal() else (text, False)
+    return (encryption.encrypt(text.encode()), True) if encryption.can_encrypt() else (text, False)
 
 
 def unseal(text: str, encrypted: bool) -> str:
@@ -86,8 +86,8 @@ def unseal(text: str, encrypted: bool) -> str:
     if not encrypted:
         return text
     try:
-        return encryption.unseal(text).decode()
-    except encryption.CannotUnseal as error:
+        return encryption.decrypt(text).decode()
+    except encryption.CannotDecrypt as error:
         raise Unsendable(
             f"its arguments are encrypted: {error}. Put the key that they were encrypted with back, behind "
             "the new one, until the outbox is empty"

@@ -48,6 +48,11 @@ def is_redis(name: str) -> bool:
     return bool(separator) and scheme.split("+")[0] in ("redis", "rediss", "sentinel")
 
 
+def forget_ledgers() -> None:
+    """Make each ledger anew when it is asked for next; one in memory loses its entries. For tests."""
+    _ledger.cache_clear()
+
+
 @lru_cache(maxsize=8)
 def _ledger(name: str, app: Celery | None, joining: bool, namespace: str) -> Ledger:
     return Ledger(_store(name, joining)) if app is None else _in_redis(name, app, namespace)

@@ -20,15 +20,26 @@ class MemoryStore(Store):
     """Entries in a dict under one lock. ``clock`` replaces the wall clock in tests."""
 
     def __init__(self, clock: Callable[[], datetime] = _utc_now) -> None:
-        self._clock = clock
+        self.clock = clock
         self._lock = threading.Lock()
         self._entries: dict[str, Entry] = {}
         self._changed: dict[str, datetime] = {}
 
+    def clear(self) -> None:
+        """Forget every entry, as a store does that was set back."""
+        with self._lock:
+            self._entries.clear()
+            self._changed.clear()
+
+    def keys(self) -> Sequence[str]:
+        """Return the keys of all entries, the oldest first."""
+        with self._lock:
+            return list(self._entries)
+
     def insert(self, entry: Entry, attempt: Attempt | None = None) -> Stored:
         """Write ``entry`` if its key is absent, else count the arrival. Atomic under the store's lock."""
         with self._lock:
-            now = self._clock()
+            now = self.clock()
             known = self._entries.get(entry.key)
             if known is None:
                 return Stored(self._write(entry, now), now, inserted=True)
@@ -45,7 +56,7 @@ class MemoryStore(Store):
     ) -> Stored | None:
         """Replace the entry if its version is still ``version``. Atomic under the store's lock."""
         with self._lock:
-            now = self._clock()
+            now = self.clock()
             known = self._entries.get(entry.key)
             if known is None or known.version != version:
                 return None
@@ -62,12 +73,12 @@ class MemoryStore(Store):
         """Return the entry of ``key``, or None."""
         with self._lock:
             entry = self._entries.get(key)
-            return Stored(entry, self._clock()) if entry else None
+            return Stored(entry, self.clock()) if entry else None
 
     def due(self, limit: int = 100) -> Sequence[Entry]:
         """Return entries in flight whose deadline has passed, oldest first."""
         with self._lock:
-            now = self._clock()
+            now = self.clock()
             late = [
                 (entry.deadline, entry)
                 for entry in self._entries.values()
@@ -78,7 +89,7 @@ class MemoryStore(Store):
     def purge(self, older_than: float, limit: int = 1000, dry_run: bool = False) -> int:
         """Remove finished entries unchanged for ``older_than`` seconds."""
         with self._lock:
-            before = self._clock() - timedelta(seconds=older_than)
+            before = self.clock() - timedelta(seconds=older_than)
             keys = [
                 key
                 for key, entry in self._entries.items()
@@ -106,4 +117,4 @@ class MemoryStore(Store):
 
     def now(self) -> datetime:
         """Return the clock."""
-        return self._clock()
+        return self.clock()

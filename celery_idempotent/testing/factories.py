@@ -1,4 +1,4 @@
-"""What tests of stores are made of: entries and attempts as a ledger would write them, and races."""
+"""Entries, attempts and claims as a ledger would write them, and races between threads, for tests of stores."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from ..ledger.entry import After, Attempt, Entry, Recipient
 from ..ledger.held_claim import HeldClaim
 from ..ledger.ledger import Ledger
 from ..ledger.policy import Claimant, Policy
 from ..ledger.status import Status
+
+_T = TypeVar("_T")
 
 KEY = "1:" + "ab" * 32
 ANN = Recipient("d1" * 32, "a***@example.com")
@@ -39,11 +41,11 @@ def make_attempt(**changes: Any) -> Attempt:
     return replace(Attempt(1, 1, "0", "task-1", "worker", "<m@x>", 1, After()), **changes)
 
 
-def race(work: Callable[[int], Any], racers: int = 8) -> list[Any]:
+def race(work: Callable[[int], _T], racers: int = 8) -> list[_T]:
     """Run ``work(n)`` in ``racers`` threads that start together, and return their results."""
     barrier = threading.Barrier(racers)
 
-    def run(number: int) -> Any:
+    def run(number: int) -> _T:
         barrier.wait()
         return work(number)
 

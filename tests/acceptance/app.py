@@ -39,7 +39,7 @@ app.conf.update(
 app.conf.broker_transport_options = json.loads(os.environ.get("TEST_TRANSPORT", "{}"))
 app.conf.update(json.loads(os.environ.get("TEST_CONFIG", "{}")))
 SEND_TIMEOUT = float(os.environ.get("TEST_SEND_TIMEOUT", "2"))
-body._FIRST_DEFERRAL = float(os.environ.get("TEST_FIRST_DEFERRAL", body._FIRST_DEFERRAL))
+body.FIRST_DEFERRAL = float(os.environ.get("TEST_FIRST_DEFERRAL", body.FIRST_DEFERRAL))
 COMMON = {"base": IdempotentEmailTask, "lease": 2, "send_timeout": SEND_TIMEOUT}
 
 

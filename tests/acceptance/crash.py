@@ -93,7 +93,7 @@ def install() -> None:
     around(run.Run, "settle", "after-250", "after-record")
     around(run.Run, "complete", "before-complete", "after-complete")
     around(reporting.Report, "sent", "before-report", "before-ack")
-    original = Transaction._release
+    original = Transaction.send_payload
 
     def release(self: Transaction, smtp: Any, *rest: Any) -> Any:
         real = smtp.sock
@@ -115,4 +115,4 @@ def install() -> None:
             if smtp.sock is not None:
                 smtp.sock = real
 
-    Transaction._release = release
+    Transaction.send_payload = release

@@ -40,7 +40,7 @@ def test_it_waits_whatever_it_does_about_others(memory_ledger: Any, on_conflict:
     deliver = build_tracer(asked.name, asked, app=app)
     deliver(own, (1,), {}, {**request, "args": (1,), "kwargs": {}})
     assert asked.AsyncResult(own).state == "RETRY"
-    clock = memory_ledger.store._clock
-    memory_ledger.store._clock = lambda: clock() + timedelta(seconds=60)
+    clock = memory_ledger.store.clock
+    memory_ledger.store.clock = lambda: clock() + timedelta(seconds=60)
     deliver(own, (1,), {}, {**request, "args": (1,), "kwargs": {}})
     assert (ran, asked.entry_for(1).status) == ([1], Status.SENT)

@@ -135,8 +135,8 @@ def test_a_window_that_has_passed_is_published(published: Any, memory_ledger: An
     done(asked_again, 1)
     asked_again.delay(1)
     assert published() == 0
-    clock = memory_ledger.store._clock
-    memory_ledger.store._clock = lambda: clock() + timedelta(days=1)
+    clock = memory_ledger.store.clock
+    memory_ledger.store.clock = lambda: clock() + timedelta(days=1)
     asked_again.delay(1)
     assert published() == 1
 
@@ -187,7 +187,7 @@ def test_a_publish_that_fails_leaves_the_key_free() -> None:
 def test_where_the_ledger_is(settings: Any, ledger: str, backend: str | None, wanted: str) -> None:
     """``auto`` follows Celery's result backend; a choice is a choice. No server is asked."""
     settings.CELERY_IDEMPOTENT = {"LEDGER": ledger}
-    factory._ledger.cache_clear()
+    factory.forget_ledgers()
     somewhere = Celery("somewhere", backend=backend, set_as_current=False)
     assert type(factory.get_ledger(somewhere).store).__name__ == wanted
     assert (factory.get_ledger(somewhere).mirror is not None) == (wanted == "RedisStore")

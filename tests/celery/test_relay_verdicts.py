@@ -82,8 +82,8 @@ def test_life_that_has_ended_is_no_sign(memory_ledger: Any, state: str) -> None:
     """A lease, a deadline or a reservation that has passed: the worker was killed, the message is gone."""
     task_id = lost(relayed)
     seeds(task_id)[state]()
-    clock = memory_ledger.store._clock
-    memory_ledger.store._clock = lambda: clock() + timedelta(seconds=200)
+    clock = memory_ledger.store.clock
+    memory_ledger.store.clock = lambda: clock() + timedelta(seconds=200)
     assert Relay(app).once().published == 1
 
 

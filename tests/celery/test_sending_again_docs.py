@@ -20,7 +20,7 @@ from celery_idempotent.email_types.email_type import email_type_of
 from celery_idempotent.email_types.problems import problems
 from celery_idempotent.ledger.entry import Entry
 from celery_idempotent.ledger.policy import SendRequest
-from tests.support.clock import Clock
+from celery_idempotent.testing import FakeClock
 from tests.support.mailserver import ScriptedSMTP
 
 PAGE = Path(__file__).parents[2] / "docs/how-to/sending-again.md"
@@ -52,14 +52,14 @@ docs = _examples(app)
 
 
 @pytest.fixture
-def clock(memory_ledger: Any) -> Clock:
+def clock(memory_ledger: Any) -> FakeClock:
     """The ledger's clock, for the test to move."""
-    memory_ledger.store._clock = clock = Clock()
+    memory_ledger.store.clock = clock = FakeClock()
     return clock
 
 
 @pytest.fixture
-def sent(clock: Clock, tracked: None, settings: Any) -> Iterator[Callable[[], int]]:
+def sent(clock: FakeClock, tracked: None, settings: Any) -> Iterator[Callable[[], int]]:
     """How many mails the server has taken."""
     app.conf.task_always_eager = True
     with ScriptedSMTP() as server:
@@ -97,7 +97,7 @@ def test_a_password_reset_once_per_token(sent: Callable[[], int]) -> None:
     assert "secret-1" not in repr(docs.password_reset.entry_for("secret-1", TO))
 
 
-def test_a_digest_once_per_iso_week(sent: Callable[[], int], clock: Clock) -> None:
+def test_a_digest_once_per_iso_week(sent: Callable[[], int], clock: FakeClock) -> None:
     """Monday begins another one, the turn of the year does not; a retry on Monday is last week's."""
     days = [date(2026, 12, 28), date(2027, 1, 1), date(2027, 1, 3)]
     assert {docs.iso_week(day) for day in days} == {"2026-W53"}
@@ -109,7 +109,7 @@ def test_a_digest_once_per_iso_week(sent: Callable[[], int], clock: Clock) -> No
     assert sent() == 2
 
 
-def test_a_reminder_at_most_once_a_day(sent: Callable[[], int], clock: Clock) -> None:
+def test_a_reminder_at_most_once_a_day(sent: Callable[[], int], clock: FakeClock) -> None:
     """24 hours after the last acceptance, to the second."""
     docs.cart_reminder.delay(1, TO)
     clock.forward(86399)
@@ -122,7 +122,7 @@ def test_a_reminder_at_most_once_a_day(sent: Callable[[], int], clock: Clock) ->
 
 
 def test_a_payment_reminder_once_on_each_day_and_three_times_in_all(
-    sent: Callable[[], int], clock: Clock
+    sent: Callable[[], int], clock: FakeClock
 ) -> None:
     """The day is Berlin's: five minutes can be enough, and 23 hours too little."""
     clock.now = datetime(2026, 6, 1, 21, 58, tzinfo=timezone.utc)  # two minutes to midnight in Berlin

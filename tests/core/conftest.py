@@ -7,17 +7,17 @@ import pytest
 from celery_idempotent.ledger.decisions import Operator
 from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.stores.memory import MemoryStore
-from tests.support.clock import Clock
+from celery_idempotent.testing import FakeClock
 
 
 @pytest.fixture
-def clock() -> Clock:
+def clock() -> FakeClock:
     """A clock that stands still."""
-    return Clock()
+    return FakeClock()
 
 
 @pytest.fixture
-def ledger(clock: Clock) -> Ledger:
+def ledger(clock: FakeClock) -> Ledger:
     """An empty ledger on it."""
     return Ledger(MemoryStore(clock))
 

@@ -13,8 +13,7 @@ from celery_idempotent.ledger.policy import Claimant, Policy
 from celery_idempotent.ledger.provider_events import Event, mark
 from celery_idempotent.ledger.provider_offers import Offer
 from celery_idempotent.ledger.status import DeliveryStatus
-from celery_idempotent.testing import hold
-from tests.support.clock import Clock
+from celery_idempotent.testing import FakeClock, hold
 
 ONE = Claimant("k", "mail", "task-1")
 TWO = replace(ONE, task_id="task-2")
@@ -29,7 +28,7 @@ def event(kind: str = "delivered", who: Any = ANN, **more: Any) -> Event:
     given = {
         "at": AT,
         "generation": 1,
-        "message": mark("<m>", Clock().now),
+        "message": mark("<m>", FakeClock().now),
         "attempt": 1,
         "recipient": who[1].digest if who else "",
     }

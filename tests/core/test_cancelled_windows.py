@@ -16,9 +16,8 @@ from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.ledger.outcomes import Acquired, Busy, Duplicate, Reply
 from celery_idempotent.ledger.policy import Claimant
 from celery_idempotent.ledger.status import DeliveryStatus, Status
-from celery_idempotent.testing import hold, race
+from celery_idempotent.testing import FakeClock, hold, race
 from tests.core.entry_stages import ACCEPTED, ANN, ONE, POLICY, TARGET, TWO, claimed, sent
-from tests.support.clock import Clock
 
 DAY = 86_400.0
 DAILY = replace(POLICY, window=DAY)
@@ -36,7 +35,7 @@ def cancelled(ledger: Ledger, operator: Operator, policy: Any = DAILY) -> Any:
 
 
 def test_a_cancelled_day_ends_with_its_window(
-    ledger: Ledger, clock: Clock, operator: Operator, daily: Any
+    ledger: Ledger, clock: FakeClock, operator: Operator, daily: Any
 ) -> None:
     """P2: to the microsecond, counted from the cancellation; the next day's call is a new generation."""
     clock.forward(5)
@@ -49,7 +48,7 @@ def test_a_cancelled_day_ends_with_its_window(
 
 
 def test_who_took_part_in_a_cancelled_generation_never_sends(
-    ledger: Ledger, clock: Clock, operator: Operator, daily: Any
+    ledger: Ledger, clock: FakeClock, operator: Operator, daily: Any
 ) -> None:
     """P1: neither the task that was withdrawn nor a duplicate of it, in its own window or a later one."""
     cancelled(ledger, operator, daily)
@@ -63,7 +62,7 @@ def test_who_took_part_in_a_cancelled_generation_never_sends(
         assert isinstance(ledger.claim(old, daily), Duplicate)
 
 
-def test_without_a_window_it_is_for_ever(ledger: Ledger, clock: Clock, operator: Operator) -> None:
+def test_without_a_window_it_is_for_ever(ledger: Ledger, clock: FakeClock, operator: Operator) -> None:
     """Nor does a rule change it, which is asked about what is sent or given up alone."""
     ruled = replace(POLICY, allow_send=lambda *_: True)
     version = cancelled(ledger, operator, POLICY).version
@@ -73,7 +72,7 @@ def test_without_a_window_it_is_for_ever(ledger: Ledger, clock: Clock, operator:
     assert ledger.store.get("k").entry.version == version  # type: ignore[union-attr]
 
 
-def test_a_cancellation_that_nobody_remembers_stays(ledger: Ledger, clock: Clock) -> None:
+def test_a_cancellation_that_nobody_remembers_stays(ledger: Ledger, clock: FakeClock) -> None:
     """Where no decision says when it was, nothing says that it is over."""
     entry = claimed(ledger, ONE, DAILY)
     ledger.store.swap(replace(entry, status=Status.CANCELLED, deadline=None), entry.version)
@@ -82,7 +81,7 @@ def test_a_cancellation_that_nobody_remembers_stays(ledger: Ledger, clock: Clock
 
 
 def test_it_counts_from_the_cancellation_not_from_an_earlier_acceptance(
-    ledger: Ledger, clock: Clock, operator: Operator
+    ledger: Ledger, clock: FakeClock, operator: Operator
 ) -> None:
     """Some had got it, the rest was withdrawn half a day later: a day from then on."""
     entry = hold(ledger, claimed(ledger, ONE, DAILY), ONE, DAILY).begin([TARGET], "<m@x>")
@@ -95,7 +94,9 @@ def test_it_counts_from_the_cancellation_not_from_an_earlier_acceptance(
     assert isinstance(ledger.claim(THREE, DAILY), Acquired)
 
 
-def test_the_cancellation_of_this_generation_counts(ledger: Ledger, clock: Clock, operator: Operator) -> None:
+def test_the_cancellation_of_this_generation_counts(
+    ledger: Ledger, clock: FakeClock, operator: Operator
+) -> None:
     """Not that of an earlier one, nor what was decided since: to forget somebody does not begin it anew."""
     cancelled(ledger, operator)
     clock.forward(DAY)
@@ -107,7 +108,7 @@ def test_the_cancellation_of_this_generation_counts(ledger: Ledger, clock: Clock
     assert claimed(ledger, FOUR, DAILY).generation == 3
 
 
-def assert_it_ends_in(seconds: float, ledger: Ledger, clock: Clock) -> None:
+def assert_it_ends_in(seconds: float, ledger: Ledger, clock: FakeClock) -> None:
     """Until then nobody gets it, after that everybody does anew."""
     assert isinstance(ledger.claim(TWO, DAILY), Duplicate)
     clock.forward(seconds)
@@ -115,7 +116,7 @@ def assert_it_ends_in(seconds: float, ledger: Ledger, clock: Clock) -> None:
 
 
 def test_a_cancellation_ends_however_much_has_been_decided_since(
-    ledger: Ledger, clock: Clock, operator: Operator
+    ledger: Ledger, clock: FakeClock, operator: Operator
 ) -> None:
     """P2: of a list, a hundred want to be forgotten, and the audit has no room for when it was withdrawn."""
     entry = cancelled(ledger, operator)
@@ -125,7 +126,7 @@ def test_a_cancellation_ends_however_much_has_been_decided_since(
 
 
 def test_a_resend_that_was_taken_back_does_not_lengthen_it(
-    ledger: Ledger, clock: Clock, operator: Operator
+    ledger: Ledger, clock: FakeClock, operator: Operator
 ) -> None:
     """P2: its message could not be published, and everything is as it was."""
     entry = cancelled(ledger, operator)
@@ -141,7 +142,7 @@ def answered(ledger: Ledger, reply: Reply) -> Entry:
 
 
 def test_what_was_given_up_and_then_forgotten_is_withdrawn_until_its_window_ends(
-    ledger: Ledger, clock: Clock, operator: Operator
+    ledger: Ledger, clock: FakeClock, operator: Operator
 ) -> None:
     """`forget` cancels it: within the window nobody gets it a second time, after it everybody does anew."""
     entry = answered(ledger, Reply(DeliveryStatus.REFUSED, 550))
@@ -150,7 +151,7 @@ def test_what_was_given_up_and_then_forgotten_is_withdrawn_until_its_window_ends
 
 
 def test_an_acceptance_that_is_proven_after_the_cancellation_counts(
-    ledger: Ledger, clock: Clock, operator: Operator
+    ledger: Ledger, clock: FakeClock, operator: Operator
 ) -> None:
     """P1: a webhook tells that it had gone out after all: a window from then on."""
     entry = answered(ledger, Reply(DeliveryStatus.DEFERRED, 451))
@@ -163,7 +164,7 @@ def test_an_acceptance_that_is_proven_after_the_cancellation_counts(
     assert isinstance(ledger.claim(THREE, DAILY), Acquired)
 
 
-def test_one_wins_when_it_ends(ledger: Ledger, clock: Clock, operator: Operator) -> None:
+def test_one_wins_when_it_ends(ledger: Ledger, clock: FakeClock, operator: Operator) -> None:
     """P1: of many that call after the window, one sends."""
     cancelled(ledger, operator)
     clock.forward(DAY)
@@ -173,7 +174,7 @@ def test_one_wins_when_it_ends(ledger: Ledger, clock: Clock, operator: Operator)
 
 
 def test_a_worker_that_wakes_up_late_has_lost_its_claim(
-    ledger: Ledger, clock: Clock, operator: Operator
+    ledger: Ledger, clock: FakeClock, operator: Operator
 ) -> None:
     """Withdrawn while it was paused, and the next day's is out: it sends nothing."""
     old = claimed(ledger, ONE, DAILY)

@@ -14,7 +14,7 @@ from celery_idempotent.ledger.outcomes import Duplicate
 from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.ledger.writes import swap
 from celery_idempotent.stores.memory import MemoryStore
-from celery_idempotent.testing import hold
+from celery_idempotent.testing import FakeClock, hold
 from tests.core.provider_reports import (
     ANN,
     AT,
@@ -29,7 +29,6 @@ from tests.core.provider_reports import (
     statuses,
     told,
 )
-from tests.support.clock import Clock
 
 
 @pytest.mark.parametrize("kind", ["accepted", "delivered", "deferred", "bounced", "complained"])
@@ -71,7 +70,7 @@ def test_a_bounce_does_not_undo_an_acceptance(ledger: Ledger) -> None:
     assert [kind for kind, _ in entry.deliveries[0].events] == ["delivered", "rejected", "bounced"]
 
 
-def test_the_order_of_events_does_not_matter(ledger: Ledger, clock: Clock) -> None:
+def test_the_order_of_events_does_not_matter(ledger: Ledger, clock: FakeClock) -> None:
     """Twice, late and in any order they come to the same."""
     happened = [
         event("accepted"),

@@ -8,7 +8,7 @@ from celery_idempotent.exceptions import ClaimLost
 from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.ledger.outcomes import Acquired, Reply
 from celery_idempotent.ledger.status import DeliveryStatus, Status
-from celery_idempotent.testing import hold
+from celery_idempotent.testing import FakeClock, hold
 from tests.core.provider_reports import (
     ANN,
     AT,
@@ -24,7 +24,6 @@ from tests.core.provider_reports import (
     statuses,
     told,
 )
-from tests.support.clock import Clock
 
 
 @pytest.mark.parametrize(
@@ -86,7 +85,7 @@ def test_events_stay_when_the_outcome_is_written(ledger: Ledger) -> None:
     assert entry.deliveries[0].events == (("bounced", AT),)
 
 
-def test_an_event_and_then_a_crash(ledger: Ledger, clock: Clock) -> None:
+def test_an_event_and_then_a_crash(ledger: Ledger, clock: FakeClock) -> None:
     """P1, P2: proven before the deadline, the mail is not in doubt after it; the body may be finished."""
     begun(ledger)
     told(ledger, event())
@@ -96,7 +95,7 @@ def test_an_event_and_then_a_crash(ledger: Ledger, clock: Clock) -> None:
     assert statuses(outcome.entry) == [DeliveryStatus.ACCEPTED]
 
 
-def test_a_crash_and_then_an_event(ledger: Ledger, clock: Clock) -> None:
+def test_a_crash_and_then_an_event(ledger: Ledger, clock: FakeClock) -> None:
     """Nobody has looked at the entry since its deadline passed; the event settles it all the same."""
     begun(ledger)
     clock.forward(31)

@@ -11,7 +11,7 @@ from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.ledger.outcomes import Acquired, Held, Reply
 from celery_idempotent.ledger.provider_offers import Offer
 from celery_idempotent.ledger.status import DeliveryStatus, Status
-from celery_idempotent.testing import hold
+from celery_idempotent.testing import FakeClock, hold
 from tests.core.provider_reports import (
     ANN,
     AT,
@@ -28,7 +28,6 @@ from tests.core.provider_reports import (
     statuses,
     told,
 )
-from tests.support.clock import Clock
 
 
 @pytest.mark.parametrize("attempt", [1, 3])
@@ -120,7 +119,7 @@ def test_a_rejection_under_the_same_key_settles_every_offer(ledger: Ledger, numb
 @pytest.mark.parametrize("meanwhile", [False, True], ids=["told before", "told as it begins"])
 @pytest.mark.parametrize("crash", [False, True])
 def test_a_failure_is_forgotten_with_the_next_hand_over(
-    ledger: Ledger, clock: Clock, meanwhile: bool, crash: bool
+    ledger: Ledger, clock: FakeClock, meanwhile: bool, crash: bool
 ) -> None:
     """P1: it was about the one before; if this one's reply is lost, that is a doubt."""
     entry = hold(ledger, begun(ledger), ONE, POLICY).settle({ANN: LATER}, "<m>")

@@ -17,7 +17,7 @@ from celery_idempotent.ledger.policy import Verdict
 from celery_idempotent.ledger.situations import find_situation
 from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.stores.memory import MemoryStore
-from celery_idempotent.testing import hold, race
+from celery_idempotent.testing import FakeClock, hold, race
 from tests.core.entry_stages import (
     DECISIONS,
     ONE,
@@ -30,7 +30,6 @@ from tests.core.entry_stages import (
     sending,
     sent,
 )
-from tests.support.clock import Clock
 
 THREE = replace(ONE, task_id="task-3")
 
@@ -39,7 +38,7 @@ def cancelled(ledger: Ledger) -> Any:
     return Operator(ledger, "bob", "x").cancel(hold(ledger, claimed(ledger), policy=POLICY).release())
 
 
-def test_a_doubt_resolved_as_sent(ledger: Ledger, clock: Clock, operator: Operator) -> None:
+def test_a_doubt_resolved_as_sent(ledger: Ledger, clock: FakeClock, operator: Operator) -> None:
     """It is SENT and replayed; the audit says who, why and when by the store's clock."""
     entry = doubtful(ledger)
     clock.forward(5)
@@ -55,7 +54,7 @@ def test_a_doubt_resolved_as_sent(ledger: Ledger, clock: Clock, operator: Operat
     assert isinstance(ledger.claim(TWO, POLICY), Duplicate)
 
 
-def test_a_doubt_resolved_as_not_sent(ledger: Ledger, operator: Operator, clock: Clock) -> None:
+def test_a_doubt_resolved_as_not_sent(ledger: Ledger, operator: Operator, clock: FakeClock) -> None:
     """The next call offers it again, in the same generation; the server may be at it until the deadline."""
     found = doubtful(ledger)
     clock.forward(POLICY.send_timeout - 1)
@@ -84,7 +83,7 @@ def test_a_doubt_of_one_recipient_while_another_is_owed_the_mail(ledger: Ledger,
     ]
 
 
-def test_an_opaque_doubt_is_resolved(ledger: Ledger, clock: Clock, operator: Operator) -> None:
+def test_an_opaque_doubt_is_resolved(ledger: Ledger, clock: FakeClock, operator: Operator) -> None:
     """A passed deadline that nobody has looked at is a doubt as well; the attempt gets its end."""
     opaque = replace(POLICY, opaque=True)
     entry = claimed(ledger, ONE, opaque)
@@ -127,7 +126,7 @@ def test_what_may_be_done_to_what(ledger: Ledger, operator: Operator, state: str
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_only_what_can_be_done_is_offered(ledger: Ledger, clock: Clock, state: str) -> None:
+def test_only_what_can_be_done_is_offered(ledger: Ledger, clock: FakeClock, state: str) -> None:
     """While a deadline runs, and after it: what a page offers is what is not refused."""
     make, _ = STATES[state]
     decisions = {
@@ -151,7 +150,7 @@ def test_only_what_can_be_done_is_offered(ledger: Ledger, clock: Clock, state: s
 
 
 def test_what_may_be_running_is_left_alone_to_the_microsecond(
-    ledger: Ledger, clock: Clock, operator: Operator
+    ledger: Ledger, clock: FakeClock, operator: Operator
 ) -> None:
     """A claim until its lease ends, a hand-over until its send deadline, by the store's clock."""
     entry = claimed(ledger)
@@ -187,7 +186,7 @@ def test_two_generations_asked_for_at_once(ledger: Ledger, method: str) -> None:
     assert all(name in str(a) and "look again" in str(a) for a in answers if a is not winner)
 
 
-def test_a_decision_about_what_has_gone(ledger: Ledger, clock: Clock, operator: Operator) -> None:
+def test_a_decision_about_what_has_gone(ledger: Ledger, clock: FakeClock, operator: Operator) -> None:
     """A purged entry: told as such."""
     entry = sent(ledger)
     clock.forward(10)
@@ -210,7 +209,7 @@ def test_a_new_generation_is_sent_by_whoever_did_not_take_part(ledger: Ledger, o
     assert isinstance(ledger.claim(THREE, POLICY), Duplicate)
 
 
-def test_a_resend_is_kept_for_its_own_task(ledger: Ledger, clock: Clock, operator: Operator) -> None:
+def test_a_resend_is_kept_for_its_own_task(ledger: Ledger, clock: FakeClock, operator: Operator) -> None:
     """Others wait while it may be under way; if it never comes, the next call sends instead."""
     operator.resend(sent(ledger), "task-9", 60)
     assert isinstance(ledger.claim(TWO, POLICY), Busy)

@@ -18,13 +18,12 @@ from celery_idempotent.ledger.policy import Verdict
 from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.ledger.writes import swap
 from celery_idempotent.stores.memory import MemoryStore
-from celery_idempotent.testing import hold
+from celery_idempotent.testing import FakeClock, hold
 from tests.core.entry_stages import ACCEPTED, DECISIONS, ONE, POLICY, TARGET, TWO, claimed, sending, sent
-from tests.support.clock import Clock
 
 
 def test_a_slow_body_goes_on_after_its_claim_was_released(
-    ledger: Ledger, clock: Clock, operator: Operator
+    ledger: Ledger, clock: FakeClock, operator: Operator
 ) -> None:
     """Nobody has claimed since, so the run that holds the claim may send: by sweep or by hand."""
     entry = claimed(ledger)
@@ -40,7 +39,7 @@ def test_a_slow_body_goes_on_after_its_claim_was_released(
     assert hold(ledger, entry).complete(1).status is Status.SENT
 
 
-def test_a_slow_body_is_fenced_off_once_somebody_has_claimed(ledger: Ledger, clock: Clock) -> None:
+def test_a_slow_body_is_fenced_off_once_somebody_has_claimed(ledger: Ledger, clock: FakeClock) -> None:
     """P1: the release itself is harmless, the next claim counts."""
     entry = claimed(ledger)
     clock.forward(61)
@@ -50,7 +49,7 @@ def test_a_slow_body_is_fenced_off_once_somebody_has_claimed(ledger: Ledger, clo
         hold(ledger, entry, ONE, POLICY).begin([TARGET], "<m@x>")
 
 
-def test_whoever_is_ready_to_send_goes_first(ledger: Ledger, clock: Clock) -> None:
+def test_whoever_is_ready_to_send_goes_first(ledger: Ledger, clock: FakeClock) -> None:
     """P2: bodies that outlast the lease do not take the key from each other for ever; P1: one hand-over."""
     slow = claimed(ledger)
     clock.forward(61)
@@ -73,7 +72,7 @@ def test_whoever_is_ready_to_send_goes_first(ledger: Ledger, clock: Clock) -> No
     "since", ["sent", "a retry", "another generation", "other content", "opaque", "purged"]
 )
 def test_who_is_late_for_good_does_not_overtake(
-    ledger: Ledger, clock: Clock, operator: Operator, since: str
+    ledger: Ledger, clock: FakeClock, operator: Operator, since: str
 ) -> None:
     """P1: only a mere claim on the same sending gives way."""
     slow, policy = claimed(ledger), POLICY
@@ -99,7 +98,9 @@ def test_who_is_late_for_good_does_not_overtake(
     assert Claim(ledger.store, ONE, policy).overtake(slow) is None
 
 
-def test_a_cancelled_email_is_not_sent_by_a_slow_body(ledger: Ledger, clock: Clock, operator: Operator) -> None:
+def test_a_cancelled_email_is_not_sent_by_a_slow_body(
+    ledger: Ledger, clock: FakeClock, operator: Operator
+) -> None:
     """It learns that it has lost, and not that another run of its own task took over."""
     entry = claimed(ledger)
     clock.forward(61)
@@ -110,7 +111,7 @@ def test_a_cancelled_email_is_not_sent_by_a_slow_body(ledger: Ledger, clock: Clo
     assert isinstance(ledger.claim(ONE, POLICY), Duplicate)
 
 
-def test_a_late_reply_counts_over_not_sent(ledger: Ledger, clock: Clock, operator: Operator) -> None:
+def test_a_late_reply_counts_over_not_sent(ledger: Ledger, clock: FakeClock, operator: Operator) -> None:
     """P1: the process that handed over knows better, as long as nobody has claimed since."""
     late = sending(ledger)
     clock.forward(31)
@@ -121,7 +122,7 @@ def test_a_late_reply_counts_over_not_sent(ledger: Ledger, clock: Clock, operato
 
 
 @pytest.mark.parametrize("method", ["reopen", "resend"])
-def test_a_new_generation_is_out_of_a_late_process_reach(ledger: Ledger, clock: Clock, method: str) -> None:
+def test_a_new_generation_is_out_of_a_late_process_reach(ledger: Ledger, clock: FakeClock, method: str) -> None:
     """What the old run still has to say is not said about the new sending."""
     late = sending(ledger)
     clock.forward(31)
@@ -139,7 +140,7 @@ def test_a_new_generation_is_out_of_a_late_process_reach(ledger: Ledger, clock: 
 
 
 def test_a_write_ahead_taken_back_late_does_not_undo_a_decision(
-    ledger: Ledger, clock: Clock, operator: Operator
+    ledger: Ledger, clock: FakeClock, operator: Operator
 ) -> None:
     """Its confirmation was lost, nothing was sent, and meanwhile somebody has decided: that stands."""
     claim = claimed(ledger)
@@ -154,7 +155,7 @@ def test_a_write_ahead_taken_back_late_does_not_undo_a_decision(
 # -- expiry ------------------------------------------------------------------------------------------------
 
 
-def test_a_deadline_that_is_running_is_not_touched(ledger: Ledger, clock: Clock) -> None:
+def test_a_deadline_that_is_running_is_not_touched(ledger: Ledger, clock: FakeClock) -> None:
     """To the microsecond; and a finished or unknown entry has none."""
     for make, seconds in ((claimed, 60), (sending, 30)):
         make(ledger)
@@ -166,7 +167,7 @@ def test_a_deadline_that_is_running_is_not_touched(ledger: Ledger, clock: Clock)
     assert expire(ledger.store, "unknown") is None
 
 
-def test_a_passed_send_deadline_is_a_doubt(ledger: Ledger, clock: Clock) -> None:
+def test_a_passed_send_deadline_is_a_doubt(ledger: Ledger, clock: FakeClock) -> None:
     """With deliveries and attempt; the next claim is held."""
     sending(ledger)
     clock.forward(30)

@@ -12,9 +12,8 @@ from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.ledger.outcomes import Acquired, Busy, Duplicate, Held, Mismatch, Reply
 from celery_idempotent.ledger.policy import Claimant, Verdict
 from celery_idempotent.ledger.status import IN_FLIGHT, TRANSITIONS, DeliveryStatus, Status
-from celery_idempotent.testing import hold, race
+from celery_idempotent.testing import FakeClock, hold, race
 from tests.core.entry_stages import ACCEPTED, ONE, POLICY, TARGET, TWO, claimed, doubtful, sending, sent
-from tests.support.clock import Clock
 
 
 def test_nothing_found(ledger: Ledger) -> None:
@@ -32,7 +31,7 @@ def test_claimed_by_the_same_task(ledger: Ledger) -> None:
     assert hold(ledger, new, ONE, POLICY).begin([TARGET], "<m@x>").status is Status.SENDING
 
 
-def test_claimed_by_another_task(ledger: Ledger, clock: Clock) -> None:
+def test_claimed_by_another_task(ledger: Ledger, clock: FakeClock) -> None:
     """Busy while the lease runs, to the microsecond; acquired as soon as it has passed."""
     old = claimed(ledger)
     clock.forward(59.999999)
@@ -46,7 +45,7 @@ def test_claimed_by_another_task(ledger: Ledger, clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("claimant", [ONE, TWO])
-def test_sending_with_a_running_deadline(ledger: Ledger, clock: Clock, claimant: Claimant) -> None:
+def test_sending_with_a_running_deadline(ledger: Ledger, clock: FakeClock, claimant: Claimant) -> None:
     """Nobody touches a hand-over in flight, not even its own task."""
     sending(ledger)
     clock.forward(29)
@@ -56,7 +55,7 @@ def test_sending_with_a_running_deadline(ledger: Ledger, clock: Clock, claimant:
 
 
 @pytest.mark.parametrize("claimant", [ONE, TWO])
-def test_sending_whose_deadline_has_passed(ledger: Ledger, clock: Clock, claimant: Claimant) -> None:
+def test_sending_whose_deadline_has_passed(ledger: Ledger, clock: FakeClock, claimant: Claimant) -> None:
     """It becomes in doubt, deliveries and attempt included, and is held."""
     late = sending(ledger)
     clock.forward(30)
@@ -76,7 +75,7 @@ def test_sending_whose_deadline_has_passed(ledger: Ledger, clock: Clock, claiman
     assert settled.history[0].outcome is DeliveryStatus.ACCEPTED
 
 
-def test_a_late_outcome_after_somebody_acted_on_the_doubt(ledger: Ledger, clock: Clock) -> None:
+def test_a_late_outcome_after_somebody_acted_on_the_doubt(ledger: Ledger, clock: FakeClock) -> None:
     """The sender that comes back is fenced off by the newer claim."""
     late = sending(ledger)
     clock.forward(30)
@@ -86,7 +85,7 @@ def test_a_late_outcome_after_somebody_acted_on_the_doubt(ledger: Ledger, clock:
     assert lost.value.owner == "task-2"
 
 
-def test_a_late_end_of_an_opaque_body(ledger: Ledger, clock: Clock) -> None:
+def test_a_late_end_of_an_opaque_body(ledger: Ledger, clock: FakeClock) -> None:
     """It took longer than its deadline and a duplicate saw that; what it knows stands all the same."""
     opaque = replace(POLICY, opaque=True)
     late = claimed(ledger, ONE, opaque)
@@ -96,7 +95,7 @@ def test_a_late_end_of_an_opaque_body(ledger: Ledger, clock: Clock) -> None:
     assert isinstance(ledger.claim(TWO, opaque), Duplicate)
 
 
-def test_released_for_a_scheduled_retry(ledger: Ledger, clock: Clock) -> None:
+def test_released_for_a_scheduled_retry(ledger: Ledger, clock: FakeClock) -> None:
     """A duplicate does not defeat the owner's backoff; the owner's own retry is never blocked."""
     hold(ledger, claimed(ledger), policy=POLICY).release(retry_in=100)
     assert isinstance(ledger.claim(TWO, POLICY), Busy)
@@ -105,7 +104,7 @@ def test_released_for_a_scheduled_retry(ledger: Ledger, clock: Clock) -> None:
     assert claimed(ledger).owner == "task-1"
 
 
-def test_released_and_the_retry_never_came(ledger: Ledger, clock: Clock) -> None:
+def test_released_and_the_retry_never_came(ledger: Ledger, clock: FakeClock) -> None:
     """After the retry's time and a lease the key is anybody's."""
     hold(ledger, claimed(ledger), policy=POLICY).release(retry_in=100)
     clock.forward(160)
@@ -118,7 +117,7 @@ def test_released_without_a_retry(ledger: Ledger) -> None:
     assert claimed(ledger, TWO).owner == "task-2"
 
 
-def test_sent(ledger: Ledger, clock: Clock) -> None:
+def test_sent(ledger: Ledger, clock: FakeClock) -> None:
     """P3: for ever the recorded result, and who sent it."""
     sent(ledger)
     clock.forward(10 * 365 * 86400)
@@ -128,7 +127,7 @@ def test_sent(ledger: Ledger, clock: Clock) -> None:
     assert outcome.entry.owner == "task-1"
 
 
-def test_sent_and_the_window_has_passed(ledger: Ledger, clock: Clock) -> None:
+def test_sent_and_the_window_has_passed(ledger: Ledger, clock: FakeClock) -> None:
     """At the window's end to the microsecond: a new generation, for a task id that did not take part."""
     policy = replace(POLICY, window=3600)
     sent(ledger, policy=policy)
@@ -181,7 +180,7 @@ def test_in_doubt_and_resend(ledger: Ledger) -> None:
     [(Verdict.SENT, DeliveryStatus.ACCEPTED, 0), (Verdict.NOT_SENT, DeliveryStatus.DEFERRED, 60)],
 )
 def test_in_doubt_and_a_verifier(
-    ledger: Ledger, clock: Clock, verdict: Verdict, status: DeliveryStatus, after: float
+    ledger: Ledger, clock: FakeClock, verdict: Verdict, status: DeliveryStatus, after: float
 ) -> None:
     """The verifier's word settles the deliveries, and the body is finished."""
     doubtful(ledger)
@@ -191,7 +190,7 @@ def test_in_doubt_and_a_verifier(
     assert [one.reason for one in entry.audit] == [f"the verifier says: {verdict.value}"]
 
 
-def test_a_verifier_that_does_not_find_the_mail_yet(ledger: Ledger, clock: Clock) -> None:
+def test_a_verifier_that_does_not_find_the_mail_yet(ledger: Ledger, clock: FakeClock) -> None:
     """Until the send deadline the server may still take it, so the claim waits, and asks again then."""
     doubtful(ledger)
     policy = replace(POLICY, in_doubt=lambda entry: Verdict.NOT_SENT)
@@ -214,7 +213,7 @@ def test_in_doubt_and_a_verifier_that_does_not_know_or_breaks(ledger: Ledger) ->
         assert isinstance(ledger.claim(TWO, replace(POLICY, in_doubt=verifier)), Held)
 
 
-def test_an_opaque_body_verified_as_done_is_not_run_again(ledger: Ledger, clock: Clock) -> None:
+def test_an_opaque_body_verified_as_done_is_not_run_again(ledger: Ledger, clock: FakeClock) -> None:
     """To finish it would be to do it twice."""
     opaque = replace(POLICY, opaque=True)
     assert claimed(ledger, ONE, opaque).status is Status.SENDING

@@ -15,9 +15,8 @@ from celery_idempotent.ledger.outcomes import Acquired, Busy, Held, Reply
 from celery_idempotent.ledger.policy import Claimant, Policy, Verdict
 from celery_idempotent.ledger.provider_offers import Offer
 from celery_idempotent.ledger.status import DeliveryStatus, Status
-from celery_idempotent.testing import hold
+from celery_idempotent.testing import FakeClock, hold
 from tests.core.provider_reports import ANN, BOB, LOST, ONE, POLICY, TWO, YES, in_doubt
-from tests.support.clock import Clock
 
 OFFER = Offer("key-1", 3600, "sealed")
 
@@ -33,7 +32,7 @@ def offered(ledger: Ledger, *targets: Any) -> Entry:
     return in_doubt(ledger, *targets, offer=OFFER)
 
 
-def test_inside_the_window_a_claim_may_offer_it_again(ledger: Ledger, clock: Clock) -> None:
+def test_inside_the_window_a_claim_may_offer_it_again(ledger: Ledger, clock: FakeClock) -> None:
     """The doubt is not held: whoever asks gets the claim, with the key and the content of the first time."""
     offered(ledger)
     clock.forward(3000)
@@ -43,7 +42,7 @@ def test_inside_the_window_a_claim_may_offer_it_again(ledger: Ledger, clock: Clo
     assert entry.deliveries[0].status is DeliveryStatus.IN_DOUBT
 
 
-def test_after_the_window_it_is_held_and_the_content_is_gone(ledger: Ledger, clock: Clock) -> None:
+def test_after_the_window_it_is_held_and_the_content_is_gone(ledger: Ledger, clock: FakeClock) -> None:
     """Never after: the provider would take it for another mail. What nobody can use any more is erased."""
     offered(ledger)
     clock.forward(3600 - 29)  # the hand-over itself would end outside
@@ -52,14 +51,14 @@ def test_after_the_window_it_is_held_and_the_content_is_gone(ledger: Ledger, clo
     assert (outcome.entry.sealed, outcome.entry.provider_key, outcome.entry.status) == ("", "", Status.IN_DOUBT)
 
 
-def test_the_last_moment_counts(ledger: Ledger, clock: Clock) -> None:
+def test_the_last_moment_counts(ledger: Ledger, clock: FakeClock) -> None:
     """A hand-over that ends exactly with the window is inside it."""
     offered(ledger)
     clock.forward(3600 - 30)
     assert acquired(ledger, TWO).provider_key == "key-1"
 
 
-def test_the_window_counts_from_the_first_hand_over(ledger: Ledger, clock: Clock) -> None:
+def test_the_window_counts_from_the_first_hand_over(ledger: Ledger, clock: FakeClock) -> None:
     """Offering again does not lengthen it."""
     offered(ledger)
     clock.forward(1800)
@@ -70,7 +69,9 @@ def test_the_window_counts_from_the_first_hand_over(ledger: Ledger, clock: Clock
     assert isinstance(ledger.claim(TWO, POLICY), Held)
 
 
-def test_a_body_that_takes_too_long_does_not_offer_it_after_the_window(ledger: Ledger, clock: Clock) -> None:
+def test_a_body_that_takes_too_long_does_not_offer_it_after_the_window(
+    ledger: Ledger, clock: FakeClock
+) -> None:
     """The window is looked at once more in the write-ahead itself."""
     offered(ledger)
     clock.forward(3500)
@@ -131,7 +132,7 @@ def test_whom_a_second_offer_leaves_out_is_in_doubt_as_before(ledger: Ledger, sa
 
 @pytest.mark.parametrize("crash", [False, True], ids=["lost", "crash"])
 def test_whom_an_offer_left_out_is_not_settled_by_a_later_one(
-    ledger: Ledger, clock: Clock, crash: bool
+    ledger: Ledger, clock: FakeClock, crash: bool
 ) -> None:
     """P2: the provider may have the second offer alone. It says yes to the third, and takes nothing of it."""
     entry = hold(ledger, offered(ledger, ANN, BOB), ONE, POLICY).begin_again([ANN])
@@ -145,7 +146,7 @@ def test_whom_an_offer_left_out_is_not_settled_by_a_later_one(
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["first offer", "second offer"])
-def test_a_crash_in_the_hand_over_is_offered_again(ledger: Ledger, clock: Clock, again: bool) -> None:
+def test_a_crash_in_the_hand_over_is_offered_again(ledger: Ledger, clock: FakeClock, again: bool) -> None:
     """What was written ahead is all that is needed; everyone waits for the send deadline before."""
     entry = acquired(ledger)
     entry = hold(ledger, entry, ONE, POLICY).begin([ANN], "<m>", OFFER)
@@ -157,7 +158,7 @@ def test_a_crash_in_the_hand_over_is_offered_again(ledger: Ledger, clock: Clock,
     assert acquired(ledger, TWO).sealed == "sealed"
 
 
-def test_a_crash_between_claim_and_offer_leaves_the_doubt(ledger: Ledger, clock: Clock) -> None:
+def test_a_crash_between_claim_and_offer_leaves_the_doubt(ledger: Ledger, clock: FakeClock) -> None:
     """The claim that was to offer it again is not taken for one with nothing in flight."""
     offered(ledger)
     acquired(ledger, TWO)
@@ -169,7 +170,7 @@ def test_a_crash_between_claim_and_offer_leaves_the_doubt(ledger: Ledger, clock:
     assert outcome.entry.status is Status.IN_DOUBT
 
 
-def test_a_claim_to_offer_it_again_does_not_shorten_the_send_deadline(ledger: Ledger, clock: Clock) -> None:
+def test_a_claim_to_offer_it_again_does_not_shorten_the_send_deadline(ledger: Ledger, clock: FakeClock) -> None:
     """P1: the server may still be at the first offer, so until then nobody knows that it was not sent."""
     policy = replace(POLICY, lease=5, send_timeout=300, in_doubt=lambda entry: Verdict.NOT_SENT)
     entry = hold(ledger, acquired(ledger, policy=policy), ONE, policy).begin([ANN], "<m>", OFFER)
@@ -207,7 +208,7 @@ def test_another_message_meanwhile_makes_the_doubt_one_to_hold(ledger: Ledger) -
     assert isinstance(ledger.claim(ONE, POLICY), Held)
 
 
-def test_a_crash_in_another_message_holds_both(ledger: Ledger, clock: Clock) -> None:
+def test_a_crash_in_another_message_holds_both(ledger: Ledger, clock: FakeClock) -> None:
     """The key of the first never stands for what was handed over without one."""
     offered(ledger)
     hold(ledger, acquired(ledger, TWO), TWO, POLICY).begin([("other", ANN[1])], "<n>")
@@ -238,7 +239,7 @@ def test_a_definite_refusal_erases_the_content_at_once(ledger: Ledger) -> None:
     assert (entry.status, entry.sealed, entry.provider_key) == (Status.CLAIMED, "", "")
 
 
-def test_a_verifier_is_asked_first_and_its_yes_counts(ledger: Ledger, clock: Clock) -> None:
+def test_a_verifier_is_asked_first_and_its_yes_counts(ledger: Ledger, clock: FakeClock) -> None:
     """Who knows need not ask the provider again; a "not sent" is offered under the same key all the same."""
     offered(ledger)
     not_sent = replace(POLICY, in_doubt=lambda entry: Verdict.NOT_SENT)
@@ -250,7 +251,7 @@ def test_a_verifier_is_asked_first_and_its_yes_counts(ledger: Ledger, clock: Clo
     assert entry.sealed == ""
 
 
-def test_resend_uses_the_key_while_it_counts(ledger: Ledger, clock: Clock) -> None:
+def test_resend_uses_the_key_while_it_counts(ledger: Ledger, clock: FakeClock) -> None:
     """The second copy that "resend" puts up with is not even made inside the window."""
     resend = replace(POLICY, in_doubt="resend")
     offered(ledger)
@@ -278,7 +279,7 @@ def test_a_key_that_cannot_be_offered_is_given_up(ledger: Ledger, claimed: bool)
     assert (entry.status, entry.deliveries[0].status) == (Status.CLAIMED, DeliveryStatus.DEFERRED)
 
 
-def test_who_has_lost_the_claim_gives_up_no_key(ledger: Ledger, clock: Clock) -> None:
+def test_who_has_lost_the_claim_gives_up_no_key(ledger: Ledger, clock: FakeClock) -> None:
     """P1: another run is about to offer it under that very key."""
     offered(ledger)
     late = acquired(ledger)

@@ -13,9 +13,8 @@ from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.ledger.outcomes import Acquired
 from celery_idempotent.ledger.policy import Policy
 from celery_idempotent.ledger.status import DeliveryStatus, Status
-from celery_idempotent.testing import hold
+from celery_idempotent.testing import FakeClock, hold
 from tests.core.provider_reports import ANN, ONE, POLICY, TWO, YES, begun, event, statuses, told
-from tests.support.clock import Clock
 
 
 def finishing(ledger: Ledger, policy: Policy = POLICY) -> Entry:
@@ -24,7 +23,7 @@ def finishing(ledger: Ledger, policy: Policy = POLICY) -> Entry:
     return outcome.entry
 
 
-def test_a_late_reply_after_the_proof(ledger: Ledger, clock: Clock) -> None:
+def test_a_late_reply_after_the_proof(ledger: Ledger, clock: FakeClock) -> None:
     """A slow run has lost its claim to nobody; it comes back as itself and goes on from there."""
     entry = begun(ledger)
     clock.forward(31)
@@ -35,7 +34,7 @@ def test_a_late_reply_after_the_proof(ledger: Ledger, clock: Clock) -> None:
     assert statuses(finishing(ledger)) == [DeliveryStatus.ACCEPTED]
 
 
-def test_a_refusal_that_is_proven_after_the_deadline(ledger: Ledger, clock: Clock) -> None:
+def test_a_refusal_that_is_proven_after_the_deadline(ledger: Ledger, clock: FakeClock) -> None:
     """Nobody has got anything, so no window counts from it."""
     begun(ledger)
     told(ledger, event("rejected"))
@@ -45,7 +44,7 @@ def test_a_refusal_that_is_proven_after_the_deadline(ledger: Ledger, clock: Cloc
     assert (entry.status, entry.sent_at, statuses(entry)) == (Status.RELEASED, None, [DeliveryStatus.REFUSED])
 
 
-def test_a_window_counts_from_a_proof_that_nobody_had_called_a_doubt(ledger: Ledger, clock: Clock) -> None:
+def test_a_window_counts_from_a_proof_that_nobody_had_called_a_doubt(ledger: Ledger, clock: FakeClock) -> None:
     """P2: an acceptance without a time would answer every later email as a duplicate, for ever."""
     begun(ledger)
     clock.forward(31)
@@ -55,7 +54,7 @@ def test_a_window_counts_from_a_proof_that_nobody_had_called_a_doubt(ledger: Led
     assert isinstance(ledger.claim(TWO, replace(POLICY, window=100.0)), Acquired)
 
 
-def test_a_deadline_that_passes_after_the_proof(ledger: Ledger, clock: Clock) -> None:
+def test_a_deadline_that_passes_after_the_proof(ledger: Ledger, clock: FakeClock) -> None:
     """P2: found by the sweep, it is no doubt for anybody to wait with: the next one finishes it."""
     begun(ledger)
     told(ledger, event())

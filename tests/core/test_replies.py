@@ -8,14 +8,8 @@ import pytest
 from celery import Celery
 
 from celery_idempotent import RecipientsDeferred, RecipientsRefused
-from celery_idempotent.mail.smtp.reply_codes import (
-    GREYLISTED_SECONDS,
-    LONGEST_WAIT,
-    Kind,
-    is_too_large,
-    kind_of,
-    wait_for,
-)
+from celery_idempotent.mail.smtp.reply_codes import Kind, ServerReply
+from celery_idempotent.mail.smtp.requested_waits import read_wait
 
 MEANING = [
     (250, "ok", Kind.ACCEPTED),
@@ -46,36 +40,36 @@ MEANING = [
 @pytest.mark.parametrize(("code", "text", "kind"), MEANING)
 def test_the_table(code: int, text: str, kind: Kind) -> None:
     """RFC 5321 §4.2 and RFC 3463; the reply code counts where the two contradict each other."""
-    assert kind_of(code, text) is kind
+    assert Kind.look_up(code, text) is kind
 
 
 @pytest.mark.parametrize(("code", "text"), [(452, ""), (452, "no room"), (552, ""), (552, "exceeded")])
 def test_a_bare_452_or_552_at_rcpt_is_a_limit(code: int, text: str) -> None:
     """RFC 5321 §4.5.3.1.10; after the payload the same codes speak of the message."""
-    assert kind_of(code, text, at_rcpt=True) is Kind.LIMIT
-    assert kind_of(code, text) is (Kind.TEMPORARY if code == 452 else Kind.PERMANENT)
+    assert Kind.look_up(code, text, at_rcpt=True) is Kind.LIMIT
+    assert Kind.look_up(code, text) is (Kind.TEMPORARY if code == 452 else Kind.PERMANENT)
 
 
 def test_too_large_is_about_the_message() -> None:
     """RFC 1870: a refusal of MAIL for its size, not for its sender."""
-    assert is_too_large(552, "message size exceeds the limit")
-    assert is_too_large(552, "5.3.4 message size exceeds fixed limit")
-    assert is_too_large(550, "5.2.3 too long")
-    assert not is_too_large(552, "5.2.2 quota")
-    assert not is_too_large(550, "5.7.1 sender refused")
+    assert ServerReply(552, "message size exceeds the limit").refuses_size()
+    assert ServerReply(552, "5.3.4 message size exceeds fixed limit").refuses_size()
+    assert ServerReply(550, "5.2.3 too long").refuses_size()
+    assert not ServerReply(552, "5.2.2 quota").refuses_size()
+    assert not ServerReply(550, "5.7.1 sender refused").refuses_size()
 
 
 WAITS = [
     (450, "4.7.1 Greylisted, try again in 300 seconds", 300),
     (451, "Greylisted for 5 minutes", 300),
     (451, "4.7.1 Greylisting in action, please come back in 00:05:10", 310),
-    (450, "you must wait 1 hour 30 minutes before trying again", LONGEST_WAIT),
+    (450, "you must wait 1 hour 30 minutes before trying again", 3600.0),
     (450, "retry in 90s", 90),
     (450, "delayed for 2 min.", 120),
-    (450, "try again in 99999 hours", LONGEST_WAIT),
+    (450, "try again in 99999 hours", 3600.0),
     (450, "try again in 0 seconds", 1),
-    (450, "4.2.0 Recipient address rejected: Greylisted, see http://example.com/300.html", GREYLISTED_SECONDS),
-    (421, "4.7.28 unusual rate of mail", GREYLISTED_SECONDS),
+    (450, "4.2.0 Recipient address rejected: Greylisted, see http://example.com/300.html", 300.0),
+    (421, "4.7.28 unusual rate of mail", 300.0),
     (450, "4.2.1 mailbox busy", None),
     (450, "try again later (5 mailboxes)", None),
     (450, "retry with 5 months' patience", None),
@@ -88,7 +82,7 @@ WAITS = [
 @pytest.mark.parametrize(("code", "text", "seconds"), WAITS)
 def test_how_long_a_server_wants_us_to_wait(code: int | None, text: str, seconds: float | None) -> None:
     """As long as it says, within bounds; five minutes for greylisting that does not say (RFC 6647)."""
-    assert wait_for(code, text) == seconds
+    assert read_wait(code, text) == seconds
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,13 @@ from typing import Any
 
 from celery_idempotent.ledger.ledger import Ledger
 from celery_idempotent.ledger.outcomes import Acquired, Busy, Duplicate
-from celery_idempotent.testing import hold, race
+from celery_idempotent.testing import FakeClock, hold, race
 from tests.core.entry_stages import ONE, POLICY, TWO, claimed, failed, sent
-from tests.support.clock import Clock
 
 THREE = replace(ONE, task_id="task-3")
 
 
-def test_a_rule_opens_a_new_generation(ledger: Ledger, clock: Clock) -> None:
+def test_a_rule_opens_a_new_generation(ledger: Ledger, clock: FakeClock) -> None:
     """It sees the entry and who asks; True sends again, once for each task id."""
     seen: list[Any] = []
 

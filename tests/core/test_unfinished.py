@@ -16,7 +16,7 @@ from celery_idempotent.ledger.outcomes import Acquired, Busy, Duplicate, Reply
 from celery_idempotent.ledger.policy import Policy, Verdict
 from celery_idempotent.ledger.status import DeliveryStatus, Status
 from celery_idempotent.ledger.writes import is_same_write
-from celery_idempotent.testing import hold
+from celery_idempotent.testing import FakeClock, hold
 from tests.core.provider_reports import (
     ANN,
     BOB,
@@ -31,7 +31,6 @@ from tests.core.provider_reports import (
     statuses,
     told,
 )
-from tests.support.clock import Clock
 
 OPAQUE = replace(POLICY, opaque=True)
 
@@ -83,7 +82,7 @@ def test_its_own_task_sends_the_rest_and_records_the_result(ledger: Ledger, prov
         assert outcome.entry.result == "both"
 
 
-def test_it_alone_of_what_is_sent_has_a_deadline(ledger: Ledger, clock: Clock, proven: Entry) -> None:
+def test_it_alone_of_what_is_sent_has_a_deadline(ledger: Ledger, clock: FakeClock, proven: Entry) -> None:
     """Stores find it by that, and nothing else happens by it; whatever ends this takes it away."""
     now = ledger.store.now()
     assert proven.deadline == now
@@ -137,7 +136,7 @@ def test_a_run_that_does_not_finish_it_either(
     assert statuses(finishing(ledger)) == [DeliveryStatus.ACCEPTED]
 
 
-def test_a_run_that_is_killed_while_it_finishes_it(ledger: Ledger, clock: Clock, proven: Entry) -> None:
+def test_a_run_that_is_killed_while_it_finishes_it(ledger: Ledger, clock: FakeClock, proven: Entry) -> None:
     """P2: from its claim on, it is an email like any other: whoever comes after the lease finishes it."""
     finishing(ledger)
     clock.forward(61)
@@ -156,7 +155,7 @@ def test_message_two_in_doubt_as_well(ledger: Ledger, proven: Entry) -> None:
     assert hold(ledger, finishing(ledger)).complete("both").result == "both"
 
 
-def test_an_opaque_body_is_not_run_again(ledger: Ledger, clock: Clock) -> None:
+def test_an_opaque_body_is_not_run_again(ledger: Ledger, clock: FakeClock) -> None:
     """P1: nobody can tell its steps apart, so resolved as sent means that all of it was done."""
     assert isinstance(ledger.claim(ONE, OPAQUE), Acquired)
     clock.forward(31)
@@ -205,7 +204,7 @@ def test_a_resend_that_is_taken_back_leaves_it_to_be_finished(ledger: Ledger, pr
 
 
 @pytest.fixture(params=[{"window": 100.0}, {"allow_send": lambda entry, request: True}], ids=["window", "rule"])
-def open_policy(request: Any, proven: Entry, clock: Clock) -> Policy:
+def open_policy(request: Any, proven: Entry, clock: FakeClock) -> Policy:
     """Other tasks may send by now: a window has passed, or a rule allows it."""
     clock.forward(101)
     return replace(POLICY, **request.param)

@@ -21,7 +21,7 @@ from django.test import Client
 from requests.adapters import HTTPAdapter
 
 from celery_idempotent import DeliveryInDoubt, Status
-from celery_idempotent.mail import handover
+from celery_idempotent.testing import speed_up
 from tests.esp import signing
 from tests.esp.receipts import entry, metadata, send
 from tests.esp.signing import Post
@@ -54,8 +54,7 @@ PROVIDERS: dict[str, Callable[[str], dict[str, Any]]] = {
 def _quick(memory_ledger: Any, tracked: None, monkeypatch: Any) -> Iterator[None]:
     """An empty ledger, no proxy, and tries that follow each other at once."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(handover, "PAUSES", (0.0, 0.0))
-    with warnings.catch_warnings():
+    with speed_up(), warnings.catch_warnings():
         warnings.simplefilter("ignore", AnymailNotSupportedWarning)  # it warns of SendGrid altogether
         yield
 
@@ -107,10 +106,10 @@ def session(monkeypatch: Any) -> Callable[[Any], None]:
 @pytest.fixture
 def clock(memory_ledger: Any, monkeypatch: Any) -> Callable[[float], None]:
     """Set the ledger's clock to so many seconds after the test began, and let it stand there."""
-    began: datetime = memory_ledger.store._clock()
+    began: datetime = memory_ledger.store.clock()
 
     def at(seconds: float) -> None:
-        monkeypatch.setattr(memory_ledger.store, "_clock", lambda: began + timedelta(seconds=seconds))
+        monkeypatch.setattr(memory_ledger.store, "clock", lambda: began + timedelta(seconds=seconds))
 
     at(0)
     return at

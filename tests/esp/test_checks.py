@@ -14,7 +14,7 @@ from django.core.checks import run_checks
 from django.core.mail import EmailMessage
 from urllib3 import Retry
 
-from celery_idempotent.contrib.anymail.client_retries import tries
+from celery_idempotent.contrib.anymail.client_retries import count_tries
 from tests.esp.conftest import SES, Use
 from tests.esp.receipts import ANN
 from tests.support.providers import API
@@ -58,7 +58,7 @@ def test_how_often_boto3_tries(retries: dict[str, Any], count: int, use: Use, se
     settings.ANYMAIL = {"AMAZON_SES_CLIENT_PARAMS": {**SES, "config": {"retries": retries}}}
     backend = SESBackend()
     backend.open()
-    assert tries(backend) == count
+    assert count_tries(backend) == count
     backend.close()
 
 
@@ -103,7 +103,7 @@ def test_boto3_does_what_the_check_says(
         backend.open()
         with pytest.raises(AnymailAPIError):
             backend.send_messages([EmailMessage("Hi", "text", to=[ANN])])
-        assert len(api.accepted) == tries(backend) == count
+        assert len(api.accepted) == count_tries(backend) == count
         backend.close()
 
 
@@ -155,7 +155,7 @@ def test_a_session_does_what_the_check_says(
             backend.open()
             with pytest.raises(AnymailAPIError):
                 backend.send_messages([EmailMessage("Hi", "text", to=[ANN])])
-            assert tries(backend) == count
+            assert count_tries(backend) == count
             backend.close()
         most = max(most, len(api.requests))
     assert most == count

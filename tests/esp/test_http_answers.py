@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from celery_idempotent import DeliveryInDoubt, Status
-from celery_idempotent.contrib.anymail import message_marks
+from celery_idempotent.contrib.anymail.message_marks import Mark
 from celery_idempotent.exceptions import RecipientsDeferred, RecipientsRefused
 from celery_idempotent.ledger.status import DeliveryStatus
 from tests.esp.conftest import PROVIDERS, Use
@@ -27,7 +27,7 @@ def test_a_message_is_accepted_and_replayed(name: str, use: Use) -> None:
         assert send().get() == "sent"
         mark = metadata(api, name)
     assert len(api.requests) == 1
-    read = message_marks.read(mark)
+    read = Mark.read(mark)
     assert read is not None
     assert read.key == entry().key
     assert ANN not in str(mark)

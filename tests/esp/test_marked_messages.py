@@ -11,7 +11,7 @@ from django.core import mail
 from django.core.mail import EmailMultiAlternatives
 
 from celery_idempotent import IdempotentEmailTask
-from celery_idempotent.contrib.anymail import message_marks
+from celery_idempotent.contrib.anymail.message_marks import Mark
 from celery_idempotent.exceptions import RecipientsRefused
 from tests.esp.outbox import answer, offered, params
 from tests.esp.receipts import ANN, BOB, app, entry, send
@@ -23,7 +23,7 @@ def test_the_mark_names_the_hand_over_and_is_new_each_time() -> None:
     """A webhook tells which of two requests it is about: key, generation, attempt and message are signed."""
     send(anymail_test_response=answer(ann="failed"))
     send()
-    found = [message_marks.read(params(place)["metadata"]) for place in (0, 1)]
+    found = [Mark.read(params(place)["metadata"]) for place in (0, 1)]
     assert [(mark.key, mark.generation, mark.attempt, mark.whole) for mark in found if mark] == [
         (entry().key, 1, 1, True),
         (entry().key, 1, 2, True),
@@ -36,7 +36,7 @@ def test_a_batch_is_marked_as_one(batch: str) -> None:
     """A message for each recipient: an event about one proves nothing about the others."""
     assert send(ANN, BOB, **{batch: {}}).get() == "sent"
     assert params()["is_batch_send"]
-    mark = message_marks.read(params()["metadata"])
+    mark = Mark.read(params()["metadata"])
     assert mark is not None
     assert not mark.whole
 

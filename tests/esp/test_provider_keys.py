@@ -92,7 +92,7 @@ def test_other_content_under_a_known_key_is_not_tried_again(use: Use, memory_led
     with API("drop_after_accept") as api:
         use("resend", api)
         send()
-        memory_ledger.store._entries.clear()
+        memory_ledger.store.clear()
         api.script = ["ok"]
         before = len(api.requests)
         result = send().result

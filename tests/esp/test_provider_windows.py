@@ -9,14 +9,15 @@ import pytest
 
 from celery_idempotent import Status
 from celery_idempotent.exceptions import DeliveryUnconfirmed
-from celery_idempotent.mail.providers import BREVO, RESEND, Deduplication
+from celery_idempotent.mail import providers
+from celery_idempotent.mail.providers import Deduplication
 from tests.esp.conftest import Use
 from tests.esp.receipts import ANN, BOB, entry, receipt, send
 from tests.support.held_doubts import is_held
 from tests.support.providers import API
 
 MINUTE, HOUR = 60.0, 3600.0
-DOCUMENTED = {"resend": (RESEND, 24 * HOUR), "brevo": (BREVO, 30 * MINUTE)}
+DOCUMENTED = {"resend": (providers.API["Resend"], 24 * HOUR), "brevo": (providers.API["Brevo"], 30 * MINUTE)}
 """How long a key is known by what the provider writes: resend.com/docs/dashboard/emails/idempotency-keys,
 developers.brevo.com/docs/heterogenous-versions-batch-emails (an announcement of 2021 still says 15 minutes)."""
 TIMEOUT = 30.0

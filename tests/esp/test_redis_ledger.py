@@ -12,12 +12,12 @@ from celery import Celery
 from django.core.mail import EmailMultiAlternatives
 
 from celery_idempotent import IdempotentEmailTask, Status
-from celery_idempotent.contrib.anymail import message_marks
+from celery_idempotent.contrib.anymail.message_marks import Mark
 from celery_idempotent.exceptions import DeliveryUnconfirmed
 from celery_idempotent.ledger.decisions import Operator
 from celery_idempotent.ledger.policy import Verdict
 from celery_idempotent.ledger.provider_events import KINDS, Event
-from celery_idempotent.mail.providers import RESEND
+from celery_idempotent.mail import providers
 from celery_idempotent.models import LogicalEmail
 from celery_idempotent.stores import factory
 from celery_idempotent.testing import race
@@ -80,7 +80,7 @@ def test_a_reply_of_an_api_that_is_lost(connected: Any, use: Use) -> None:
         assert confirm.apply((1,)).get() == "sent 1"
     assert len(api.accepted) == 1
     assert len(api.requests) == len(api.seen) == 4
-    assert len({request.headers[RESEND.header.lower()] for request in api.requests}) == 1
+    assert len({request.headers[providers.API["Resend"].header.lower()] for request in api.requests}) == 1
     assert entry().status is Status.SENT
     gone(dump(connected), *SECRETS)
 
@@ -147,7 +147,7 @@ def test_an_operators_word_ends_it_as_well(connected: Any, mark: dict[str, str],
 
 def test_webhooks_that_come_at_once_are_all_kept(connected: Any, mark: dict[str, str]) -> None:
     """Providers post from many machines: each event counts, and the doubt ends once."""
-    read = message_marks.read(mark)
+    read = Mark.read(mark)
     assert read is not None
     ledger, who = factory.get_ledger(), entry().deliveries[0].recipient.digest
     kinds = sorted(KINDS - {"rejected", "failed"})

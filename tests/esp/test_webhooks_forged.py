@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from celery_idempotent import Status
-from celery_idempotent.contrib.anymail import message_marks
+from celery_idempotent.contrib.anymail.message_marks import Mark
 from celery_idempotent.mail.transport_protocol import HandOverId
 from tests.esp import signing, webhooks
 from tests.esp.forging import ANYWHERE, FORGERIES, without
@@ -63,17 +63,17 @@ def test_a_mark_that_was_made_up_lets_nobody_in(name: str, doubtful: Any, told: 
     before = entry()
     other = HandOverId(before.key, 1, 1, "<other@x>", before.begun_at)
     for made_up in (
-        {**mark, message_marks.SIGNATURE: "0" * 43},
-        {**mark, message_marks.SIGNATURE: ""},
-        {**mark, message_marks.PLACE: mark[message_marks.PLACE].replace("1.1.", "1.2.")},
-        {**mark, message_marks.PLACE: mark[message_marks.PLACE].replace(".w", ".e")},
-        {**mark, message_marks.PLACE: "1.1"},
-        {**mark, message_marks.KEY: "1:" + "0" * 64},
-        {**mark, message_marks.KEY: ""},
-        {**mark, message_marks.SIGNATURE: message_marks.write(other, True)[message_marks.SIGNATURE]},
-        {key: value for key, value in mark.items() if key != message_marks.SIGNATURE},
-        {**mark, message_marks.PLACE: ["1"]},
-        {**mark, message_marks.KEY: None},
+        {**mark, Mark.SIGNATURE: "0" * 43},
+        {**mark, Mark.SIGNATURE: ""},
+        {**mark, Mark.PLACE: mark[Mark.PLACE].replace("1.1.", "1.2.")},
+        {**mark, Mark.PLACE: mark[Mark.PLACE].replace(".w", ".e")},
+        {**mark, Mark.PLACE: "1.1"},
+        {**mark, Mark.KEY: "1:" + "0" * 64},
+        {**mark, Mark.KEY: ""},
+        {**mark, Mark.SIGNATURE: Mark.write(other, True)[Mark.SIGNATURE]},
+        {key: value for key, value in mark.items() if key != Mark.SIGNATURE},
+        {**mark, Mark.PLACE: ["1"]},
+        {**mark, Mark.KEY: None},
         {},
     ):
         assert told(WEBHOOKS[name]("delivered", ANN, made_up)) == 200

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from celery_idempotent import DeliveryInDoubt, Status
-from celery_idempotent.contrib.anymail import message_marks
+from celery_idempotent.contrib.anymail.message_marks import Mark
 from celery_idempotent.mail.transport_protocol import HandOverId
 from tests.esp import webhooks
 from tests.esp.conftest import Use
@@ -74,7 +74,7 @@ def test_a_replay_proves_nothing_about_an_email_that_began_anew(
 ) -> None:
     """P2: purged long ago, sent once more: it has the same Message-ID and generation, and is another mail."""
     first = doubtful(name)
-    memory_ledger.store._entries.clear()
+    memory_ledger.store.clear()
     clock(100 * DAY)
     second = doubtful(name)
     before = entry()
@@ -90,6 +90,6 @@ def test_an_older_generation_is_left_alone(doubtful: Any, told: Any) -> None:
     mark = doubtful("postmark")
     before = entry()
     old = HandOverId(before.key, 0, 1, before.deliveries[0].message_id, before.begun_at)
-    assert told(webhooks.postmark("complained", ANN, message_marks.write(old, True))) == 200
+    assert told(webhooks.postmark("complained", ANN, Mark.write(old, True))) == 200
     assert entry() == before
-    assert mark[message_marks.PLACE].startswith("1.1.")
+    assert mark[Mark.PLACE].startswith("1.1.")

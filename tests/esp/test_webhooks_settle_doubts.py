@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from celery_idempotent import LedgerUnavailable, Status
-from celery_idempotent.contrib.anymail import message_marks
+from celery_idempotent.contrib.anymail.message_marks import Mark
 from celery_idempotent.ledger.status import DeliveryStatus
 from celery_idempotent.mail.transport_protocol import HandOverId
 from tests.esp import webhooks
@@ -173,8 +173,8 @@ def test_what_was_offered_again_is_proven_by_its_first_mark(use: Use, told: Any)
 
 def test_marks_hold_no_address_and_fit_everywhere() -> None:
     """P7, and Postmark's limits: 20 characters a name, 80 a value."""
-    made = message_marks.write(HandOverId("1:" + "f" * 64, 10**8, 10**8, f"<{'x' * 200}@{ANN}>"), True)
+    made = Mark.write(HandOverId("1:" + "f" * 64, 10**8, 10**8, f"<{'x' * 200}@{ANN}>"), True)
     assert all(len(name) <= 20 and len(value) <= 80 for name, value in made.items())
     assert "@" not in "".join(made.values())
-    assert message_marks.read(made) is not None
+    assert Mark.read(made) is not None
     assert set(PROVIDERS) >= set(WEBHOOKS)

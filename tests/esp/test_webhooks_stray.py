@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from celery_idempotent import DeliveryInDoubt, LedgerUnavailable, Status
-from celery_idempotent.contrib.anymail import message_marks
+from celery_idempotent.contrib.anymail.message_marks import Mark
 from celery_idempotent.ledger.status import DeliveryStatus
 from celery_idempotent.mail.transport_protocol import HandOverId
 from tests.esp import webhooks
@@ -25,7 +25,7 @@ def test_an_unknown_key_is_answered_and_logged(
 ) -> None:
     """An entry that was purged long ago: an error would have the provider tell it for days."""
     mark = doubtful(name)
-    memory_ledger.store._entries.clear()
+    memory_ledger.store.clear()
     with caplog.at_level(logging.INFO, "celery_idempotent"):
         assert told(WEBHOOKS[name]("delivered", ANN, mark)) == 200
     assert "does not know" in caplog.text
@@ -54,7 +54,7 @@ def test_other_mail_of_the_project_is_none_of_our_business(told: Any, use: Use, 
     use("postmark", "")
     for data in ({}, {"user": "7"}):
         assert told(webhooks.postmark("delivered", ANN, data)) == 200
-    assert memory_ledger.store._entries == {}
+    assert not memory_ledger.store.keys()
 
 
 @pytest.fixture
@@ -72,8 +72,8 @@ def two_doubts(use: Use) -> dict[int, dict[str, str]]:
 def batch(two_doubts: dict[int, dict[str, str]]) -> Post:
     """Return a post about both, with others' events between them."""
     event = webhooks.sendgrid_event
-    forged = {**two_doubts[2], message_marks.SIGNATURE: "0" * 43}
-    unknown = message_marks.write(HandOverId("1:" + "0" * 64, 1, 1, "<gone@x>"), True)
+    forged = {**two_doubts[2], Mark.SIGNATURE: "0" * 43}
+    unknown = Mark.write(HandOverId("1:" + "0" * 64, 1, 1, "<gone@x>"), True)
     odd = {**event("delivered", ANN, {}), "event": "something new", "email": None}
     told = [
         event("delivered", ANN, two_doubts[1]),

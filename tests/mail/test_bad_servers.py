@@ -12,7 +12,7 @@ from celery import Celery
 from django.core.mail import EmailMessage, get_connection
 
 from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask, Status
-from celery_idempotent.mail.smtp import reply_reader
+from celery_idempotent.mail.smtp.reply_reader import ReplyReader
 from tests.support.mailserver import STALL, TRICKLE, ScriptedSMTP
 
 app = Celery("bad-servers", broker="memory://", backend="cache+memory://", set_as_current=False)
@@ -109,7 +109,7 @@ def test_a_server_that_does_not_read_the_payload(
 
 def test_an_endless_reply_is_cut(settings: Any, monkeypatch: Any) -> None:
     """A reply has a size as well as a time."""
-    monkeypatch.setattr(reply_reader, "LONGEST_REPLY", 10_000)
+    monkeypatch.setattr(ReplyReader, "longest_reply", 10_000)
     endless = "".join(f"250-{n}\r\n" for n in range(5000)) + "250 done"
     with ScriptedSMTP(rcpt=endless) as server:
         assert run(server, settings).state == "FAILURE"

@@ -11,8 +11,8 @@ from celery import Celery
 from django.core.mail import EmailMessage
 
 from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask, RecipientsDeferred, RecipientsRefused
+from celery_idempotent.mail.delivery_errors import is_temporary
 from celery_idempotent.mail.smtp.reply_codes import Kind
-from celery_idempotent.mail.transport_selection import may_pass
 from tests.support.mailserver import NotTaking, ScriptedSMTP, Taking, by_name
 
 app = Celery("classify", broker="memory://", backend="cache+memory://", set_as_current=False)
@@ -130,9 +130,9 @@ def test_a_hook_that_is_not_there_loses_no_reply(settings: Any) -> None:
         (ValueError("a header"), False),
     ],
 )
-def test_which_failures_before_a_hand_over_may_pass(error: Exception, may: bool) -> None:
+def test_which_failures_before_a_hand_over_is_temporary(error: Exception, may: bool) -> None:
     """What a retry can mend, for a default policy of retries."""
-    assert may_pass(error) is may
+    assert is_temporary(error) is may
 
 
 def test_a_run_knows_what_is_worth_a_retry(settings: Any) -> None:

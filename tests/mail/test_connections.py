@@ -104,7 +104,7 @@ def test_the_worker_says_goodbye(server: ScriptedSMTP) -> None:
     assert send.apply((1,)).get() == "sent"
     say_goodbye()
     server.reached("quit")
-    assert not any(pool._idle.values())
+    assert not pool.idle()
     assert send.apply((2,)).get() == "sent"
     assert server.connections == 2
 
@@ -113,4 +113,4 @@ def test_mail_outside_of_tasks_keeps_nothing(server: ScriptedSMTP) -> None:
     """There Django's own backend does what it does."""
     EmailMessage("Hi", "text", to=["ann@example.com"]).send()
     assert server.count("quit") == 1
-    assert not any(pool._idle.values())
+    assert not pool.idle()

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from celery_idempotent.mail.smtp import connections
 from celery_idempotent.mail.smtp.connections import pool
 from tests.mail.connecting import rush, send
 from tests.support.mailserver import STALL, ScriptedSMTP
@@ -31,25 +30,25 @@ def test_what_nobody_takes_any_more_is_closed(server: ScriptedSMTP, settings: An
         assert send.apply((n,)).get() == "sent"
         if time.monotonic() > end:
             break
-    assert [len(idle) for idle in pool._idle.values()] == [1]
+    assert len(pool.idle()) == 1
 
 
 def test_a_dead_peer_is_waited_for_once(server: ScriptedSMTP, monkeypatch: Any) -> None:
     """However many connections were open: the first that stays silent speaks for all."""
     rush(server, range(3))
     asked = []
-    healthy = connections._is_healthy
+    healthy = pool.is_healthy
 
     def is_healthy(smtp: Any) -> bool:
         asked.append(smtp)
         return healthy(smtp)
 
-    monkeypatch.setattr(connections, "_is_healthy", is_healthy)
-    monkeypatch.setattr(connections, "HEALTH_PATIENCE", 0.1)
+    monkeypatch.setattr(pool, "is_healthy", is_healthy)
+    monkeypatch.setattr(pool, "health_patience", 0.1)
     server.script["rset"] = STALL
     assert send.apply((9,)).get() == "sent"
     assert (len(asked), server.connections) == (1, 4)
-    assert [len(idle) for idle in pool._idle.values()] == [1]
+    assert len(pool.idle()) == 1
 
 
 def test_one_connection_that_ended_says_nothing_about_the_others(server: ScriptedSMTP) -> None:

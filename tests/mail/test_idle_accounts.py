@@ -34,7 +34,7 @@ def test_connections_of_accounts_that_are_not_used_any_more_are_closed(
     """After the idle limit, when the next message goes out, by whatever account that is."""
     for n in range(5):
         assert send.apply((n,)).get() == "sent"
-    opened = [smtp for idle in pool._idle.values() for smtp, _, _ in idle]
+    opened = pool.idle()
     assert [smtp.sock is None for smtp in opened] == [False] * 5
     settings.CELERY_IDEMPOTENT |= {"CONNECTION_IDLE": 0.01}
     time.sleep(0.02)

@@ -20,7 +20,7 @@ from tests.support.mailserver import ScriptedSMTP
 
 def test_a_soft_time_limit_between_write_ahead_and_payload(settings: Any, monkeypatch: Any) -> None:
     """P2: nothing went out and the record says so; the next run sends it."""
-    real, struck = Transaction._release, []
+    real, struck = Transaction.send_payload, []
 
     def strike(self: Transaction, *args: Any) -> Any:
         if struck:
@@ -28,7 +28,7 @@ def test_a_soft_time_limit_between_write_ahead_and_payload(settings: Any, monkey
         struck.append(True)
         raise SoftTimeLimitExceeded
 
-    monkeypatch.setattr(Transaction, "_release", strike)
+    monkeypatch.setattr(Transaction, "send_payload", strike)
 
     @task("soft")
     def soft(n: int) -> None:

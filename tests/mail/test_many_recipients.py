@@ -130,7 +130,7 @@ def test_a_doubt_stops_the_parts_that_follow(settings: Any, monkeypatch: Any) ->
 @pytest.mark.parametrize("released", [False, True])
 def test_an_interruption_in_a_later_part(settings: Any, monkeypatch: Any, released: bool) -> None:
     """What became of the first part says nothing about the second: that one was not sent, or is in doubt."""
-    real, calls = Transaction._release, iter(range(9))
+    real, calls = Transaction.send_payload, iter(range(9))
 
     def strike(self: Transaction, *args: Any) -> Any:
         if next(calls) == 0:
@@ -139,7 +139,7 @@ def test_an_interruption_in_a_later_part(settings: Any, monkeypatch: Any, releas
             self.observer.released = True
         raise SoftTimeLimitExceeded
 
-    monkeypatch.setattr(Transaction, "_release", strike)
+    monkeypatch.setattr(Transaction, "send_payload", strike)
     server = Limited(10, "452 4.5.3 too many recipients")
     case = Case(30, {"mail": server.mail, "rcpt": server.rcpt}, retry=False)
     result, observer, entry = walk(case, settings)

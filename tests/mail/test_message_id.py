@@ -20,7 +20,7 @@ def hosts(settings: Any, monkeypatch: Any) -> Any:
     settings.CELERY_IDEMPOTENT = {**settings.CELERY_IDEMPOTENT, "MESSAGE_ID_DOMAIN": None}
 
     def move(name: str) -> None:
-        monkeypatch.setattr(DNS_NAME, "_fqdn", name, raising=False)
+        monkeypatch.setattr(DNS_NAME, "get_fqdn", lambda: name)
 
     return move
 

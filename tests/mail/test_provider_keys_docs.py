@@ -15,7 +15,8 @@ from django.core.mail import EmailMessage
 
 from celery_idempotent import IdempotentEmailTask, Status
 from celery_idempotent.ledger.status import DeliveryStatus
-from celery_idempotent.mail import handover, providers
+from celery_idempotent.mail import providers
+from celery_idempotent.mail.handover import HandOver
 from celery_idempotent.mail.providers import Deduplication
 from tests.support.mailserver import DROP_AFTER_ACCEPT
 from tests.support.providers import KeyedSMTP
@@ -58,7 +59,7 @@ def settings_of(place: int, monkeypatch: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(("place", "header"), [(0, "Resend-Idempotency-Key"), (1, "X-Once-Only")])
 def test_the_pages_settings_end_a_doubt(place: int, header: str, settings: Any, monkeypatch: Any) -> None:
     """Resend, and the provider that is added in ten lines: a lost reply, one copy, SENT."""
-    monkeypatch.setattr(handover, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(HandOver, "pauses", (0.0, 0.0))
     settings.CELERY_IDEMPOTENT = {**settings.CELERY_IDEMPOTENT, **settings_of(place, monkeypatch)}
     with KeyedSMTP(header, dot=[DROP_AFTER_ACCEPT, "250 ok"]) as server:
         settings.EMAIL_PORT = server.port
@@ -91,10 +92,10 @@ def test_the_table_of_the_page() -> None:
     """Header and time of each provider as the code has them."""
     rows = re.findall(r"^\| (\w+) \| (\w+)[^|]*\| `([^`]+)`[^|]*\| ([^|]+) \|", PAGE.read_text(), re.MULTILINE)
     known = {
-        ("Resend", "API"): providers.RESEND,
-        ("Resend", "SMTP"): providers.RESEND_SMTP,
-        ("Brevo", "API"): providers.BREVO,
-        ("Lettermint", "SMTP"): providers.LETTERMINT_SMTP,
+        ("Resend", "API"): providers.API["Resend"],
+        ("Resend", "SMTP"): providers.SMTP["resend"],
+        ("Brevo", "API"): providers.API["Brevo"],
+        ("Lettermint", "SMTP"): providers.SMTP["lettermint"],
     }
     assert {(name, way) for name, way, _, _ in rows} == set(known)
     for name, way, header, how_long in rows:

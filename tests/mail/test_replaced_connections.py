@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from celery_idempotent.mail.smtp import connections
+from celery_idempotent.mail.smtp.connections import pool
 from tests.mail.connecting import send
 from tests.support.mailserver import DROP, DROP_AFTER_ACCEPT, STALL, ScriptedSMTP
 
@@ -21,7 +21,7 @@ def test_one_that_was_idle_or_open_for_too_long_is_replaced(
     if what == "idle":
         settings.CELERY_IDEMPOTENT |= {"CONNECTION_IDLE": 0.01}
     else:
-        monkeypatch.setattr(connections, "LONGEST_LIFE", 0.01)
+        monkeypatch.setattr(pool, "longest_life", 0.01)
     time.sleep(0.02)
     assert send.apply((2,)).get() == "sent"
     assert (server.connections, server.count("rset")) == (2, 0)
@@ -42,7 +42,7 @@ def test_one_that_is_not_fit_any_more_is_replaced_before_the_hand_over(server: S
 
 def test_one_that_does_not_answer_is_replaced(server: ScriptedSMTP, monkeypatch: Any) -> None:
     """A dead peer costs some seconds, not the hand-over."""
-    monkeypatch.setattr(connections, "HEALTH_PATIENCE", 0.1)
+    monkeypatch.setattr(pool, "health_patience", 0.1)
     server.script["rset"] = STALL
     assert send.apply((1,)).get() == "sent"
     began = time.monotonic()

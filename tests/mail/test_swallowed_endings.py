@@ -23,7 +23,7 @@ def test_a_soft_time_limit_that_was_swallowed(settings: Any, monkeypatch: Any) -
 
     quiet = quiet_task()
     with ScriptedSMTP() as server, monkeypatch.context() as patch:
-        patch.setattr(Transaction, "_release", strike)
+        patch.setattr(Transaction, "send_payload", strike)
         settings.EMAIL_PORT = server.port
         assert isinstance(quiet.apply((1,)).result, SoftTimeLimitExceeded)
     assert quiet.entry_for(1).status is Status.FAILED

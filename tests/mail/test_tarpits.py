@@ -12,7 +12,7 @@ from django.core.mail import EmailMessage, get_connection
 
 from celery_idempotent import RecipientsDeferred
 from celery_idempotent.ledger.status import DeliveryStatus
-from celery_idempotent.mail.smtp import transport
+from celery_idempotent.mail.smtp.transport import SMTPTransport
 from tests.mail.bodies import task
 from tests.mail.walking import Case, assert_as_the_replies_say, walked
 from tests.support.mailserver import STALL, ScriptedSMTP, by_name
@@ -135,7 +135,7 @@ def test_a_server_that_hangs_at_everybody(tarpit: Tarpit) -> None:
 
 def test_a_list_that_takes_too_long_goes_on_in_the_next_try(tarpit: Tarpit, monkeypatch: Any) -> None:
     """A broker does not wait for ever for a task, even if that gets on."""
-    monkeypatch.setattr(transport, "LONGEST_LIST", 0.0)
+    monkeypatch.setattr(SMTPTransport, "longest_list", 0.0)
     ehlo = "250-test\r\n250-LIMITS RCPTMAX=2\r\n250 SIZE 0"
     with ScriptedSMTP(ehlo=ehlo) as server:
         assert isinstance(tarpit.run(server, many=5, send_timeout=20).result, RecipientsDeferred)
@@ -146,7 +146,7 @@ def test_a_list_that_takes_too_long_goes_on_in_the_next_try(tarpit: Tarpit, monk
 
 def test_a_list_that_takes_too_long_is_not_at_its_end(tarpit: Tarpit, monkeypatch: Any) -> None:
     """Those whom time was left for are refused for good: that is not the end for the others."""
-    monkeypatch.setattr(transport, "LONGEST_LIST", 0.0)
+    monkeypatch.setattr(SMTPTransport, "longest_list", 0.0)
     script = {"ehlo": "250-test\r\n250-LIMITS RCPTMAX=2\r\n250 SIZE 0"}
     with ScriptedSMTP(rcpt=by_name(r0="550 5.1.1 no", r1="550 5.1.1 no"), **script) as server:
         assert isinstance(tarpit.run(server, many=3, send_timeout=20).result, RecipientsDeferred)

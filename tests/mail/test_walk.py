@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from celery_idempotent.ledger.status import DeliveryStatus
-from celery_idempotent.mail.smtp import connections
+from celery_idempotent.mail.smtp.connections import pool
 from celery_idempotent.stores import factory
 from tests.mail.walking import Case, assert_as_the_replies_say, walk
 from tests.support.mailserver import (
@@ -112,7 +112,7 @@ def test_every_reply_at_every_step(
     """The set of recipients who got the mail is the ledger's ACCEPTED, each once, after retries."""
     case = case_for(step, reply, many)
     if case.stalls:
-        monkeypatch.setattr(connections, "HEALTH_PATIENCE", 0.3)
+        monkeypatch.setattr(pool, "health_patience", 0.3)
     if step != "dot":
         result, server, entry = walk(case, settings)
         if step in ("banner", "ehlo", "mail") and not reply.startswith("552"):
@@ -120,7 +120,7 @@ def test_every_reply_at_every_step(
         assert_as_the_replies_say(case, result, server, entry)
         return
     for answer in (Taking(reply), NotTaking(reply)) if REPLIES[reply] == UNCLEAR else (reply,):
-        factory._ledger.cache_clear()
+        factory.forget_ledgers()
         case.may_be_lost = REPLIES[reply] == UNCLEAR
         case.script["dot"] = once(answer, DEFAULTS["dot"])
         result, server, entry = walk(case, settings)

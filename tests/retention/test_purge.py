@@ -15,22 +15,21 @@ from celery_idempotent.models import LogicalEmail
 from celery_idempotent.operations import purge
 from celery_idempotent.stores import factory
 from celery_idempotent.stores.memory import MemoryStore
-from celery_idempotent.testing import make_entry
+from celery_idempotent.testing import FakeClock, make_entry
 from tests.retention.kept import task
-from tests.support.clock import Clock
 
 DAY = timedelta(days=1)
 FINISHED = (Status.SENT, Status.FAILED, Status.CANCELLED)
 
 
 @pytest.fixture
-def clock(memory_ledger: Any) -> Clock:
+def clock(memory_ledger: Any) -> FakeClock:
     """That of an empty ledger, standing still."""
-    memory_ledger.store._clock = clock = Clock()
+    memory_ledger.store.clock = clock = FakeClock()
     return clock
 
 
-def fill(store: Any, clock: Clock) -> None:
+def fill(store: Any, clock: FakeClock) -> None:
     """An entry of each status, 90 days old, and one of each that is new."""
     for age, name in ((90, "old"), (0, "new")):
         for status in Status:
@@ -38,22 +37,22 @@ def fill(store: Any, clock: Clock) -> None:
         clock.forward(age * 86400)
 
 
-def test_a_purge_takes_what_is_finished_and_old(app: Celery, memory_ledger: Any, clock: Clock) -> None:
+def test_a_purge_takes_what_is_finished_and_old(app: Celery, memory_ledger: Any, clock: FakeClock) -> None:
     """In batches; in flight, released and in doubt stay whatever their age, and so does what is young."""
     task(app)
     fill(memory_ledger.store, clock)
     assert purge.purge(dry_run=True) == 3
-    assert len(memory_ledger.store._entries) == 14
+    assert len(memory_ledger.store.keys()) == 14
     assert purge.purge(batch=1) == 3
     gone = {f"old-{s.value}" for s in Status} | {f"new-{s.value}" for s in Status}
-    gone -= set(memory_ledger.store._entries)
+    gone -= set(memory_ledger.store.keys())
     assert gone == {f"old-{status.value}" for status in FINISHED}
     assert purge.purge() == 0
 
 
 @pytest.mark.parametrize("age", [timedelta(days=-1), timedelta(0), timedelta(hours=2)])
 def test_an_age_at_which_duplicates_may_still_come(
-    app: Celery, memory_ledger: Any, clock: Clock, age: timedelta
+    app: Celery, memory_ledger: Any, clock: FakeClock, age: timedelta
 ) -> None:
     """Negative, zero or too short: refused whatever the reason, and nothing goes."""
     task(app)
@@ -61,12 +60,12 @@ def test_an_age_at_which_duplicates_may_still_come(
     for force in ("", "the project ends"):
         with pytest.raises(InterventionRefused, match="visibility_timeout"):
             purge.purge(age, force=force)
-    assert len(memory_ledger.store._entries) == 14
+    assert len(memory_ledger.store.keys()) == 14
 
 
 @pytest.mark.parametrize("force", ["", " "])
 def test_an_age_under_the_retention_needs_a_reason(
-    app: Celery, memory_ledger: Any, clock: Clock, force: str
+    app: Celery, memory_ledger: Any, clock: FakeClock, force: str
 ) -> None:
     """P1: an outbox, or a window that nobody here knows, may count on it. The refusal says what to do."""
     task(app)
@@ -74,11 +73,11 @@ def test_an_age_under_the_retention_needs_a_reason(
     for dry_run in (True, False):
         with pytest.raises(InterventionRefused, match=r"count on RETENTION \(90 days.*--force REASON"):
             purge.purge(89 * DAY, dry_run, force=force)
-    assert len(memory_ledger.store._entries) == 14
+    assert len(memory_ledger.store.keys()) == 14
 
 
 def test_a_reason_is_logged_with_the_age(
-    app: Celery, memory_ledger: Any, clock: Clock, caplog: pytest.LogCaptureFixture
+    app: Celery, memory_ledger: Any, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whoever looks for an email that was sent twice finds who let it be forgotten; addresses are masked."""
     task(app)
@@ -147,7 +146,7 @@ def test_a_process_without_tasks_purges_nothing(memory_ledger: Any) -> None:
 
 def test_a_store_that_changes_while_it_is_purged(app: Celery) -> None:
     """An entry that was old and is claimed again is young."""
-    clock = Clock()
+    clock = FakeClock()
     store = MemoryStore(clock)
     entry = store.insert(make_entry(status=Status.SENT)).entry
     clock.forward(90 * 86400)

@@ -54,7 +54,7 @@ def test_projects_on_one_redis_are_kept_apart(redis: Redis, settings: Any) -> No
 def test_a_url_that_cannot_be_used(settings: Any, url: str, text: str) -> None:
     """Known to the system check, without asking a server, and without showing a password."""
     settings.CELERY_IDEMPOTENT = {"LEDGER": url}
-    factory._ledger.cache_clear()
+    factory.forget_ledgers()
     (found,) = check_settings(None)
     assert found.id == "celery_idempotent.E002"
     assert text in found.msg
@@ -66,7 +66,7 @@ def ledger_at(url: str, settings: Any, **config: Any) -> Ledger:
     settings.CELERY_IDEMPOTENT = {"LEDGER": "auto"}
     app = Celery("auto", broker="memory://", backend=url, set_as_current=False)
     app.conf.update(config)
-    factory._ledger.cache_clear()
+    factory.forget_ledgers()
     ledger = factory.get_ledger(app)
     assert isinstance(ledger.store, RedisStore)
     return ledger

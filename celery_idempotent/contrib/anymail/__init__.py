@@ -1,4 +1,4 @@
-"""django-anymail: hand-overs told apart step by step, provider keys, and what webhooks tell later.
+"""django-anymail: hand-overs to a provider's API in steps, provider keys, and the events of webhooks.
 
 Add ``"celery_idempotent.contrib.anymail"`` to ``INSTALLED_APPS``, beside ``"celery_idempotent"`` and
 ``"anymail"``.

@@ -1,4 +1,4 @@
-"""What Anymail's errors say about a hand-over: taken, refused, not begun, or nobody knows."""
+"""Reads errors of Anymail's clients: the provider took the mail, refused it, never got it, or nobody knows."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import urllib3.exceptions
 from anymail.exceptions import AnymailAPIError, AnymailRecipientsRefused
+from requests import Response
 from requests import exceptions as requests_errors
 from requests.structures import CaseInsensitiveDict
 from urllib3.util.ssl_match_hostname import CertificateError
@@ -19,15 +20,15 @@ from urllib3.util.ssl_match_hostname import CertificateError
 from ...ledger.outcomes import Reply
 from ...ledger.status import DeliveryStatus
 from ...mail.providers import Deduplication
-from ...mail.smtp.reply_codes import STATUS, own_reading
+from ...mail.smtp.reply_codes import ServerReply
 from .client_timeouts import NotBegun
 
-REFUSED = frozenset({400, 413, 414, 415, 422})
-"""The message or its recipients are what the provider does not take; it would say the same tomorrow."""
-NAMELESS = frozenset({400, 422})
-"""Those of `REFUSED` that may be about anything in the request: one address, the sender, the account."""
-NOT_PROCESSED = frozenset({501, 505})
-"""5xx that say that the request was not worked on (RFC 9110 §15.6); the others may come after it was."""
+_REFUSED = frozenset({400, 413, 414, 415, 422})
+"""Status codes that refuse the message or its recipients for good."""
+_UNSPECIFIC = frozenset({400, 422})
+"""Codes of `_REFUSED` that do not say *what* was refused: a recipient, the sender or the account."""
+_NOT_PROCESSED = frozenset({501, 505})
+"""Codes 5xx by which the request was not worked on (RFC 9110 §15.6); others may come after it was."""
 
 _NOT_SENT: tuple[type[BaseException], ...] = (
     NotBegun,
@@ -61,21 +62,21 @@ _OF_THE_MAIL = {
     "Amazon SES": frozenset({"BadRequestException", "MessageRejected", "ValidationError"}),
     "Postmark": frozenset({"300", "402", "403", "406", "409", "411"}),
 }
-"""The providers' own codes about a message or its recipients, by Anymail's ``esp_name``.
+"""Providers' own codes about a message or its recipients, by Anymail's ``esp_name``.
 
-All others are about the account, the sender, or too many requests, and say nothing about a recipient.
+Their other codes are about the account, the sender, or too many requests.
 """
 _OF_THE_SENDER = {"Amazon SES": "is not verified", "Postmark": "'From'"}
-"""Words by which an answer with one of these codes is about the sender all the same."""
+"""Words that show an answer with one of these codes to be about the sender."""
 _LONGEST = 500
 _LONGEST_WAIT = 86_400
-"""Seconds; more than anybody waits."""
+"""Seconds; a longer time in ``Retry-After`` counts as this."""
 
 
-class Unnamed(Reply):
-    """The request was refused, and none of its recipients in particular: nobody knows whom that is about.
+class UnspecificRefusal(Reply):
+    """Reply to a request that was refused as a whole, without a word about one of its recipients.
 
-    DEFERRED, so that a later call offers it again; no retry would mend it.
+    Its status is DEFERRED, so that a later call offers the mail again; no retry would mend it.
     """
 
 
@@ -86,18 +87,18 @@ class _Answer(NamedTuple):
     provider: str
     """Anymail's ``esp_name``."""
     code: str = ""
-    """The provider's own, where it is known how that tells it."""
+    """The provider's own code, where we know how to read it."""
     words: str = ""
-    """What the provider says beside its code, out of JSON."""
+    """The provider's text beside its code, decoded from JSON."""
 
 
-def reply_for(
+def read_error(
     error: BaseException, provider: Deduplication | None, retried: bool, several: bool = False
 ) -> Reply:
-    """Return what ``error``, raised while the request was made, says of it.
+    """Return the reply that ``error``, raised during the request, amounts to.
 
-    ``retried``: the client may have made the request several times, of which it reports the last. ``several``:
-    a refusal may be about one of them alone.
+    ``retried`` if the client may have made the request several times: it reports the last one. ``several`` if a
+    refusal may be about one of several recipients.
     """
     if isinstance(error, AnymailRecipientsRefused):  # by a backend of the project's own
         return Reply(DeliveryStatus.REFUSED, None, _first_line(error))
@@ -113,21 +114,21 @@ def reply_for(
 
 
 def _read(answer: _Answer, repeated: bool, several: bool) -> Reply:
-    """Return what ``answer`` says: by ``CLASSIFY_REPLY`` first, then by its codes."""
+    """Return the reply of ``answer``: by ``CLASSIFY_REPLY`` first, then by its codes."""
     code, text = answer.status, f"HTTP {answer.status}: {' '.join(answer.text.split())}"
-    own = own_reading(code, text)
-    status = _status(answer) if own is None else STATUS[own]
+    own = ServerReply.read(code, text).ask_hook()
+    status = _status(answer) if own is None else own.status
     if repeated and status is not DeliveryStatus.ACCEPTED:
         status = DeliveryStatus.IN_DOUBT
     wait = _wait(answer.headers)
     detail = text[:_LONGEST] + ("" if wait is None else f"; retry after {wait} seconds")
-    if own is None and several and status is DeliveryStatus.REFUSED and code in NAMELESS:
-        return Unnamed(DeliveryStatus.DEFERRED, code, detail)
+    if own is None and several and status is DeliveryStatus.REFUSED and code in _UNSPECIFIC:
+        return UnspecificRefusal(DeliveryStatus.DEFERRED, code, detail)
     return Reply(status, code, detail)
 
 
 def _wait(headers: Mapping[str, str]) -> int | None:
-    """Return the seconds that an answer asks for: a number or a date (RFC 9110 §10.2.3), by its own clock."""
+    """Return the seconds in ``Retry-After``, a number or a date by the answer's clock (RFC 9110 §10.2.3)."""
     said = headers.get("Retry-After", "")
     if said.isdecimal():
         return min(int(said[:9]), _LONGEST_WAIT)
@@ -147,16 +148,16 @@ def _date(text: str) -> datetime | None:
 
 def _status(answer: _Answer) -> DeliveryStatus:
     code = answer.status
-    if code in REFUSED and not (code in NAMELESS and _is_of_the_account(answer)):
+    if code in _REFUSED and not (code in _UNSPECIFIC and _is_of_the_account(answer)):
         return DeliveryStatus.REFUSED
     asks_to_wait = "Retry-After" in answer.headers
-    if 400 <= code < 500 or code in NOT_PROCESSED or (code == 503 and asks_to_wait):
+    if 400 <= code < 500 or code in _NOT_PROCESSED or (code == 503 and asks_to_wait):
         return DeliveryStatus.DEFERRED
     return DeliveryStatus.IN_DOUBT
 
 
 def _is_of_the_account(answer: _Answer) -> bool:
-    """Tell whether the provider says that it takes nothing from this account or sender, or not so much."""
+    """Tell whether the provider refuses the account, its sender, or its number of requests."""
     if not answer.code:
         return False
     name = answer.provider
@@ -164,20 +165,20 @@ def _is_of_the_account(answer: _Answer) -> bool:
 
 
 def _answer(error: BaseException) -> _Answer | None:
-    """Return the answer that ``error`` is about, if there was one."""
+    """Return the answer that ``error`` carries, if the provider gave one."""
     if not isinstance(error, AnymailAPIError):
         return None
-    response: Any = error.response
-    if isinstance(response, Mapping):  # botocore's
-        return _botos(response)
+    response = error.response
+    if isinstance(response, Mapping):  # of botocore
+        return _read_boto_answer(response)
     if response is None or getattr(response, "status_code", None) is None:
         return None
     name = str(error.esp_name)
-    own = _postmarks(response) if name == "Postmark" else ()
+    own = _read_postmark_codes(response) if name == "Postmark" else ()
     return _Answer(response.status_code, response.headers, response.text, name, *own)
 
 
-def _botos(response: Mapping[str, Any]) -> _Answer | None:
+def _read_boto_answer(response: Mapping[str, Any]) -> _Answer | None:
     about, said = response.get("ResponseMetadata", {}), response.get("Error", {})
     if about.get("HTTPStatusCode") is None:
         return None
@@ -186,8 +187,8 @@ def _botos(response: Mapping[str, Any]) -> _Answer | None:
     return _Answer(about["HTTPStatusCode"], headers, f"{code}: {words}", "Amazon SES", code, words)
 
 
-def _postmarks(response: Any) -> tuple[str, ...]:
-    """Return the answer's code and words, or nothing."""
+def _read_postmark_codes(response: Response) -> tuple[str, ...]:
+    """Return Postmark's own code and text in ``response``, or nothing."""
     try:
         said = response.json()
         return str(said["ErrorCode"]), str(said.get("Message", ""))
@@ -196,17 +197,17 @@ def _postmarks(response: Any) -> tuple[str, ...]:
 
 
 def _was_retried(error: BaseException) -> bool:
-    """Tell whether the answer is that to a repeated request: the one before it may have been taken."""
-    response: Any = getattr(error, "response", None)
+    """Tell whether the answer is to a repeated request: the request before it may have been taken."""
+    response = getattr(error, "response", None)
     if isinstance(response, Mapping):
         return bool(response.get("ResponseMetadata", {}).get("RetryAttempts", 0))
     return bool(getattr(getattr(getattr(response, "raw", None), "retries", None), "history", ()))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield ``error`` and what it was raised from, also where a library only hands that on as an argument."""
+    """Yield ``error`` and its causes, also those that a library only passes on as an argument."""
     seen: list[BaseException] = []
-    todo: list[Any] = [error]
+    todo: list[object] = [error]
     while todo:
         one = todo.pop()
         if isinstance(one, BaseException) and one not in seen:

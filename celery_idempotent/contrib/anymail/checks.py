@@ -1,25 +1,24 @@
-"""A system check of Anymail's clients."""
+"""System checks of the mailers that use Anymail: W024 about retries, W025 about encryption keys."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from anymail.backends.base import AnymailBaseBackend
 from django.apps import AppConfig
 from django.core.checks import CheckMessage, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 
-from ...mail.providers import unsealed
+from ...mail.provider_checks import check_encryption_keys
+from ...mail.providers import API
 from ...mail_settings import Mailer, backend_at, usable_mailers
-from .client_retries import tries
-from .transport import PROVIDERS
+from .client_retries import count_tries
 
 
 @register("celery_idempotent")
-def check_retries(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
+def _check_retries(app_configs: Sequence[AppConfig] | None, **_: object) -> list[CheckMessage]:
     """W024 a client that sends a request again by itself, around the ledger. Asks no server."""
     return [
         Warning(
@@ -36,12 +35,12 @@ def check_retries(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Che
 
 
 @register("celery_idempotent")
-def check_sealing(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
+def _check_encryption_keys(app_configs: Sequence[AppConfig] | None, **_: object) -> list[CheckMessage]:
     """W025 a provider whose keys cannot be used for want of encryption keys."""
     found: list[CheckMessage] = []
     for mailer, kind in _backends():
         try:
-            found += unsealed(mailer.alias, PROVIDERS.get(str(kind.esp_name)))
+            found += check_encryption_keys(mailer.alias, API.get(str(kind.esp_name)))
         except ImproperlyConfigured:
             continue  # E002 says so
     return found
@@ -51,9 +50,9 @@ def _times(count: float) -> str:
     return "any number of times" if count == math.inf else f"{count:g} times"
 
 
-def _backends() -> Iterator[tuple[Mailer, Any]]:
+def _backends() -> Iterator[tuple[Mailer, type[AnymailBaseBackend]]]:
     for mailer in usable_mailers():
-        kind = backend_at(mailer.wrapped) if mailer.wrapped else object
+        kind: type[object] = backend_at(mailer.wrapped) if mailer.wrapped else object
         if issubclass(kind, AnymailBaseBackend):
             yield mailer, kind
 
@@ -63,11 +62,11 @@ def _clients() -> Iterator[tuple[str, str, float]]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Anymail's, about providers that it no longer tests
-                backend: Any = kind(**mailer.options)
+                backend = kind(**mailer.options)
                 backend.open()
         except Exception:
-            continue  # it cannot be made here, for want of a key or a region: that comes up by itself
+            continue  # without a key or a region there is no client; sending fails with an error then
         try:
-            yield mailer.alias, str(mailer.wrapped), tries(backend)
+            yield mailer.alias, str(mailer.wrapped), count_tries(backend)
         finally:
             backend.close()

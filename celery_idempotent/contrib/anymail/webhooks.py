@@ -1,14 +1,16 @@
-"""Anymail's tracking signal: what a provider's webhook tells goes to the entry that the message names.
+"""Receiver of Anymail's tracking signal: keeps the event of a webhook with the entry that the message names.
 
-Whether a webhook is genuine is Anymail's to find out, before it sends the signal. An error here makes its view
-answer with 500, and the provider tell it again: that is wanted where the ledger does not answer.
+Anymail checks that a webhook is genuine before it sends the signal. An error here makes Anymail's view answer
+with 500, and the provider repeat the webhook: that is wanted where the ledger does not answer.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+
+from anymail.signals import AnymailTrackingEvent
 
 from ...conf import conf
 from ...exceptions import DeliveryInDoubt, EntryUnreadable
@@ -17,11 +19,11 @@ from ...ledger.addresses import recipient
 from ...ledger.provider_events import ACCEPTED, Event
 from ...stores.factory import get_ledger
 from ...tasks.registry import by_email_type
-from . import message_marks
+from .message_marks import Mark
 
 logger = logging.getLogger("celery_idempotent")
 
-KINDS = {
+_KINDS = {
     "queued": ACCEPTED,
     "sent": ACCEPTED,
     "delivered": "delivered",
@@ -30,19 +32,19 @@ KINDS = {
     "rejected": "rejected",
     "failed": "failed",
     "complained": "complained",
-    # What people do with a mail is nobody's business here, but they have it.
+    # The actions of recipients do not count here, but prove that they have the mail.
     "opened": ACCEPTED,
     "clicked": ACCEPTED,
     "unsubscribed": ACCEPTED,
     "autoresponded": ACCEPTED,
 }
-"""Anymail's event types, as the ledger keeps them. Others say nothing about a hand-over."""
+"""Anymail's event types, and the ledger's. Other types say nothing about a hand-over."""
 
 
-def hear(sender: Any, event: Any, esp_name: str, **_: Any) -> None:
-    """Keep ``event`` with its entry, and report what it settles. Raises `LedgerUnavailable`."""
-    mark = message_marks.read(event.metadata)
-    kind = KINDS.get(event.event_type)
+def hear(sender: object, event: AnymailTrackingEvent, esp_name: str, **_: object) -> None:
+    """Keep ``event`` with its entry, and report a doubt that it settles. Raises `LedgerUnavailable`."""
+    mark = Mark.read(event.metadata)
+    kind = _KINDS.get(event.event_type)
     if mark is None or kind is None:
         return
     ledger = get_ledger()
@@ -70,21 +72,21 @@ def hear(sender: Any, event: Any, esp_name: str, **_: Any) -> None:
         tell(task, entry, "webhook", DeliveryInDoubt(f"{esp_name} tells: {kind}"))
 
 
-def _aware(moment: Any) -> datetime | None:
+def _aware(moment: object) -> datetime | None:
     return moment if isinstance(moment, datetime) and moment.utcoffset() is not None else None
 
 
-def _recipient(event: Any, esp_name: str) -> str:
-    """Return the digest of the address that ``event`` is about, or nothing where the provider does not say."""
+def _recipient(event: AnymailTrackingEvent, esp_name: str) -> str:
+    """Return the digest of the address in ``event``, or an empty text where the provider names nobody."""
     if not event.recipient or (esp_name == "Resend" and _has_several(event.esp_event)):
         return ""
     try:
         return recipient(event.recipient, conf.recipient_salt, conf.recipients).digest
     except UnicodeError:
-        return ""  # a lone surrogate: nobody that the ledger has, and no reason to have it told again
+        return ""  # a lone surrogate: no recipient of the ledger, and no reason to have the webhook repeated
 
 
-def _has_several(esp_event: Any) -> bool:
-    """Tell whether Resend's event is about a message to several: it does not say about whom of them."""
+def _has_several(esp_event: Mapping[str, Mapping[str, Sequence[str] | None]]) -> bool:
+    """Tell whether Resend's event is about a message to several recipients: it names none of them."""
     data = esp_event.get("data") or {}
     return sum(len(data.get(name) or ()) for name in ("to", "cc", "bcc")) > 1

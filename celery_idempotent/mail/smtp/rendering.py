@@ -1,34 +1,33 @@
-"""A Django message as it goes over the wire."""
+"""Renders a Django message into the `Letter` that goes over the wire in SMTP."""
 
 from __future__ import annotations
 
 import email.policy
-import smtplib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from email.utils import parseaddr
-from typing import Any
 
 import django
 from django.conf import settings
 from django.core.mail import EmailMessage
+from django.core.mail.backends.smtp import EmailBackend as DjangoSMTP
 from django.utils.encoding import punycode
 
 from ...ledger.addresses import mask, mask_all, printable
 
-Prepare = Callable[[str], str]
+_Prepare = Callable[[str], str]
 _PARSER_GIVES_UP = (TypeError, AttributeError)
 """Raised by Python's own parser, about ``Ann <>`` and ``ann@[1.2.3``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """What is said in one SMTP transaction, but for the recipients chosen for it."""
+    """Sender and payload of an SMTP transaction, and each address in the form for the wire."""
 
     sender: str
     wire: Mapping[str, str]
-    """Each address as it goes into RCPT TO, but for those that Django refuses."""
+    """Each address as RCPT TO names it; addresses that Django refuses are missing."""
     payload: bytes
     """Dot-stuffed (RFC 5321 §4.5.2), without the final dot."""
     size: int
@@ -37,6 +36,12 @@ class Letter:
     """The payload holds octets over 127 (RFC 6152)."""
     utf8_headers: bool
     """The headers hold addresses that only UTF-8 can write (RFC 6532)."""
+
+    @classmethod
+    def render(cls, backend: DjangoSMTP, message: EmailMessage, addresses: Sequence[str], name: str) -> Letter:
+        """Return ``message`` for ``addresses``. Raises `ValueError` about its headers or sender."""
+        with explain_unwritable(message, name):
+            return _render(backend, message, addresses)
 
     def needs_smtputf8(self, address: str) -> bool:
         """Tell whether this mail to ``address`` needs a server with SMTPUTF8 (RFC 6531)."""
@@ -48,22 +53,19 @@ class Letter:
         return replace(self, payload=payload, size=size, eight_bit=not payload.isascii())
 
 
-def render(backend: Any, message: EmailMessage, addresses: Sequence[str], name: str) -> Letter:
-    """Return ``message`` for ``addresses``. Raises `ValueError` about the headers or the sender of ``name``."""
-    with writing(message, name):
-        return _rendered(backend, message, addresses)
-
-
 @contextmanager
-def writing(message: EmailMessage, name: str) -> Iterator[None]:
-    """Have a `ValueError` from the block say what cannot be written, addresses masked: results are stored."""
+def explain_unwritable(message: EmailMessage, name: str) -> Iterator[None]:
+    """Have a `ValueError` from the block name the field that cannot be written, addresses masked.
+
+    ``name`` is the task's. Results are stored, so no address may stand in them.
+    """
     try:
         yield
     except ValueError as error:
         if field := _unwritable_field(message):
             raise _kind(error)(f"{name}: {field}. Correct it where it comes from. Nothing was sent") from None
         if isinstance(error, UnicodeError):
-            raise not_unicode(error) from None
+            raise describe_unicode_error(error) from None
         raise type(error)(f"{name}: {mask_all(str(error))}") from None  # Django quotes addresses
 
 
@@ -72,7 +74,7 @@ def _kind(error: ValueError) -> type[ValueError]:
 
 
 def _unwritable_field(message: EmailMessage) -> str | None:
-    """Return which address keeps the headers from being written. Blind copies are in none."""
+    """Describe the address that keeps the headers from being written. Blind copies are in no header."""
     for field in ("to", "cc"):
         for address in getattr(message, field):
             probe = EmailMessage(from_email="root@localhost")
@@ -86,8 +88,8 @@ def _unwritable_field(message: EmailMessage) -> str | None:
     return None
 
 
-def not_unicode(error: UnicodeError) -> ValueError:
-    """Return what is raised for ``error``, which has the whole text among its arguments: results are stored."""
+def describe_unicode_error(error: UnicodeError) -> ValueError:
+    """Return the error to raise for ``error``, whose arguments hold the whole text: results are stored."""
     reason = getattr(error, "reason", "it cannot be encoded")
     return ValueError(
         f"a text of the message cannot be written ({reason}). Look for lone surrogates in its subject, body, "
@@ -95,47 +97,51 @@ def not_unicode(error: UnicodeError) -> ValueError:
     )
 
 
-def _rendered(backend: Any, message: EmailMessage, addresses: Sequence[str]) -> Letter:
-    prepare = _preparation(backend, message)
+def _render(backend: DjangoSMTP, message: EmailMessage, addresses: Sequence[str]) -> Letter:
+    prepare = _choose_preparation(backend, message)
     sender = prepare(message.from_email)
-    wire = {address: it for address in addresses if (it := _prepared(prepare, address)) is not None}
-    utf8_headers = django.VERSION >= (6,) and not _ascii_headers(message)
-    data = _data(message, utf8_headers)
-    payload = smtplib._quote_periods(data)  # type: ignore[attr-defined]
+    wire = {a: prepared for a in addresses if (prepared := _try_prepare(prepare, a)) is not None}
+    utf8_headers = django.VERSION >= (6,) and not _has_ascii_headers(message)
+    data = _serialise(message, utf8_headers)
+    payload = _stuff_dots(data)
     if not payload.endswith(b"\r\n"):
         payload += b"\r\n"
         data += b"\r\n"
     return Letter(sender, wire, payload, len(data), not data.isascii(), utf8_headers)
 
 
-def _prepared(prepare: Prepare, address: str) -> str | None:
-    """Return ``address`` for RCPT TO, or None where no mailbox can be read from it: the others get theirs."""
+def _stuff_dots(data: bytes) -> bytes:
+    """Double the dot at the beginning of each line, so that none is taken for the end (RFC 5321 §4.5.2)."""
+    return (b"\n" + data).replace(b"\n.", b"\n..")[1:]
+
+
+def _try_prepare(prepare: _Prepare, address: str) -> str | None:
+    """Return ``address`` for RCPT TO, or None where Django reads no mailbox from it."""
     try:
         return prepare(address)
     except (ValueError, *_PARSER_GIVES_UP):
         return None
 
 
-def _ascii_headers(message: EmailMessage) -> bool:
-    """Tell whether the headers can do without UTF-8 (RFC 6532). They name everybody, served here or not."""
+def _has_ascii_headers(message: EmailMessage) -> bool:
+    """Tell whether the headers need no UTF-8 (RFC 6532). They name all recipients, served here or not."""
     sender = str(message.extra_headers.get("From", message.from_email))
     named = [sender, *message.to, *message.cc, *message.reply_to]
     return all(_local_part(str(address)).isascii() for address in named)
 
 
-def _data(message: EmailMessage, utf8_headers: bool) -> bytes:
+def _serialise(message: EmailMessage, utf8_headers: bool) -> bytes:
     if django.VERSION >= (6,):
         policy = email.policy.SMTPUTF8 if utf8_headers else email.policy.SMTP
         return message.message(policy=policy).as_bytes()
-    rendered: Any = message.message()
+    rendered = message.message()
     del rendered["Bcc"]  # a project's own header would name those who are to stay hidden
     del rendered["Resent-Bcc"]
-    data: bytes = rendered.as_bytes(linesep="\r\n")
-    return data
+    return bytes(rendered.as_bytes(linesep="\r\n"))  # type: ignore[call-arg]
 
 
-def _preparation(backend: Any, message: EmailMessage) -> Prepare:
-    """Return what turns an address into the form for MAIL FROM and RCPT TO."""
+def _choose_preparation(backend: DjangoSMTP, message: EmailMessage) -> _Prepare:
+    """Return the function that turns an address into the form for MAIL FROM and RCPT TO."""
     if hasattr(backend, "prep_address"):  # Django 6
 
         def prepare(address: str) -> str:

@@ -1,9 +1,10 @@
-"""What a mail server's reply means: a table over reply codes (RFC 5321 §4.2) and enhanced codes (RFC 3463)."""
+"""SMTP reply codes: what a server's reply means, by a table (RFC 5321 §4.2, RFC 3463) or ``CLASSIFY_REPLY``."""
 
 from __future__ import annotations
 
 import logging
 import re
+from dataclasses import dataclass
 from enum import Enum
 
 from ...conf import conf
@@ -11,9 +12,13 @@ from ...ledger.addresses import printable
 from ...ledger.outcomes import Reply
 from ...ledger.status import DeliveryStatus
 
+logger = logging.getLogger("celery_idempotent")
+
+_LONGEST_TEXT = 2000
+
 
 class Kind(str, Enum):
-    """What a reply says about the mail. The values are what ``CLASSIFY_REPLY`` may return."""
+    """Meaning of a reply for the mail. The values are those that ``CLASSIFY_REPLY`` may return."""
 
     ACCEPTED = "accepted"
     """Yes: the server has it, or takes this recipient."""
@@ -24,11 +29,38 @@ class Kind(str, Enum):
     LIMIT = "limit"
     """No to so many recipients at once: offered again in a smaller transaction."""
     UNKNOWN = "unknown"
-    """Nothing that can be relied upon. After the payload that is a doubt, before it the end of the try."""
+    """No meaning to rely upon: after the payload a doubt, before the payload the end of the attempt."""
 
     def __str__(self) -> str:
         return self.value
 
+    @property
+    def status(self) -> DeliveryStatus:
+        """Status of the deliveries whose payload got a reply of this kind."""
+        return _STATUS[self]
+
+    @property
+    def status_before_payload(self) -> DeliveryStatus:
+        """Status of the deliveries that a reply of this kind ends before their payload: never in doubt."""
+        return DeliveryStatus.REFUSED if self is Kind.PERMANENT else DeliveryStatus.DEFERRED
+
+    @classmethod
+    def look_up(cls, code: int, text: str, at_rcpt: bool = False) -> Kind:
+        """Return the kind of a reply by `TABLE`; ``at_rcpt`` if it answers RCPT."""
+        reply = f"{code} {text}"
+        for kind, rcpt_only, pattern in TABLE:
+            if (at_rcpt or not rcpt_only) and pattern.match(reply):
+                return kind
+        return cls.UNKNOWN
+
+
+_STATUS = {
+    Kind.ACCEPTED: DeliveryStatus.ACCEPTED,
+    Kind.TEMPORARY: DeliveryStatus.DEFERRED,
+    Kind.LIMIT: DeliveryStatus.DEFERRED,
+    Kind.PERMANENT: DeliveryStatus.REFUSED,
+    Kind.UNKNOWN: DeliveryStatus.IN_DOUBT,
+}
 
 _MANY = (
     r"too many (recipients|rcpts?\b|to addresses)|recipients? (count|limit|number)\b.{0,20}exceed"
@@ -44,129 +76,57 @@ TABLE: tuple[tuple[Kind, bool, re.Pattern[str]], ...] = (
     (Kind.TEMPORARY, False, re.compile(r"4\d\d ")),
     (Kind.PERMANENT, False, re.compile(r"5\d\d ")),
 )
-"""Kind, whether for RCPT alone, and what "code text" begins with. The first that fits; none: unknown.
+"""Kind, "for RCPT alone", and a pattern for "code text". The first row that fits decides; none: unknown.
 
 Where reply code and enhanced code contradict each other, the reply code counts (RFC 5321 §4.2).
 """
-
-
-def kind_of(code: int, text: str, at_rcpt: bool = False) -> Kind:
-    """Return what a reply says, by `TABLE`."""
-    reply = f"{code} {text}"
-    for kind, rcpt_only, pattern in TABLE:
-        if (at_rcpt or not rcpt_only) and pattern.match(reply):
-            return kind
-    return Kind.UNKNOWN
-
-
 _TOO_LARGE = re.compile(r"552 (?![245]\.)|5\d\d 5\.(3\.4|2\.3)\b")
-
-
-def is_too_large(code: int, text: str) -> bool:
-    """Tell whether a reply to MAIL refuses the message for its size (RFC 1870 §6, RFC 3463 §3.3, §3.4)."""
-    return _TOO_LARGE.match(f"{code} {text}") is not None
-
-
 _NOT_UTF8 = re.compile(r"5\d\d 5\.6\.7\b")
 
 
-def is_about_utf8(code: int, text: str) -> bool:
-    """Tell whether a reply refuses what needs SMTPUTF8 (RFC 6531 §3.5)."""
-    return _NOT_UTF8.match(f"{code} {text}") is not None
+@dataclass(frozen=True, slots=True)
+class ServerReply:
+    """One reply of a mail server: its code, and its text on one line."""
 
+    code: int
+    text: str
 
-GREYLISTED_SECONDS = 300.0
-"""Seconds to wait for a server that does not say how long; what most greylisting software starts with."""
-SHORTEST_WAIT, LONGEST_WAIT = 1.0, 3600.0
-"""Bounds, in seconds, for what a server asks for."""
+    @classmethod
+    def read(cls, code: int, text: bytes | str) -> ServerReply:
+        """Return the reply with a text that every store can keep, and no longer than is worth reading."""
+        text = text[:_LONGEST_TEXT]
+        decoded = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+        return cls(code, " ".join(printable(decoded).split()))
 
-_GREYLISTED = re.compile(r"4\d\d 4\.7\.\d+\b|4\d\d .*gr[ea]y.?list", re.DOTALL | re.IGNORECASE)
-_CUE = r"(?:again|retry|retries|come back|wait|delay(?:ed)?|defer(?:red)?|list(?:ed|ing))\b[^\d]{0,40}"
-_CLOCK = re.compile(_CUE + r"(\d{1,2}):(\d\d):(\d\d)\b", re.IGNORECASE)
-_UNITS = re.compile(
-    _CUE + r"(?:(\d{1,6}) ?(?:h|hrs?|hours?)\b)?\W*(?:(\d{1,6}) ?(?:m|mins?|minutes?)\b)?"
-    r"\W*(?:(\d{1,6}) ?(?:s|secs?|seconds?)\b)?",
-    re.IGNORECASE,
-)
+    @property
+    def is_positive(self) -> bool:
+        """True if the server agrees to MAIL or RCPT."""
+        return 250 <= self.code <= 259
 
+    def classify(self, at_rcpt: bool = False) -> Kind:
+        """Return the kind by ``CLASSIFY_REPLY``, or by `TABLE` where the hook returns None or raises."""
+        return self.ask_hook() or Kind.look_up(self.code, self.text, at_rcpt)
 
-def wait_for(code: int | None, text: str) -> float | None:
-    """Return the seconds after which a deferred recipient is worth another try, or None if nothing says so.
+    def ask_hook(self) -> Kind | None:
+        """Return the kind by ``CLASSIFY_REPLY``, or None where the hook leaves it to the table or raises."""
+        try:
+            hook = conf.classify_reply
+            own = hook(self.code, self.text) if hook is not None else None
+            return None if own is None else Kind(own)
+        except Exception:  # a reply that has come must not be lost by a mistake in reading it
+            logger.exception(
+                "CLASSIFY_REPLY cannot be used for the reply code %s; the table decides", self.code
+            )
+            return None
 
-    What the server asks for, within bounds; otherwise `GREYLISTED_SECONDS` for greylisting (RFC 6647) and
-    other policy deferrals (4.7.x).
-    """
-    if code is None:
-        return None
-    asked = _asked_for(text)
-    if asked is not None:
-        return min(max(asked, SHORTEST_WAIT), LONGEST_WAIT)
-    return GREYLISTED_SECONDS if _GREYLISTED.match(f"{code} {text}") else None
+    def refuses_size(self) -> bool:
+        """Tell whether a reply to MAIL refuses the message for its size (RFC 1870 §6, RFC 3463 §3.3, §3.4)."""
+        return _TOO_LARGE.match(f"{self.code} {self.text}") is not None
 
+    def refuses_utf8(self) -> bool:
+        """Tell whether the reply refuses a mail that needs SMTPUTF8 (RFC 6531 §3.5)."""
+        return _NOT_UTF8.match(f"{self.code} {self.text}") is not None
 
-def _asked_for(text: str) -> float | None:
-    for pattern in (_CLOCK, _UNITS):
-        for found in pattern.finditer(text):
-            if any(found.groups()):
-                hours, minutes, seconds = (int(group or 0) for group in found.groups())
-                return hours * 3600.0 + minutes * 60.0 + seconds
-    return None
-
-
-logger = logging.getLogger("celery_idempotent")
-
-LONGEST_TEXT = 2000
-
-STATUS = {
-    Kind.ACCEPTED: DeliveryStatus.ACCEPTED,
-    Kind.TEMPORARY: DeliveryStatus.DEFERRED,
-    Kind.LIMIT: DeliveryStatus.DEFERRED,
-    Kind.PERMANENT: DeliveryStatus.REFUSED,
-    Kind.UNKNOWN: DeliveryStatus.IN_DOUBT,
-}
-
-
-def readable(text: bytes | str) -> str:
-    """Return the text of a reply on one line, as every store can keep it, and no more than is worth reading."""
-    text = text[:LONGEST_TEXT]
-    said = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
-    return " ".join(printable(said).split())
-
-
-def kind(code: int, text: bytes | str, at_rcpt: bool = False) -> Kind:
-    """Return what a reply says: by ``CLASSIFY_REPLY``, and by the table where that returns None or raises."""
-    said = readable(text)
-    own = own_reading(code, said)
-    return kind_of(code, said, at_rcpt) if own is None else own
-
-
-def own_reading(code: int, text: str) -> Kind | None:
-    """Return what ``CLASSIFY_REPLY`` says of a reply, or None where it leaves that to the table."""
-    try:
-        hook = conf.classify_reply
-        own = hook(code, readable(text)) if hook is not None else None
-        return None if own is None else Kind(own)
-    except Exception:  # a reply that has come must not be lost by a mistake in reading it
-        logger.exception("CLASSIFY_REPLY cannot be used for the reply code %s; the table decides", code)
-        return None
-
-
-def refusal(said: Kind, code: int, text: bytes | str) -> Reply:
-    """Return a reply to something before the payload, to which the server did not say yes: definite."""
-    status = DeliveryStatus.REFUSED if said is Kind.PERMANENT else DeliveryStatus.DEFERRED
-    return Reply(status, _recorded(code), readable(text))
-
-
-def read_reply(code: int, text: bytes | str) -> tuple[Kind, Reply]:
-    """Return what the reply to a payload says; one that says nothing is a doubt."""
-    said = kind(code, text)
-    return said, Reply(STATUS[said], _recorded(code), readable(text))
-
-
-def unoffered(code: int, text: bytes | str) -> Reply:
-    """Return the reply that ended a transaction before its payload, for those whom it was not about."""
-    return Reply(DeliveryStatus.DEFERRED, _recorded(code), readable(text))
-
-
-def _recorded(code: int) -> int | None:
-    return code if 100 <= code <= 599 else None
+    def to_ledger(self, status: DeliveryStatus) -> Reply:
+        """Return the ledger's record of this reply for deliveries with ``status``."""
+        return Reply(status, self.code if 100 <= self.code <= 599 else None, self.text)

@@ -1,29 +1,33 @@
-"""Reading a server's replies within a time and a size, whatever the server does.
+"""Reads a mail server's replies within a time limit and a size limit, whatever the server does.
 
-`smtplib` reads from ``smtp.file``, with a time limit for each piece that arrives. A server that sends a byte
-now and then would hold it for ever, and what it says out of turn would count as the answer to the next command.
-So ``smtp.file`` is a `ReplyReader` here.
+`smtplib` has a time limit for each piece that arrives: a server that sends a byte now and then would hold it
+for ever. `smtplib` would also take a line that comes out of turn as the answer to the next command. So it reads
+from a `ReplyReader` here.
 """
 
 from __future__ import annotations
 
 import smtplib
+import socket
 import ssl
 import time
 from functools import lru_cache
 from math import inf
-from typing import Any
+from typing import Any, ClassVar
 
-LONGEST_REPLY = 1 << 20
-"""Octets of one reply with all its lines. `smtplib` takes 8,192 in a line; RFC 5321 §4.5.3.1.5 has 512."""
-DEFAULT_PATIENCE = 60.0
+from ...compat import get_reply_stream, set_reply_stream
+
+_DEFAULT_PATIENCE = 60.0
 """Seconds for a reply where a connection was made without any timeout."""
 _CHUNK = 1 << 14
 _NOTHING_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class ReplyReader:
-    """The lines that ``smtp`` receives. `smtplib` calls `readline` and `close`."""
+    """Stream of the lines that ``smtp`` receives. `smtplib` calls `readline` and `close`."""
+
+    longest_reply: ClassVar[int] = 1 << 20
+    """Octets of one reply with all its lines. `smtplib` takes 8,192 in a line; RFC 5321 §4.5.3.1.5 has 512."""
 
     def __init__(self, smtp: smtplib.SMTP, patience: float) -> None:
         self._smtp = smtp
@@ -34,21 +38,31 @@ class ReplyReader:
         self._unread = b""
         self._begin_reply()
 
+    @classmethod
+    def of(cls, smtp: smtplib.SMTP, patience: float) -> ReplyReader:
+        """Return the reader of ``smtp``, put in place if missing; it gives each reply ``patience`` seconds."""
+        reader = get_reply_stream(smtp)
+        if not isinstance(reader, ReplyReader):
+            reader = cls(smtp, patience)
+            set_reply_stream(smtp, reader)
+        reader.patience = patience
+        return reader
+
     def _begin_reply(self) -> None:
         self._code: bytes | None = None
         self._octets = 0
 
     @property
     def out_of_turn(self) -> bool:
-        """True if the server has said more than it was asked: the next reply would answer nothing."""
+        """True if the server has sent a line that answers no command."""
         return bool(self._unread)
 
     def listen(self) -> None:
-        """Take in what the server has said unasked, without waiting. Raises `OSError` if it has hung up."""
-        sock: Any = self._smtp.sock
+        """Take in lines that the server has sent unasked, at once. Raises `OSError` if it has hung up."""
+        sock = self._socket()
         sock.settimeout(0.0)
         try:
-            received: bytes = sock.recv(_CHUNK)
+            received = sock.recv(_CHUNK)
         except _NOTHING_YET:
             return
         if not received:
@@ -84,51 +98,54 @@ class ReplyReader:
         return line
 
     def _receive(self) -> bytes:
-        sock: Any = self._smtp.sock
-        sock.settimeout(left(min(self._until, self.end)))
-        received: bytes = sock.recv(_CHUNK)
+        sock = self._socket()
+        sock.settimeout(_seconds_until(min(self._until, self.end)))
+        received = sock.recv(_CHUNK)
         self._octets += len(received)
-        if self._octets > LONGEST_REPLY:
-            raise ConnectionError(f"a reply of more than {LONGEST_REPLY} octets")
+        if self._octets > self.longest_reply:
+            raise ConnectionError(f"a reply of more than {self.longest_reply} octets")
         return received
+
+    def _socket(self) -> socket.socket:
+        if self._smtp.sock is None:
+            raise smtplib.SMTPServerDisconnected("the connection is closed")
+        return self._smtp.sock
+
+    def time_left(self) -> float:
+        """Return the seconds until `end`. Raises `TimeoutError` when it has come."""
+        return _seconds_until(self.end)
 
     def close(self) -> None:
         """Nothing to close: the socket is the connection's."""
 
 
-def left(end: float) -> float:
-    """Return the seconds until ``end``. Raises `TimeoutError` when it has come."""
+def _seconds_until(end: float) -> float:
     seconds = end - time.monotonic()
     if seconds <= 0:
         raise TimeoutError("out of time")
     return seconds
 
 
-def lines_of(smtp: smtplib.SMTP, patience: float) -> ReplyReader:
-    """Return what reads for ``smtp``, put in place where it is not yet."""
-    if not isinstance(smtp.file, ReplyReader):
-        smtp.file = ReplyReader(smtp, patience)  # type: ignore[assignment]
-    lines: Any = smtp.file
-    lines.patience = patience
-    return lines  # type: ignore[no-any-return]
+class _ReadsInTime(smtplib.SMTP):
+    """Reads greeting, EHLO, STARTTLS and AUTH with `ReplyReader`, all of them within so many seconds."""
 
+    within: ClassVar[float]
 
-class _Patient:
-    """Reads greeting, EHLO, STARTTLS and AUTH with `ReplyReader`, all of them ``within`` so many seconds."""
-
-    def __init__(self, *args: Any, within: float = inf, **options: Any) -> None:
-        self.ready_by = time.monotonic() + within
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.ready_by = time.monotonic() + self.within
         super().__init__(*args, **options)
 
-    def getreply(self: Any) -> Any:
-        if not isinstance(self.file, ReplyReader):
+    def getreply(self) -> tuple[int, bytes]:
+        if not isinstance(get_reply_stream(self), ReplyReader):
             known = isinstance(self.timeout, int | float)
-            lines = lines_of(self, float(self.timeout) if known else DEFAULT_PATIENCE)
-            lines.end = self.ready_by
-        return super().getreply()  # type: ignore[misc]
+            ReplyReader.of(self, float(self.timeout) if known else _DEFAULT_PATIENCE).end = self.ready_by
+        return super().getreply()
 
 
 @lru_cache(maxsize=16)
-def patient(kind: type[smtplib.SMTP]) -> type[smtplib.SMTP]:
-    """Return ``kind`` of connection, reading with `ReplyReader` from its first reply on."""
-    return type(kind.__name__, (_Patient, kind), {})
+def add_reply_reader(kind: type[smtplib.SMTP], within: float) -> type[smtplib.SMTP]:
+    """Return ``kind`` of connection, reading with `ReplyReader` from the first reply on.
+
+    A connection has ``within`` seconds for all that comes before it is ready.
+    """
+    return type(kind.__name__, (_ReadsInTime, kind), {"within": within})

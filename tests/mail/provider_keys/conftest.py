@@ -7,17 +7,18 @@ from typing import Any
 
 import pytest
 
-from celery_idempotent.mail import handover
+from celery_idempotent.testing import speed_up
 from tests.mail.provider_keys.confirmations import KEY, configured
 from tests.support.mailserver import DROP_AFTER_ACCEPT
 from tests.support.providers import KeyedSMTP
 
 
 @pytest.fixture(autouse=True)
-def _keyed(_ledger: None, settings: Any, monkeypatch: Any) -> None:
+def _keyed(_ledger: None, settings: Any) -> Iterator[None]:
     """Tries follow each other at once."""
     configured(settings, PROVIDER="resend", ENCRYPTION_KEYS=[KEY])
-    monkeypatch.setattr(handover, "PAUSES", (0.0, 0.0))
+    with speed_up():
+        yield
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from django.core.mail import EmailMessage
 from celery_idempotent import DeliveryInDoubt, IdempotentEmailTask, Status
 from celery_idempotent.exceptions import DeliveryUnconfirmed
 from celery_idempotent.ledger.status import DeliveryStatus
-from celery_idempotent.mail import handover, providers
+from celery_idempotent.mail.handover import HandOver
+from celery_idempotent.mail.provider_keys import ProviderKey
 from tests.mail.provider_keys.confirmations import (
     ANN,
     app,
@@ -78,7 +79,7 @@ def test_nothing_of_the_content_is_left(silent: KeyedSMTP) -> None:
 def test_tries_of_one_run_are_few_and_then_the_task_comes_back(silent: KeyedSMTP) -> None:
     """`DeliveryUnconfirmed` is a doubt that resolves itself; to an eager caller it is an error."""
     assert isinstance(run().result, DeliveryUnconfirmed)
-    assert len(silent.keys) == 1 + len(handover.PAUSES)
+    assert len(silent.keys) == 1 + len(HandOver.pauses)
     assert len(silent.accepted) == 1
     assert entry().status is Status.IN_DOUBT
 
@@ -108,7 +109,7 @@ def test_a_refusal_of_the_second_offer_is_no_proof(settings: Any) -> None:
 
 def test_a_message_too_large_to_be_kept_is_held(settings: Any, monkeypatch: Any) -> None:
     """A ledger is no mail store; such a message goes out all the same."""
-    monkeypatch.setattr(providers, "LONGEST_CONTENT", 100)
+    monkeypatch.setattr(ProviderKey, "longest_content", 100)
     with KeyedSMTP(dot=[DROP_AFTER_ACCEPT, "250 ok"]) as server:
         assert is_held(send(server, settings).result)
     assert entry().sealed == ""
@@ -117,7 +118,7 @@ def test_a_message_too_large_to_be_kept_is_held(settings: Any, monkeypatch: Any)
 def test_a_forgotten_ledger_makes_the_same_key(silent: KeyedSMTP, memory_ledger: Any) -> None:
     """What the ledger has lost, the provider still recognises: other content is refused, so nobody gets two."""
     run()
-    memory_ledger.store._entries.clear()
+    memory_ledger.store.clear()
     silent.script["dot"] = "250 ok"
     assert run().state == "FAILURE"
     assert len(silent.accepted) == 1

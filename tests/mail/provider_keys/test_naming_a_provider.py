@@ -70,7 +70,7 @@ MINE = Deduplication("Mine", "X-Once", 3600.0)
 def test_a_provider_is_named(settings: Any, name: str) -> None:
     """By its name, or by the path of one's own."""
     configured(settings, PROVIDER=name)
-    header = providers.provider(name).header  # type: ignore[union-attr]
+    header = providers.find_provider(name).header  # type: ignore[union-attr]
     with KeyedSMTP(header, dot=[DROP_AFTER_ACCEPT, "250 ok"]) as server:
         assert send(server, settings).get() == "sent 1"
     assert len(server.accepted) == 1
@@ -79,9 +79,9 @@ def test_a_provider_is_named(settings: Any, name: str) -> None:
 def test_a_mailer_names_its_own_provider(settings: Any) -> None:
     """The option of a mailer wins; an empty one is none."""
     backend = "celery_idempotent.mail.EmailBackend"
-    assert get_connection(backend, provider="lettermint")._provider is providers.LETTERMINT_SMTP
-    assert get_connection(backend, provider="")._provider is None
-    assert get_connection(backend)._provider is providers.RESEND_SMTP
+    assert get_connection(backend, provider="lettermint").provider is providers.SMTP["lettermint"]
+    assert get_connection(backend, provider="").provider is None
+    assert get_connection(backend).provider is providers.SMTP["resend"]
 
 
 @pytest.mark.parametrize("name", ["nobody", "tests.nowhere.X", f"{__name__}.KEY"])
