@@ -1,4 +1,4 @@
-"""``python -m tests.acceptance.manage COMMAND …``: run a management command in the project, and tell its log."""
+"""``python -m tests.acceptance.manage COMMAND …``: run a management command in the project."""
 
 from __future__ import annotations
 

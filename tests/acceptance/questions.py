@@ -71,14 +71,14 @@ def find_status(task: str, *args: Any) -> str | None:
 
 
 def run_and_look(task: str, *args: Any) -> list[Any]:
-    """Publish one task and wait; return its value or its error's name, the entry's status, and the task's id."""
+    """Publish one task; return its value or its error's name, the entry's status, and the task's id."""
     result = task_of(task).delay(*args)
     value = value_of(result)
     return [value, find_status(task, *args), result.id]
 
 
 def run_and_look_closer(task: str, *args: Any) -> list[Any]:
-    """Return the value or the error's name, the entry's status, those of its deliveries, and the task's state."""
+    """Return the value or the error's name, the entry's status, its deliveries' statuses, the task's state."""
     result = task_of(task).delay(*args)
     value = value_of(result)
     entry = task_of(task).entry_for(*args)

@@ -39,7 +39,7 @@ def place(place_process: tuple[Any, Shop]) -> tuple[Any, Shop]:
 
 
 def strike(server: Any, shop: Shop, step: str, order: int, task_id: str, said: str) -> None:
-    """Stop the server while the task of ``order`` is held at ``step`` of its hand-over, and wait for what the log says."""
+    """Stop the server while the task of ``order`` is held at ``step``, and wait for what the log says."""
     before, mark = shop.server.count(step), len(shop.log())
     shop.server.hold(step)
     shop.ask(questions.publish, "confirm", order, task_id=task_id)

@@ -69,7 +69,7 @@ def read_what_is_stored(order: int) -> list[Any]:
 
 
 def listen_to_events(order: int, doubtful: int) -> list[Any]:
-    """Run ``order`` twice and ``doubtful`` once; return the events about email: type, first task, whether ours."""
+    """Run ``order`` twice and ``doubtful`` once; return the email events: type, first task, whether ours."""
     heard: list[dict[str, Any]] = []
     ready = threading.Event()
 
@@ -105,7 +105,7 @@ def relay_what_was_lost(order: int) -> None:
 
 
 def sweep_what_was_left(order: int) -> list[Any]:
-    """Sweep the claim of a process that is gone; return what was released, the status then, and who came next."""
+    """Sweep a claim whose process is gone; return what was released, the status then, and who came next."""
     ledger = get_ledger(app)
     ledger.claim(Claimant(confirm.key_for(order), "confirmation", "gone"), Policy(lease=0.001))
     wait_for(ledger.store.due)
@@ -115,7 +115,7 @@ def sweep_what_was_left(order: int) -> list[Any]:
 
 
 def purge_the_older(older: int, younger: int) -> list[Any]:
-    """Purge after 91 days; return what was removed, whether ``older`` is gone, and the status of ``younger``."""
+    """Purge after 91 days; return what was removed, whether ``older`` is gone, and ``younger``'s status."""
     for order in (older, younger):
         confirm.delay(order).get(timeout=60)
     past = timezone.now() - timedelta(days=91)

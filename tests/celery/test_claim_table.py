@@ -36,7 +36,7 @@ def left(state: str, given: Any = None, **more: Any) -> Left:
 
 
 IN_DOUBT = ("settled", "in_doubt")
-# name: (task and more arguments, what was left, value, status, generation, copies, seconds that it takes at least)
+# name: (task and more arguments, what was left, value, status, generation, copies, least seconds)
 ROWS: dict[str, tuple[tuple[str, ...], Left, Any, str, int, int, float]] = {
     "nothing": (("confirm",), {}, SENT, "sent", 1, 1, 0),
     "claimed, same task id": (("confirm",), left("claimed", by=OWN), SENT, "sent", 1, 1, 0),

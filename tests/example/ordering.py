@@ -1,4 +1,4 @@
-"""``python -m tests.example.ordering``: have the example's shop send each of its mails, asked for three times."""
+"""``python -m tests.example.ordering``: ask the example's shop three times for each of its mails."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ def subjects(bed: Bed) -> Counter[str]:
 
 
 def held(bed: Bed, step: str, order: int, task_id: str) -> LocalWorker:
-    """Hold the mail server at ``step``, publish the task of ``order``, and return the worker whose body has got there."""
+    """Hold the mail server at ``step``, publish ``order``, and return the worker whose body has got there."""
     before = bed.server.count(step)
     bed.server.hold(step)
     bed.shop.ask(questions.publish, "confirm", order, task_id=task_id)

@@ -52,7 +52,7 @@ def run_and_look(order: int) -> list[Any]:
 
 
 def roll_back_and_commit(rolled_back: int, committed: int) -> list[Any]:
-    """Enqueue in two transactions; return what waited after the first one's rollback, and its entry's status."""
+    """Enqueue in two transactions; return what waited after the rollback, and that order's status."""
     try:
         with transaction.atomic():
             function().delay(rolled_back, ANN)

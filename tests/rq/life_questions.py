@@ -61,7 +61,7 @@ def enqueue_in_all_ways(order: int) -> list[Any]:
 
 
 def race(order: int) -> list[Any]:
-    """Run ten jobs for one order, some with a retry; return their outcomes, the retries left and spent, the notes.
+    """Run ten jobs for one order, some with a retry; return outcomes, the retries left and spent, notes.
 
     The last answer is whether every note names the one job that has sent.
     """
@@ -82,7 +82,7 @@ def race(order: int) -> list[Any]:
 
 
 def lose_the_result(order: int) -> list[Any]:
-    """Run two jobs whose result cannot be kept; return how the first ended, the second, and the entry's status."""
+    """Run two jobs whose result cannot be kept; return how each ended, and the entry's status."""
     jobs = [emails.enqueue(unserialisable, order) for _ in range(2)]
     return [outcome(jobs[0])[0], outcome(jobs[1]), status_of(unserialisable, order)]
 
@@ -126,13 +126,13 @@ def wait_for_a_lease_and_return_retry(order: int) -> list[Any]:
 
 
 def lose_the_reply(order: int) -> list[Any]:
-    """Run two jobs with retries, the first of which ends in doubt; return the outcomes and the entry's status."""
+    """Run two jobs with retries, the first into doubt; return the outcomes and the entry's status."""
     jobs = [emails.enqueue(stubborn, order, retry=Retry(5, interval=30)) for _ in range(2)]
     return [[outcome(job) for job in jobs], status_of(stubborn, order)]
 
 
 def requeue(order: int) -> list[Any]:
-    """Run a job that fails, and requeue it twice by RQ's command; return the outcomes and the entry's status."""
+    """Run a job that fails, and requeue it twice by RQ's command; return outcomes and the entry's status."""
     job = emails.enqueue(stubborn, order, 1, 1)
     first = outcome(job)
     return [first, _requeued(job), _requeued(job), status_of(stubborn, order)]
@@ -158,7 +158,7 @@ def enqueue_many(order: int) -> list[Any]:
 
 
 def enqueue_in_json(order: int) -> list[Any]:
-    """Run jobs with JSON's serializer, one of which has to wait; return outcomes, waiting, and the lack of a note."""
+    """Run jobs with JSON's serializer, one of which waits; return outcomes, waiting, and the lack of a note."""
     json_queue = Queue("json", connection=connection, job_class=IdempotentJob, serializer=JSONSerializer)
     running = emails.enqueue(dawdling, order, 1)
     wait_until(lambda: running.is_started or running.is_finished)
@@ -197,7 +197,7 @@ def enqueue_for_later(order: int) -> list[Any]:
 
 
 def use_one_id_again(order: int, other: int) -> list[Any]:
-    """Return the outcomes of an order, another one, and the first one after its window, all under one job id."""
+    """Return the outcomes of an order, of another one, and of the first again later, all under one job id."""
     mine = f"daily-{order}"
     first = outcome(plain.enqueue(reminder, order, job_id=mine))
     second = outcome(plain.enqueue(reminder, other, job_id=mine))

@@ -1,6 +1,6 @@
 """Functions that tests of RQ have called in the project: enqueue a job, and look what became of it.
 
-A function goes by its name in `tests.rq.app`. Options are RQ's; ``retry`` and ``repeat`` are the options of RQ's
+A function goes by its name in `tests.rq.app`. Options are RQ's; ``retry`` and ``repeat`` hold those of its
 `Retry` and `Repeat`.
 """
 

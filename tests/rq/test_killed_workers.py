@@ -37,7 +37,7 @@ def bare(bare_process: RQShop) -> RQShop:
 
 @contextmanager
 def stopped_at_the_mail_server(shop: RQShop, name: str, order: int, **options: Any) -> Iterator[None]:
-    """Enqueue a job to be kept as ``name``, wait until it talks to the mail server, and pause its process for the with block."""
+    """Keep a job as ``name``, wait until it talks to the mail server, and pause its process for the block."""
     before = shop.server.count("mail")
     shop.server.hold("mail")
     shop.ask(questions.keep, name, "confirm", order, **options)
