@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.acceptance import questions
 from tests.support.shop import Shop
 
 RESUMED = ["before-claim", "after-claim", "after-354", "after-record", "after-send", "before-complete"]
@@ -13,21 +14,10 @@ REPLAYED = ["after-complete", "before-ack"]
 DOUBTFUL = {"after-write-ahead": 0, "after-payload": 0, "after-dot": 1, "after-250": 1}
 """Inside the hand-over, with the copies that the mail server has by then."""
 
-OUTCOME = """
-result = {task}.delay({order})
-try:
-    value = result.get(timeout=60)
-except Exception as error:
-    value = type(error).__name__
-entry = {task}.entry_for({order})
-"""
-"""Code that runs ``task`` and has its ``value`` in the end, or the name of its error, and its ``entry``."""
-RUN = OUTCOME + "answer([value, entry.status, result.id])"
-
 
 def killed_at(point: str, shop: Shop, order: int, task: str = "confirm") -> Any:
     """Run ``task``, whose process is killed at ``point``; return its value, the entry's status, and its id."""
     shop.crash_at(point)
-    told = shop.ask(RUN.format(task=task, order=order))
+    told = shop.ask(questions.run_and_look, task, order)
     shop.crashed()
     return told

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.acceptance import questions
 from tests.support.servers import MariaDB, Postgres
 from tests.support.shop import Shop, opened
 
@@ -37,11 +38,11 @@ def place(place_process: tuple[Any, Shop]) -> tuple[Any, Shop]:
     return server, shop
 
 
-def strike(server: Any, shop: Shop, step: str, task: str, said: str) -> None:
-    """Stop the server while ``task`` is held at ``step`` of its hand-over, and wait for what the log says."""
+def strike(server: Any, shop: Shop, step: str, order: int, task_id: str, said: str) -> None:
+    """Stop the server while the task of ``order`` is held at ``step``, and wait for what the log says."""
     before, mark = shop.server.count(step), len(shop.log())
     shop.server.hold(step)
-    shop.ask(task)
+    shop.ask(questions.publish, "confirm", order, task_id=task_id)
     shop.server.reached(step, before + 1)
     server.stop()
     shop.server.release(step)
@@ -51,12 +52,7 @@ def strike(server: Any, shop: Shop, step: str, task: str, said: str) -> None:
 def test_a_rollback_of_the_body_undoes_no_record(place: Any) -> None:
     """P5, with no extra configuration: sent inside atomic(), rolled back, retried, and not sent again."""
     _, shop = place
-    value, status, attempts = shop.ask("""
-result = in_transaction.delay(1)
-value = result.get(timeout=60)
-entry = in_transaction.entry_for(1)
-answer([value, entry.status, entry.attempts])
-""")
+    value, status, attempts = shop.ask(questions.count_attempts, "in_transaction", 1)
     assert (value, status, attempts) == ("committed", "sent", 1)
     assert shop.copies() == 1
 
@@ -64,17 +60,17 @@ answer([value, entry.status, entry.attempts])
 def test_a_ledger_that_is_down_sends_nothing_and_loses_nothing(place: Any) -> None:
     """P6: stopped right before the write-ahead, back a little later; the task sends then, once."""
     server, shop = place
-    strike(server, shop, "data", "confirm.apply_async((2,), task_id='patient')", "does not answer")
+    strike(server, shop, "data", 2, "patient", "does not answer")
     assert shop.copies() == 0
     server.start()
-    assert shop.ask("answer(app.AsyncResult('patient').get(timeout=60))") == {"order": 2, "by": "patient"}
+    assert shop.ask(questions.wait_for_result, "patient") == {"order": 2, "by": "patient"}
     assert shop.copies() == 1
 
 
 def test_a_ledger_that_goes_down_after_acceptance(place: Any) -> None:
     """P6: the outcome is offered in-process until the ledger takes it; nothing is sent again."""
     server, shop = place
-    strike(server, shop, "dot", "confirm.apply_async((3,), task_id='late')", "trying again")
+    strike(server, shop, "dot", 3, "late", "trying again")
     server.start()
-    assert shop.ask("answer(app.AsyncResult('late').get(timeout=60))") == {"order": 3, "by": "late"}
+    assert shop.ask(questions.wait_for_result, "late") == {"order": 3, "by": "late"}
     assert shop.copies() == 1

@@ -8,13 +8,11 @@ import pytest
 
 from celery_idempotent import RecipientsDeferred
 from celery_idempotent.execution.body import deferral
-from tests.acceptance.points import OUTCOME
+from tests.acceptance import questions
 from tests.support.mailserver import DROP_AFTER_ACCEPT
 from tests.support.shop import Shop
 
 orders = itertools.count(1)
-
-RUN = OUTCOME + "answer([value, entry.status, sorted(d.status for d in entry.deliveries), result.status])"
 
 
 @pytest.fixture
@@ -35,7 +33,7 @@ def test_a_task_that_says_nothing_about_retries_serves_everybody(
 ) -> None:
     """The deferred one alone is offered it again: same Message-ID, same To; the task ends in SUCCESS."""
     rcpt["bob"] = ["450 4.2.0 mailbox busy", "451 4.3.0 later"]
-    value, status, deliveries, state = shop.ask(RUN.format(task="announce", order=next(orders)))
+    value, status, deliveries, state = shop.ask(questions.run_and_look_closer, "announce", next(orders))
     assert (value, status, state) == ("announced", "sent", "SUCCESS")
     assert deliveries == ["accepted"] * 3
     first, second = shop.server.accepted
@@ -49,7 +47,7 @@ def test_a_task_that_says_nothing_about_retries_serves_everybody(
 def test_who_is_never_taken_fails_visibly_in_the_end(shop: Shop, rcpt: dict[str, list[str]]) -> None:
     """After `deferred_retries`; whoever was served stays served."""
     rcpt["bob"] = ["450 4.2.0 mailbox busy"] * 20
-    value, status, deliveries, _ = shop.ask(RUN.format(task="announce", order=next(orders)))
+    value, status, deliveries, _ = shop.ask(questions.run_and_look_closer, "announce", next(orders))
     assert (value, status) == ("RecipientsDeferred", "failed")
     assert deliveries == ["accepted", "accepted", "deferred"]
     assert len(rcpt["bob"]) == 20 - 4, "once, and three retries"
@@ -59,7 +57,7 @@ def test_who_is_never_taken_fails_visibly_in_the_end(shop: Shop, rcpt: dict[str,
 def test_an_earlier_retry_for_something_else_changes_nothing(shop: Shop, rcpt: dict[str, list[str]]) -> None:
     """What the task declares for other trouble says nothing about recipients who are refused for now."""
     rcpt["ann"] = ["450 4.7.1 greylisted, try again in 1 second", "450 4.2.0 mailbox busy"]
-    value, status, _, state = shop.ask(RUN.format(task="announce_after_trouble", order=next(orders)))
+    value, status, _, state = shop.ask(questions.run_and_look_closer, "announce_after_trouble", next(orders))
     assert (value, status, state) == ("announced", "sent", "SUCCESS")
     assert (shop.copies(), len(shop.bodies())) == (1, 4)
 
@@ -80,7 +78,7 @@ def test_a_task_with_retries_of_its_own_has_those_alone(
 ) -> None:
     """They are exhausted when they are, or there are none on purpose."""
     rcpt["ann"] = ["450 4.2.0 mailbox busy"] * 20
-    value, status, _, _ = shop.ask(RUN.format(task=task, order=next(orders)))
+    value, status, _, _ = shop.ask(questions.run_and_look_closer, task, next(orders))
     assert (value, status) == ("RecipientsDeferred", "failed")
     assert len(rcpt["ann"]) == 20 - offers
 
@@ -91,7 +89,7 @@ def test_a_body_that_swallows_the_error_serves_everybody_all_the_same(
 ) -> None:
     """P2: it comes back as if it had raised, by deferral or by the task's own retries, and nobody gets two."""
     rcpt["bob"] = ["450 4.2.0 mailbox busy"]
-    value, status, deliveries, state = shop.ask(RUN.format(task=task, order=next(orders)))
+    value, status, deliveries, state = shop.ask(questions.run_and_look_closer, task, next(orders))
     assert (value, status, state) == ("done", "sent", "SUCCESS")
     assert deliveries == ["accepted"] * 2
     assert [received.recipients for received in shop.server.accepted] == [
@@ -106,7 +104,7 @@ def test_a_body_that_swallows_the_error_fails_visibly_in_the_end(
 ) -> None:
     """P2: with the error that it has swallowed last, once the retries are used up."""
     rcpt["bob"] = ["450 4.2.0 mailbox busy"] * 20
-    value, status, deliveries, _ = shop.ask(RUN.format(task=task, order=next(orders)))
+    value, status, deliveries, _ = shop.ask(questions.run_and_look_closer, task, next(orders))
     assert (value, status) == ("RecipientsDeferred", "failed")
     assert deliveries == ["accepted", "deferred"]
     assert len(rcpt["bob"]) == 20 - offers
@@ -119,7 +117,7 @@ def test_a_body_that_swallows_that_it_was_not_let_in(shop: Shop, monkeypatch: py
     monkeypatch.setitem(script, "banner", ["421 4.3.2 closing", str(script["banner"])])
     shop.server.forget_calls()
     order = next(orders)
-    value, status, deliveries, state = shop.ask(RUN.format(task="announce_quietly", order=order))
+    value, status, deliveries, state = shop.ask(questions.run_and_look_closer, "announce_quietly", order)
     assert (value, status, state) == ("done", "sent", "SUCCESS")
     assert deliveries == ["accepted"] * 2
     assert [line.split()[0] for line in shop.bodies()] == ["quietly", "swallowed", "quietly"]
@@ -129,17 +127,18 @@ def test_a_body_that_swallows_that_it_was_not_let_in(shop: Shop, monkeypatch: py
 @pytest.mark.parametrize(
     ("task", "args", "copies"),
     [
-        ("insistent", "", 2),
-        ("verified", ", 'not sent'", 2),
-        ("quietly_insistent", "", 2),
-        ("verified", ", 'sent'", 1),
+        ("insistent", (), 2),
+        ("verified", ("not sent",), 2),
+        ("quietly_insistent", (), 2),
+        ("verified", ("sent",), 1),
     ],
 )
-def test_a_doubt_that_the_tasks_own_rules_settle(shop: Shop, task: str, args: str, copies: int) -> None:
+def test_a_doubt_that_the_tasks_own_rules_settle(
+    shop: Shop, task: str, args: tuple[str, ...], copies: int
+) -> None:
     """P2: the task comes back for it by itself, also where its body has swallowed the error."""
     shop.server.script["dot"] = [DROP_AFTER_ACCEPT, "250 ok"]
-    order = f"{next(orders)}{args}"
-    value, status, deliveries, state = shop.ask(RUN.format(task=task, order=order))
+    value, status, deliveries, state = shop.ask(questions.run_and_look_closer, task, next(orders), *args)
     assert (value, status, {*deliveries}, state) == ("sent", "sent", {"accepted"}, "SUCCESS")
     assert shop.copies() == copies
     assert len({received.message_id for received in shop.server.accepted}) == 1
@@ -148,7 +147,7 @@ def test_a_doubt_that_the_tasks_own_rules_settle(shop: Shop, task: str, args: st
 def test_a_server_whose_replies_always_get_lost(shop: Shop) -> None:
     """It may have the mail twice, and not as often as there are retries: then somebody has to look."""
     shop.server.script["dot"] = [DROP_AFTER_ACCEPT] * 9
-    value, status, deliveries, state = shop.ask(RUN.format(task="insistent", order=next(orders)))
+    value, status, deliveries, state = shop.ask(questions.run_and_look_closer, "insistent", next(orders))
     assert (value, status, deliveries, state) == ("SMTPServerDisconnected", "in_doubt", ["in_doubt"], "FAILURE")
     assert shop.copies() == 2
 
@@ -156,7 +155,9 @@ def test_a_server_whose_replies_always_get_lost(shop: Shop) -> None:
 def test_a_doubt_that_no_rule_settles_is_held(shop: Shop) -> None:
     """The verifier does not know, when the task has come back: it ends as one that is held."""
     shop.server.script["dot"] = [DROP_AFTER_ACCEPT, "250 ok"]
-    value, status, deliveries, state = shop.ask(RUN.format(task="verified", order=f"{next(orders)}, 'unknown'"))
+    value, status, deliveries, state = shop.ask(
+        questions.run_and_look_closer, "verified", next(orders), "unknown"
+    )
     assert (value, status, deliveries, state) == ("DeliveryInDoubt", "in_doubt", ["in_doubt"], "FAILURE")
     assert shop.copies() == 1
 

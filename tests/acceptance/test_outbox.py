@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,12 +12,11 @@ from typing import Any
 
 import pytest
 
+from tests.acceptance import outbox_questions, questions
 from tests.support.outage import Outage, Plan, kept, shown
 from tests.support.servers import MariaDB, Postgres, RabbitMQ, Redis
 from tests.support.shop import Shop, opened, sqlite
 from tests.support.worker import wait_for
-
-WAITING = "from celery_idempotent.models import OutboxMessage\nanswer(OutboxMessage.objects.count())"
 
 
 @pytest.fixture(scope="module", params=["database", "redis", "mariadb"])
@@ -35,38 +33,20 @@ def place(request: Any, redis: Redis, tmp_path_factory: Any) -> Iterator[Shop]:
 
 def test_a_commit_is_delivered_and_its_row_goes(place: Shop) -> None:
     """The worker removes the row itself; what was rolled back was never there."""
-    place.ask("""
-with transaction.atomic():
-    confirm.enqueue(1)
-    confirm.enqueue_many([(n,) for n in range(2, 30)])
-try:
-    with transaction.atomic():
-        confirm.enqueue(99)
-        raise ValueError
-except ValueError: pass
-""")
-    wait_for(lambda: place.ask(WAITING) == 0, 60, place.logs)
+    place.ask(outbox_questions.commit_and_roll_back, 1, 29, rolled_back=99)
+    wait_for(lambda: place.ask(outbox_questions.count_waiting) == 0, 60, place.logs)
     assert place.copies() == 29
-    assert place.ask("answer(confirm.entry_for(99) is None)")
+    assert place.ask(questions.find_status, "confirm", 99) is None
 
 
 def test_a_publisher_that_is_killed_after_its_commit(place: Shop) -> None:
     """Nothing was published, and the relay does it, under the id that was written; told to stop, it stops."""
     before = place.copies()
-    script = "from tests.acceptance.app import *\nfrom celery_idempotent.outbox import enqueue\n"
-    script += "enqueue._publish = lambda *_: os.kill(os.getpid(), 9)\nconfirm.enqueue(500)"
-    with python(place, script) as publisher:
-        assert publisher.wait(60) == -signal.SIGKILL
-    assert place.ask(WAITING) == 1
-    code = "from django.core.management import call_command\n"
-    code += "call_command('idempotency', 'relay', '--continuous', '--interval', '0.2')"
-    with python(place, f"from tests.acceptance.app import *\n{code}") as relay:
-        place.ask("""
-from django.utils import timezone
-from celery_idempotent.models import OutboxMessage
-OutboxMessage.objects.update(due_at=timezone.now())
-""")
-        wait_for(lambda: place.ask(WAITING) == 0, 60, place.logs)
+    place.ask(outbox_questions.die_after_the_commit, 500, dies=True)
+    assert place.ask(outbox_questions.count_waiting) == 1
+    with manage(place, "idempotency", "relay", "--continuous", "--interval", "0.2") as relay:
+        place.ask(outbox_questions.make_due)
+        wait_for(lambda: place.ask(outbox_questions.count_waiting) == 0, 60, place.logs)
         assert place.copies() == before + 1
         relay.terminate()
         out, _ = relay.communicate(timeout=30)
@@ -75,10 +55,10 @@ OutboxMessage.objects.update(due_at=timezone.now())
 
 
 @contextmanager
-def python(shop: Shop, script: str) -> Iterator[subprocess.Popen[str]]:
-    """A process of the project that runs ``script``, until the end of the with block at most."""
+def manage(shop: Shop, *command: str) -> Iterator[subprocess.Popen[str]]:
+    """A process of the project that runs a management command, until the end of the with block at most."""
     with subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", script],
+        [sys.executable, "-W", "ignore", "-m", "tests.acceptance.manage", *command],
         env={**os.environ, **shop.environment},
         stdout=subprocess.PIPE,
         text=True,

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
-from tests.acceptance.points import DOUBTFUL, RUN, killed_at
+from tests.acceptance import questions
+from tests.acceptance.points import DOUBTFUL, killed_at
 from tests.support.mailserver import DROP_AFTER_ACCEPT
 from tests.support.providers import KeyedSMTP
 from tests.support.shop import Shop, opened, sqlite
@@ -52,7 +53,7 @@ def test_a_task_comes_back_until_the_provider_answers(keyed: Shop) -> None:
     """Its own retries are not needed for that: the plain task has none."""
     order = next(orders)
     keyed.server.script["dot"] = [*[DROP_AFTER_ACCEPT] * 4, "250 ok"]
-    value, status, task_id = keyed.ask(RUN.format(task="confirm", order=order))
+    value, status, task_id = keyed.ask(questions.run_and_look, "confirm", order)
     assert value == {"order": order, "by": task_id}
     assert status == "sent"
     assert keyed.copies() == 1

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.acceptance import doubt_questions, outbox_questions, questions
 from tests.esp.webhooks import postmark
 from tests.support.providers import API
 from tests.support.shop import Shop, opened, sqlite
@@ -19,30 +20,6 @@ from tests.support.worker import wait_for
 pytestmark = pytest.mark.process
 
 orders = itertools.count(1)
-
-STATE = """
-entry = pair.entry_for({order})
-answer([entry.status, entry.unfinished, entry.result, [d.status for d in entry.deliveries]])
-"""
-DEADLINE = """
-import time
-from celery_idempotent.stores.factory import get_ledger
-store = get_ledger(app).store
-while (found := store.get(pair.key_for({order}))).now <= found.entry.deadline:
-    time.sleep(0.1)
-"""
-WEBHOOK = """
-from django.conf import settings
-from django.test import Client
-settings.ALLOWED_HOSTS = ["testserver"]
-path, kind = "/anymail/postmark/tracking/", "application/json"
-posted = Client().post(path, {body!r}, content_type=kind, headers={headers!r})
-assert posted.status_code == 200, posted
-"""
-OPERATOR = """
-from django.core.management import call_command
-call_command("idempotency", "resolve", pair.key_for({order}), "--sent", "--reason", "it is in Postmark's log")
-"""
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +61,13 @@ def subjects(api: API, order: int) -> list[str]:
     return [sent.body["Subject"] for sent in api.accepted if sent.body["Subject"].endswith(f" {order}")]
 
 
-def ending(how: str, api: API, order: int) -> str:
-    """The code that ends the doubt about the newest message."""
+def end_doubt(shop: Shop, how: str, api: API, order: int) -> None:
+    """End the doubt about the newest message."""
     if how == "operator":
-        return OPERATOR.format(order=order)
-    _, body, headers = postmark("delivered", "ann@example.com", api.accepted[-1].body["Metadata"])
-    return WEBHOOK.format(body=body.decode(), headers=headers)
+        shop.ask(doubt_questions.resolve, order)
+    else:
+        _, body, headers = postmark("delivered", "ann@example.com", api.accepted[-1].body["Metadata"])
+        shop.ask(doubt_questions.post_to_the_webhook, body.decode(), headers)
 
 
 @pytest.mark.parametrize("how", ["webhook", "operator"])
@@ -100,49 +78,41 @@ def test_a_kill_in_the_first_hand_over_and_a_redelivery_after_the_proof(shop: Sh
     """
     order = next(orders)
     shop.crash_at("after-250")
-    task_id = shop.ask(f"answer(pair.delay({order}).id)")
+    task_id = shop.ask(questions.publish, "pair", order)
     shop.crashed()
     shop.pause_at("before-claim")
     (pid,) = wait_for(shop.paused, 60, shop.logs)
     try:
-        state = shop.ask(DEADLINE.format(order=order) + ending(how, api, order) + STATE.format(order=order))
+        shop.ask(doubt_questions.wait_for_the_deadline, order)
+        end_doubt(shop, how, api, order)
+        state = shop.ask(doubt_questions.look, order)
         assert state == ["sent", True, None, ["accepted"]]
-        assert shop.ask(f"answer(pair.delay({order}).get(timeout=60))") is None
+        assert shop.ask(questions.run, "pair", order) is None
         assert subjects(api, order) == [f"The first of {order}"]
     finally:
         os.kill(pid, signal.SIGCONT)
     value = {"order": order, "by": task_id}
-    assert shop.ask(f"answer(pair.AsyncResult({task_id!r}).get(timeout=60))") == value, shop.logs()
-    assert shop.ask(STATE.format(order=order)) == ["sent", False, value, ["accepted", "accepted"]]
+    assert shop.ask(questions.wait_for_result, task_id) == value, shop.logs()
+    assert shop.ask(doubt_questions.look, order) == ["sent", False, value, ["accepted", "accepted"]]
     assert subjects(api, order) == [f"The first of {order}", f"The second of {order}"]
-    assert shop.ask(f"answer(pair.delay({order}).get(timeout=60))") == value, "from now on, duplicates get it"
-
-
-RELAY = """
-from django.utils import timezone
-from celery_idempotent.models import OutboxMessage
-from celery_idempotent.operations.relay import Relay
-OutboxMessage.objects.update(due_at=timezone.now())
-Relay(app).once()
-"""
+    assert shop.ask(questions.run, "pair", order) == value, "from now on, duplicates get it"
 
 
 def test_the_relay_publishes_it_until_the_body_is_finished(shop: Shop, api: API) -> None:
     """P2: the task has ended as in doubt; the proof has its message published again, and then its row goes."""
     order = next(orders)
     api.script = ["drop_after_accept", "ok"]
-    task_id = shop.ask(f"""
-result = pair.enqueue({order})
-result.get(timeout=60, propagate=False)
-answer(result.id)
-""")
-    waiting = f"answer([OutboxMessage.objects.count(), pair.AsyncResult({task_id!r}).status])"
-    assert shop.ask(RELAY + waiting) == [1, "FAILURE"], "held: there is nothing to be published"
-    shop.ask(ending("webhook", api, order) + RELAY)
+    task_id = shop.ask(outbox_questions.enqueue_pair, order)
+    shop.ask(outbox_questions.relay)
+    assert shop.ask(outbox_questions.find_state_of_pair, task_id) == [1, "FAILURE"], (
+        "held: there is nothing to be published"
+    )
+    end_doubt(shop, "webhook", api, order)
+    shop.ask(outbox_questions.relay)
     value = {"order": order, "by": task_id}
     state = ["sent", False, value, ["accepted", "accepted"]]
-    wait_for(lambda: shop.ask(STATE.format(order=order)) == state, 60, shop.logs)
-    left = "from celery_idempotent.models import OutboxMessage\nanswer(OutboxMessage.objects.count())"
-    wait_for(lambda: shop.ask(left) == 0, 60, shop.logs)
-    assert shop.ask(RELAY + f"answer(pair.AsyncResult({task_id!r}).get(timeout=60))") == value
+    wait_for(lambda: shop.ask(doubt_questions.look, order) == state, 60, shop.logs)
+    wait_for(lambda: shop.ask(outbox_questions.count_waiting) == 0, 60, shop.logs)
+    shop.ask(outbox_questions.relay)
+    assert shop.ask(questions.wait_for_result, task_id) == value
     assert subjects(api, order) == [f"The first of {order}", f"The second of {order}"]

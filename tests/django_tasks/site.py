@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import subprocess
@@ -12,6 +11,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from django.core.management import call_command
+
+from tests.support.console import Console
 from tests.support.mailserver import ScriptedSMTP
 from tests.support.notes import Notes
 from tests.support.processes import kill_group
@@ -19,25 +21,14 @@ from tests.support.servers import Postgres, Redis
 from tests.support.shop import sqlite
 from tests.support.worker import environment, wait_for
 
-CLIENT = """
-import json, sys, traceback
-from tests.django_tasks.project import *
-def answer(value): answers.append(value)
-for line in sys.stdin:
-    answers = []
-    close_old_connections()
-    try:
-        exec(json.loads(line))
-        print(json.dumps([True, *answers]), flush=True)
-    except BaseException:
-        print(json.dumps([False, traceback.format_exc()]), flush=True)
-"""
 DB = ["db_worker", "--interval", "0.1", "--no-startup-delay", "--queue-name", "*"]
 RQ = ["rqworker", "default", "mails", "--with-scheduler", "--job-class", "django_tasks_rq.Job"]
 
 
-class Site(Notes):
-    """Its servers and processes; ``ask`` runs code in a process of the project, as users do."""
+class Site(Console, Notes):
+    """Its servers and processes."""
+
+    app = "tests.django_tasks.project"
 
     def __init__(
         self,
@@ -58,23 +49,11 @@ class Site(Notes):
             **more,
         }
         self.processes: list[subprocess.Popen[Any]] = []
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        with (directory / "client.log").open("ab") as log:
-            self.client = self._started([sys.executable, "-W", "ignore", "-c", CLIENT], stderr=log, **pipes)
 
     def _started(self, command: list[str], **how: Any) -> subprocess.Popen[Any]:
         process = subprocess.Popen(command, env=self.environment, start_new_session=True, **how)
         self.processes.append(process)
         return process
-
-    def ask(self, code: str) -> Any:
-        """Run ``code`` and return what it gives to ``answer()``."""
-        self.client.stdin.write(json.dumps(code) + "\n")
-        self.client.stdin.flush()
-        line = self.client.stdout.readline()
-        done, *answers = json.loads(line) if line else (False, (self.directory / "client.log").read_text())
-        assert done, f"{answers}\n{self.logs()}"
-        return answers[-1] if answers else None
 
     @contextmanager
     def working(self, number: int = 1) -> Iterator[None]:
@@ -140,7 +119,8 @@ def opened(directory: Path, on_sqlite: bool = False, **more: str) -> Iterator[Si
         database = None if on_sqlite else stack.enter_context(Postgres())
         site = Site(directory, mail, broker, database, more)
         stack.callback(lambda: site.end(list(site.processes)))
-        site.ask("from django.core.management import call_command; call_command('migrate', verbosity=0)")
+        stack.callback(site.stop)
+        site.ask(call_command, "migrate", verbosity=0)
         yield site
 
 

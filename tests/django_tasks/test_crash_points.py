@@ -12,18 +12,12 @@ from typing import Any
 import pytest
 
 from tests.acceptance.points import DOUBTFUL, REPLAYED, RESUMED
+from tests.django_tasks import questions
 from tests.django_tasks.site import Site
 
 orders = itertools.count(1)
 DEAD = {"default": "RUNNING", "rq": "FAILED"}
 """What a task whose process was killed looks like."""
-
-AGAIN = """
-value = outcome(confirm.using(backend={alias!r}).enqueue({order}))
-if {alias!r} == "rq": finished(killed)  # by RQ's worker, as soon as that notices
-killed.refresh()
-answer([value, killed.status, entry(confirm, {order}).status])
-"""
 
 
 @pytest.fixture(params=["default", "rq"], ids=["db_worker", "rqworker"])
@@ -36,9 +30,9 @@ def kill(site: Site, alias: str, order: int, point: str, task: str = "confirm") 
     """Have the worker of a task killed at ``point`` and return the status of the entry then."""
     site.clear()
     site.crash_at(point)
-    site.ask(f"killed = {task}.using(backend={alias!r}).enqueue({order})")
+    site.ask(questions.keep, "killed", alias, task, order)
     site.crashed()
-    return site.ask(f"found = entry({task}, {order}); answer(found and found.status)")
+    return site.ask(questions.find_status, task, order)
 
 
 @pytest.mark.parametrize("point", RESUMED + REPLAYED)
@@ -48,7 +42,7 @@ def test_a_kill_outside_the_hand_over_loses_and_doubles_nothing(place: Any, poin
     order = next(orders)
     seen = kill(site, alias, order, point)
     assert seen == (None if point == "before-claim" else "sent" if point in REPLAYED else "claimed")
-    (status, value), killed, entry = site.ask(AGAIN.format(alias=alias, order=order))
+    (status, value), killed, entry = site.ask(questions.run_after, "killed", alias, "confirm", order)
     assert (status, value["order"], killed, entry) == ("SUCCESSFUL", order, DEAD[alias], "sent")
     assert site.copies() == 1
     assert len(site.bodies()) == (1 if point in [*REPLAYED, "before-claim", "after-claim"] else 2)
@@ -60,7 +54,7 @@ def test_a_kill_inside_the_hand_over_is_known_as_doubt(place: Any, point: str, c
     site, alias = place
     order = next(orders)
     assert kill(site, alias, order, point) == "sending"
-    value, killed, entry = site.ask(AGAIN.format(alias=alias, order=order))
+    value, killed, entry = site.ask(questions.run_after, "killed", alias, "confirm", order)
     assert (value[:2], killed, entry) == (["FAILED", "DeliveryInDoubt"], DEAD[alias], "in_doubt")
     assert site.copies() == copies
 
@@ -70,5 +64,5 @@ def test_an_opaque_body_that_is_killed_is_in_doubt(place: Any) -> None:
     site, alias = place
     order = next(orders)
     assert kill(site, alias, order, "opaque-body", "opaque") == "sending"
-    value, _, entry = site.ask(AGAIN.replace("confirm", "opaque").format(alias=alias, order=order))
+    value, _, entry = site.ask(questions.run_after, "killed", alias, "opaque", order)
     assert (value[:2], entry) == (["FAILED", "DeliveryInDoubt"], "in_doubt")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.django_tasks import questions
 from tests.django_tasks.site import Site, db_workers, opened
 from tests.support.worker import Worker, wait_for
 
@@ -37,7 +38,7 @@ def test_a_worker_that_is_told_twice_to_end(site: Site, step: str, left: str, en
     before = site.mail.count(step)
     site.mail.hold(step)
     with site.working():
-        site.ask(f"ended = confirm.enqueue({step!r})")
+        site.ask(questions.keep, "ended", "default", "confirm", step)
         site.mail.reached(step, before + 1)
         process = int(site.bodies()[-1].split()[-1])
         log = site.directory / "db_worker.log"
@@ -45,10 +46,11 @@ def test_a_worker_that_is_told_twice_to_end(site: Site, step: str, left: str, en
             count = log.read_text().count(said)
             os.kill(process, signal.SIGTERM)
             wait_for(lambda said=said, count=count: log.read_text().count(said) > count, 30, site.logs)
-        ended = site.ask(f"answer([*outcome(ended)[:2], entry(confirm, {step!r}).status])")
-        assert ended == ["FAILED", "SystemExit", left]
+        ended = site.ask(questions.wait_for, "ended")
+        assert ended[:2] == ["FAILED", "SystemExit"]
+        assert site.ask(questions.find_status, "confirm", step) == left
         site.mail.release(step)
-        answer = site.ask(f"answer([outcome(confirm.enqueue({step!r}))[0], entry(confirm, {step!r}).status])")
+        answer = site.ask(questions.run_and_look, "confirm", step)
         assert answer == ["SUCCESSFUL" if ends == "sent" else "FAILED", ends]
         wait_for(lambda: site.copies() == 1, 10)  # the server takes the one whose reply nobody waited for
 
@@ -56,16 +58,10 @@ def test_a_worker_that_is_told_twice_to_end(site: Site, step: str, left: str, en
 def test_a_task_inside_a_transaction_waits_for_as_long_as_it_takes(site: Site) -> None:
     """One that were enqueued anew would vanish with the rollback."""
     with site.working():
-        task = site.ask("""
-held = seed(all_in_one, 1, lease=60)
-claimed = held.claimed()
-waiting = all_in_one.enqueue(1)
-answer(waiting.id)
-""")
+        task = site.ask(questions.keep_behind_a_claim, "waiting", "default", "all_in_one", 1, lease=60)
         site.said(f"[{task}] waits: it cannot be enqueued anew: a transaction is open")
-        answer = site.ask(
-            "held.ledger.fail(claimed, 'gave up'); answer([*outcome(waiting), all_in_one.module_path])"
-        )
+        site.ask(questions.fail_the_claim, "gave up")
+        answer = site.ask(questions.wait_for, "waiting")
     assert answer[:2] == ["SUCCESSFUL", "sent"]
     assert site.copies() == 1
 
@@ -75,10 +71,7 @@ def test_tasks_and_ledger_in_one_sqlite_file(tmp_path: Any) -> None:
     """Two workers at 20 keys asked for three times each; a send inside `atomic` is refused, as with Celery."""
     with opened(tmp_path, on_sqlite=True) as site:
         db_workers(site)
-        values, refused = site.ask("""
-results = [confirm.enqueue(n) for _ in range(3) for n in range(20)]
-answer([[outcome(result) for result in results], outcome(in_transaction.enqueue(1, fail=False))])
-""")
+        values, refused = site.ask(questions.run_many, orders=20, times=3)
         assert [value[0] for value in values] == ["SUCCESSFUL"] * 60
         assert values[:20] == values[20:40] == values[40:]
         assert refused[:2] == ["FAILED", "UnsafeTransaction"]
@@ -87,12 +80,7 @@ answer([[outcome(result) for result in results], outcome(in_transaction.enqueue(
 
 def test_an_rq_queue_that_runs_jobs_at_once(site: Site) -> None:
     """With django-rq's ``ASYNC: False`` a job is part of whoever enqueues it, and is deduplicated as others."""
-    results = site.ask("""
-on = confirm.using(backend="rq", queue_name="at-once")
-results = [outcome(on.enqueue("at-once")) for _ in range(2)]
-held = seed(confirm, "held").claimed()
-answer([*results, outcome(on.enqueue("held"))])
-""")
+    results = site.ask(questions.run_at_once)
     assert results[0] == results[1]
     assert [result[:2] for result in results[1:]] == [["SUCCESSFUL", results[0][1]], ["FAILED", "InProgress"]]
     assert "goes on as" not in results[2][2]
@@ -106,11 +94,7 @@ def test_celery_and_db_workers_at_the_same_keys(site: Site) -> None:
     arguments = ("tests.django_tasks.project", site.environment, site.directory / "celery.log", "-c", "2")
     try:
         with site.working(2), Worker(*arguments, "-n", "both"):
-            values = site.ask("""
-both = [(celery_confirm.delay(n), confirm.enqueue(n)) for n in range(1000, 1200)]
-values = [[celery.get(timeout=100), *outcome(django, 100)] for celery, django in both]
-answer(values)
-""")
+            values = site.ask(questions.run_beside_celery, 1000, 1199, timeout=200)
     finally:
         shutil.rmtree(barrier)
     assert [value[1] for value in values] == ["SUCCESSFUL"] * 200

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import redis as client
 
+from tests.acceptance import questions
 from tests.esp.conftest import KEY
 from tests.esp.receipts import ANN
 from tests.esp.sealed_mail import gone, unreadable
@@ -97,7 +98,7 @@ def test_a_doubt_ends_by_itself_as_soon_as_the_provider_answers(project: Any) ->
     order = next(orders)
     before, offered = provider.copies(), len(provider.keys())
     provider.lose()
-    task_id = shop.ask(f"answer(confirm.delay({order}).id)")
+    task_id = shop.ask(questions.publish, "confirm", order)
     wait_for(lambda: len(provider.keys()) - offered >= 4, 60, shop.logs)  # the task has come back at least once
     wait_for(holds(connected, "in_doubt"), 60, shop.logs)
     text = dump(connected)
@@ -107,8 +108,7 @@ def test_a_doubt_ends_by_itself_as_soon_as_the_provider_answers(project: Any) ->
     gone(dump(connected), *IN_REDIS)
     assert provider.copies() == before + 1
     assert len(set(provider.keys()[offered:])) == 1
-    code = f"from celery.result import AsyncResult; answer(AsyncResult({task_id!r}, app=app).get(timeout=60))"
-    assert shop.ask(code) == {"order": order, "by": task_id}
+    assert shop.ask(questions.wait_for_result, task_id) == {"order": order, "by": task_id}
 
 
 def test_a_process_that_dies_in_the_hand_over_leaves_ciphertext(project: Any) -> None:
@@ -118,7 +118,7 @@ def test_a_process_that_dies_in_the_hand_over_leaves_ciphertext(project: Any) ->
     before = provider.copies()
     provider.lose()  # so that the state can be looked at for as long as that takes
     shop.crash_at("after-write-ahead")
-    shop.ask(f"answer(confirm.delay({order}).id)")
+    shop.ask(questions.publish, "confirm", order)
     shop.crashed()
     unreadable(dump(connected), *IN_REDIS)
     provider.answer()

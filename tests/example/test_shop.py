@@ -17,19 +17,6 @@ from tests.support.servers import Postgres, RabbitMQ, Redis
 from tests.support.worker import Worker
 
 SHOP = Path(__file__).parents[2] / "example_proj"
-ASK = """
-import json
-from shop.celery import app
-app.loader.import_default_modules()
-from shop.tasks import onboarding, order_confirmation, password_reset
-results = [task.delay(*args) for _ in range(3) for task, args in [
-    (password_reset, ("token-1", "ann@example.com")),
-    (onboarding, (7, "first-steps", "ann@example.com")),
-    (onboarding, (7, "second-steps", "ann@example.com")),
-    (order_confirmation, (1, "ann@example.com")),
-]]
-print(json.dumps([result.get(timeout=60) for result in results]))
-"""
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq", "redis"])
@@ -55,7 +42,7 @@ def test_the_shop_on_real_servers(
         checked = run(["-m", "django", "check", "--fail-level", "WARNING"], environment)
         assert "no issues" in checked
         with Worker("shop", environment, tmp_path / "worker.log", "-c", "2"):
-            values = json.loads(run(["-c", ASK], environment))
+            values = json.loads(run(["-m", "tests.example.ordering"], environment))
     assert values == [None, None, None, {"order_id": 1}] * 3
     subjects = Counter(received.headers["Subject"] for received in server.accepted)
     assert subjects == dict.fromkeys(

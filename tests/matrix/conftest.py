@@ -29,7 +29,7 @@ from pytest_celery import (
     celery_worker_cluster_config,
 )
 
-from tests.matrix import MATRIX, Combination
+from tests.matrix import MATRIX, Combination, questions
 from tests.matrix.bed import TRANSPORT, Bed, Ledger
 from tests.matrix.servers import (
     celery_backend,
@@ -171,19 +171,10 @@ def console(
     """A process of the project for the test's questions. Starts beside the workers and empties the ledger."""
     console = Shop(place, mail_server, project)
     try:
-        console.ask(EMPTY)
+        console.ask(questions.empty_ledger)
         yield console
     finally:
         console.stop()
-
-
-EMPTY = """
-from django.apps import apps
-from django.core.management.color import no_style
-from django.db import connection
-tables = [model._meta.db_table for model in apps.get_app_config("celery_idempotent").get_models()]
-connection.ops.execute_sql_flush(connection.ops.sql_flush(no_style(), tables, allow_cascade=True))
-"""
 
 
 @pytest.fixture

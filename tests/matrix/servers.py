@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pymysql
 import pytest
+from django.core.management import call_command
 from kombu import Connection
 from pytest_celery import CeleryBackendCluster, CeleryBrokerCluster
 
@@ -61,9 +62,9 @@ def migrate(directory: Path, database: dict[str, Any]) -> None:
     shop = Shop(directory, None, environment(directory, "memory://", database, 1))  # type: ignore[arg-type]
     (directory / "worker.log").touch()
     try:
-        shop.ask("from django.core.management import call_command; call_command('migrate', verbosity=0)")
+        shop.ask(call_command, "migrate", verbosity=0)
     finally:
-        shop.end()
+        shop.exit()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from pytest_celery import CeleryTestSetup
 
+from tests.acceptance import questions
 from tests.matrix import MATRIX, scope
+from tests.matrix import questions as matrix_questions
 from tests.matrix.bed import Bed
 from tests.support.matrix.containers import WorkerContainer
 from tests.support.processes import left_running
@@ -24,7 +26,7 @@ def test_a_mail_is_sent_once_and_its_duplicate_replayed(bed: Bed, celery_setup: 
     assert celery_setup.ready(control=True)
     assert len(celery_setup) == 4
     order = bed.order()
-    first = bed.shop.ask(f"answer(confirm.delay({order}).get(timeout=30))")
+    first = bed.shop.ask(questions.run, "confirm", order)
     again = celery_setup.app.send_task("tests.acceptance.app.confirm", (order,)).get(timeout=30)
     assert again == first
     assert bed.shop.copies() == 1
@@ -55,13 +57,13 @@ def test_a_message_survives_an_outage_of_the_broker(bed: Bed) -> None:
     for worker in bed.workers:
         worker.stop()
     order = bed.order()
-    bed.shop.ask(f"confirm.apply_async(({order},), task_id='kept-{order}')")
+    bed.shop.ask(questions.publish, "confirm", order, task_id=f"kept-{order}")
     bed.broker.stop()
     assert bed.broker.container.status == "exited"
     bed.broker.start()
     for worker in bed.workers:
         worker.start()
-    value = bed.shop.ask(f"answer(app.AsyncResult('kept-{order}').get(timeout=30))")
+    value = bed.shop.ask(questions.wait_for_result, f"kept-{order}")
     assert value == {"order": order, "by": f"kept-{order}"}
     assert bed.shop.copies() == 1
 
@@ -69,38 +71,37 @@ def test_a_message_survives_an_outage_of_the_broker(bed: Bed) -> None:
 def test_the_ledger_survives_its_outage(bed: Bed) -> None:
     """What was sent before is still known after it."""
     order = bed.order()
-    first = bed.shop.ask(f"answer(confirm.delay({order}).get(timeout=30))")
+    first = bed.shop.ask(questions.run, "confirm", order)
     bed.ledger.stop()
     assert not bed.ledger.running()
     bed.ledger.start()
-    assert bed.shop.ask(f"answer(confirm.delay({order}).get(timeout=60))") == first
+    assert bed.shop.ask(questions.run, "confirm", order) == first
     assert bed.shop.copies() == 1
 
 
 @pytest.mark.only(brokers=["redis"], ledgers=["sqlite"])
 def test_the_console_dies_alone(bed: Bed) -> None:
-    """A publisher that crashes is followed by a new one; an error in the code is told, with its traceback."""
-    bed.shop.ask("import os; os._exit(1)", dies=True)
-    assert bed.shop.ask("answer(confirm.name)") == "tests.acceptance.app.confirm"
+    """A publisher that crashes is followed by a new one; an error of a question is told, with its traceback."""
+    bed.shop.ask(matrix_questions.die, dies=True)
+    assert bed.shop.ask(matrix_questions.print_and_answer, "alive") == "alive"
     with pytest.raises(AssertionError, match="ZeroDivisionError"):
-        bed.shop.ask("1 / 0")
+        bed.shop.ask(matrix_questions.divide, 1, by=0)
     with pytest.raises(AssertionError, match="no answer within"):
-        bed.shop.ask("import time; time.sleep(9)", timeout=0.2)
-    assert bed.shop.ask("print('not an answer'); answer(1)") == 1
+        bed.shop.ask(matrix_questions.sleep, 9, timeout=0.2)
+    assert bed.shop.ask(matrix_questions.print_and_answer, 1) == 1
 
 
 @pytest.mark.only(brokers=["redis"], ledgers=["sqlite"])
 def test_what_a_test_configures_ends_with_it(bed: Bed) -> None:
     """Transport options and settings reach the workers' project."""
-    look = "answer([app.conf.broker_transport_options['visibility_timeout'], app.conf.task_time_limit])"
-    before = bed.shop.ask(look)
+    before = bed.shop.ask(matrix_questions.read_configuration)
     given = dict(bed.project)
     bed.configure({"visibility_timeout": 77}, task_time_limit=78)
-    assert bed.shop.ask(look) == [77, 78] != before
-    assert bed.shop.ask(f"answer(confirm.delay({bed.order()}).get(timeout=30))")
+    assert bed.shop.ask(matrix_questions.read_configuration) == [77, 78] != before
+    assert bed.shop.ask(questions.run, "confirm", bed.order())
     bed.project.update(given)
     bed.renew()
-    assert bed.shop.ask(look) == before
+    assert bed.shop.ask(matrix_questions.read_configuration) == before
 
 
 def test_the_matrix_is_complete() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.acceptance import questions
+from tests.matrix import questions as matrix_questions
 from tests.matrix.bed import Bed
 from tests.matrix.steps import held, idle, result, subjects
 
@@ -11,7 +13,7 @@ from tests.matrix.steps import held, idle, result, subjects
 def test_the_broker_restarts_in_the_middle_of_a_body(bed: Bed) -> None:
     """What could not be acknowledged is delivered again, and found done."""
     order = bed.order()
-    held(bed, "mail", f"confirm.apply_async(({order},), task_id='broker-{order}')")
+    held(bed, "mail", order, f"broker-{order}")
     bed.broker.restart()
     bed.server.release("mail")
     assert result(bed, f"broker-{order}") == {"order": order, "by": f"broker-{order}"}
@@ -23,7 +25,7 @@ def test_the_broker_restarts_in_the_middle_of_a_body(bed: Bed) -> None:
 def test_the_ledger_restarts_in_a_hand_over(bed: Bed, step: str) -> None:
     """P6: before the write-ahead nothing goes out and the task comes back; after the 250 it insists."""
     order = bed.order()
-    worker = held(bed, step, f"confirm.apply_async(({order},), task_id='{step}-{order}')")
+    worker = held(bed, step, order, f"{step}-{order}")
     mark = worker.mark()
     bed.ledger.stop()
     bed.server.release(step)
@@ -38,14 +40,7 @@ def test_the_ledger_restarts_in_a_hand_over(bed: Bed, step: str) -> None:
 def test_a_publisher_crashes_before_it_commits(bed: Bed, publish: str) -> None:
     """Whether the message got out or not, the same event later makes it exactly one."""
     order = bed.order()
-    bed.shop.ask(
-        f"""
-with transaction.atomic():
-    confirm.{publish}({order})
-    os._exit(1)
-""",
-        dies=True,
-    )
-    assert bed.shop.ask(f"answer(confirm.delay({order}).get(timeout=60))")["order"] == order
+    bed.shop.ask(matrix_questions.die_before_the_commit, order, publish, dies=True)
+    assert bed.shop.ask(questions.run, "confirm", order)["order"] == order
     idle(bed)
     assert subjects(bed) == {str(order): 1}

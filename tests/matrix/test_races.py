@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.acceptance import questions
+from tests.matrix import questions as matrix_questions
 from tests.matrix.bed import VISIBILITY_TIMEOUT, Bed
 from tests.matrix.steps import idle, result, subjects
 
@@ -26,11 +28,7 @@ def barrier(bed: Bed) -> Iterator[Path]:
 def test_the_same_message_twice(bed: Bed, barrier: Path) -> None:
     """P1, P4: two deliveries of one task id claim at the same moment; one mail, one result."""
     orders = [bed.order() for _ in range(5)]
-    values = bed.shop.ask(f"""
-for order in {orders}:
-    for _ in range(2): confirm.apply_async((order,), task_id=f"twice-{{order}}")
-answer([app.AsyncResult(f"twice-{{order}}").get(timeout=60) for order in {orders}])
-""")
+    values = bed.shop.ask(matrix_questions.run_twice_under_one_id, orders)
     assert values == [{"order": order, "by": f"twice-{order}"} for order in orders]
     idle(bed)
     assert subjects(bed) == {str(order): 1 for order in orders}, bed.shop.logs()
@@ -39,13 +37,7 @@ answer([app.AsyncResult(f"twice-{{order}}").get(timeout=60) for order in {orders
 def test_two_tasks_race_for_one_key_a_hundred_times(bed: Bed, barrier: Path) -> None:
     """P1, P3: exactly one send each, and the loser gets the winner's result."""
     orders = [bed.order() for _ in range(ROUNDS)]
-    values = bed.shop.ask(
-        f"""
-pairs = [[confirm.apply_async((order,), task_id=f"{{side}}-{{order}}") for side in "ab"] for order in {orders}]
-answer([[one.get(timeout=100), other.get(timeout=100)] for one, other in pairs])
-""",
-        timeout=150,
-    )
+    values = bed.shop.ask(matrix_questions.run_pairs, orders, timeout=150)
     assert [one["order"] for one, _ in values] == orders
     assert all(one == other for one, other in values)
     assert subjects(bed) == {str(order): 1 for order in orders}
@@ -59,10 +51,8 @@ def test_longer_than_the_visibility_timeout(bed: Bed) -> None:
     Of a body's runs the first that is ready sends; of a message's copies, all due at once, one does.
     """
     slow, late = bed.order(), bed.order()
-    bed.shop.ask(f"""
-dawdling.apply_async(({slow}, {VISIBILITY_TIMEOUT + 4}), task_id='slow-{slow}')
-confirm.apply_async(({late},), task_id='late-{late}', countdown={VISIBILITY_TIMEOUT + 3})
-""")
+    bed.shop.ask(questions.publish, "dawdling", slow, VISIBILITY_TIMEOUT + 4, task_id=f"slow-{slow}")
+    bed.shop.ask(questions.publish, "confirm", late, task_id=f"late-{late}", countdown=VISIBILITY_TIMEOUT + 3)
     assert result(bed, f"slow-{slow}") == "sent"
     assert result(bed, f"late-{late}") == {"order": late, "by": f"late-{late}"}
     idle(bed)
@@ -74,15 +64,12 @@ confirm.apply_async(({late},), task_id='late-{late}', countdown={VISIBILITY_TIME
 def test_waiting_duplicates_do_not_multiply(bed: Bed) -> None:
     """Another task holds the claim for longer than the broker waits: each duplicate stays one message."""
     order, lease = bed.order(), VISIBILITY_TIMEOUT + 3
-    bed.shop.ask(f"""
-from tests.support.seeded_entries import Seed
-Seed(confirm, {order}, lease={lease}).claimed()
-for n in range(3): confirm.apply_async(({order},), task_id=f"duplicate-{{n}}-{order}")
-""")
-    values = [result(bed, f"duplicate-{n}-{order}") for n in range(3)]
+    duplicates = [f"duplicate-{n}-{order}" for n in range(3)]
+    bed.shop.ask(matrix_questions.publish_behind_a_claim, order, lease, duplicates)
+    values = [result(bed, task_id) for task_id in duplicates]
     assert values == [values[0]] * 3
     assert subjects(bed) == {str(order): 1}
     log = "".join(worker.logs() for worker in bed.workers)
-    for n in range(3):
+    for task_id in duplicates:
         # 1 + 2 + 2.5 + 2.5 + …: half the visibility timeout at the most, and one message at a time.
-        assert 3 <= log.count(f"duplicate-{n}-{order}] comes back") <= lease / (VISIBILITY_TIMEOUT / 2) + 5
+        assert 3 <= log.count(f"{task_id}] comes back") <= lease / (VISIBILITY_TIMEOUT / 2) + 5

@@ -7,16 +7,12 @@ import itertools
 import pytest
 
 from tests.acceptance.points import DOUBTFUL, REPLAYED, RESUMED
+from tests.rq import questions
 from tests.support.rq import RQShop
 
 pytestmark = pytest.mark.process
 
 orders = itertools.count(1)
-
-RUN = """
-job = emails.enqueue(confirm, {order}, retry=Retry(3))
-answer([outcome(job), status_of(confirm, {order}), job.id, job.retries_left])
-"""
 
 
 @pytest.mark.parametrize("point", RESUMED + REPLAYED)
@@ -24,7 +20,9 @@ def test_a_kill_outside_the_hand_over_loses_and_doubles_nothing(either: RQShop, 
     """P1, P2, P4: the same job goes on at once, the customer gets one copy, the result is the body's."""
     order = next(orders)
     either.crash_at(point)
-    (how, value), status, job_id, left = either.ask(RUN.format(order=order))
+    (how, value), status, job_id, left = either.ask(
+        questions.run_and_look_closer, "confirm", order, retry={"max": 3}
+    )
     either.crashed()
     assert (how, value) == ("finished", {"order": order, "by": job_id})
     assert (status, left) == ("sent", 2)
@@ -38,7 +36,7 @@ def test_a_kill_inside_the_hand_over_is_known_as_doubt(either: RQShop, point: st
     """P1: the payload was on its way; nobody offers it again, RQ's own retries neither."""
     order = next(orders)
     either.crash_at(point)
-    outcome, status, *_ = either.ask(RUN.format(order=order))
+    outcome, status, *_ = either.ask(questions.run_and_look_closer, "confirm", order, retry={"max": 3})
     either.crashed()
     assert (outcome, status) == (["failed", "DeliveryInDoubt"], "in_doubt")
     assert either.copies() == copies
@@ -50,6 +48,6 @@ def test_an_opaque_body_that_is_killed_is_in_doubt(either: RQShop) -> None:
     """Nobody can know what such a body did."""
     order = next(orders)
     either.crash_at("opaque-body")
-    outcome, status, *_ = either.ask(RUN.format(order=order).replace("confirm", "opaque"))
+    outcome, status, *_ = either.ask(questions.run_and_look_closer, "opaque", order, retry={"max": 3})
     assert (outcome, status) == (["failed", "DeliveryInDoubt"], "in_doubt")
     assert len(either.bodies()) == 1

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.rq import django_rq_questions
 from tests.support.rq import RQShop, clean, opened
 
 pytestmark = pytest.mark.process
@@ -30,26 +31,14 @@ def shop(django_process: RQShop) -> RQShop:
 
 def test_a_duplicate_gets_the_originals_result(shop: RQShop) -> None:
     """P3: ``delay`` and a queue's ``enqueue`` alike."""
-    values = shop.ask("""
-jobs = [order_confirmation.delay(1, "ann@example.com"),
-        order_confirmation.delay(order_id=1, to="ann@example.com"),
-        django_rq.get_queue().enqueue(order_confirmation, 1, "ANN@example.com")]
-answer([[outcome(job) for job in jobs], status_of(order_confirmation, 1, "ann@example.com")])
-""")
+    values = shop.ask(django_rq_questions.call_in_all_ways, 1)
     assert values == [[["finished", "sent 1"]] * 3, "sent"]
     assert shop.copies() == 1
 
 
 def test_the_job_class_of_the_settings(shop: RQShop) -> None:
     """The key travels in meta from the enqueue on, and P7: nothing that RQ shows or logs has the address."""
-    shown, key, error = shop.ask("""
-job = order_confirmation.delay(2, "secret.person@example.com")
-first = [type(job).__name__, job.description, job.meta]
-outcome(job)
-try: order_confirmation.delay(2)
-except Exception as error: refused = type(error).__name__
-answer([first, order_confirmation.key_for(2, "secret.person@example.com"), refused])
-""")
+    shown, key, error = shop.ask(django_rq_questions.read_a_job, 2, "secret.person@example.com")
     assert shown[0] == "IdempotentJob"
     assert shown[2]["celery_idempotent"]["key"] == key
     assert error == "KeyFieldError"
@@ -69,10 +58,7 @@ def test_a_killed_work_horse(shop: RQShop, point: str, expected: list[str], stat
     """P1, P2: resumed by the decorator's ``retry``, replayed, or known as doubt; one copy each."""
     order = {"after-record": 3, "after-complete": 4, "after-dot": 5}[point]
     shop.crash_at(point)
-    values = shop.ask(f"""
-job = order_confirmation.delay({order}, "ann@example.com")
-answer([outcome(job), status_of(order_confirmation, {order}, "ann@example.com")])
-""")
+    values = shop.ask(django_rq_questions.run_and_look, order)
     shop.crashed()
     assert values == [[expected[0], expected[1].format(order)], status]
     assert shop.copies() == 1
@@ -80,22 +66,6 @@ answer([outcome(job), status_of(order_confirmation, {order}, "ann@example.com")]
 
 def test_a_call_in_a_transaction_that_is_rolled_back(shop: RQShop) -> None:
     """django-rq enqueues after the commit: nothing is sent for what did not happen, and nothing is claimed."""
-    values = shop.ask("""
-try:
-    with transaction.atomic():
-        order_confirmation.delay(6, "ann@example.com")
-        raise ValueError("roll back")
-except ValueError:
-    pass
-waiting = django_rq.get_queue().count
-with transaction.atomic():
-    order_confirmation.delay(7, "ann@example.com")
-import time
-end = time.monotonic() + 40
-while status_of(order_confirmation, 7, "ann@example.com") != "sent":
-    assert time.monotonic() < end
-    time.sleep(0.05)
-answer([waiting, status_of(order_confirmation, 6, "ann@example.com")])
-""")
+    values = shop.ask(django_rq_questions.roll_back_and_commit, 6, 7)
     assert values == [0, None]
     assert shop.copies() == 1

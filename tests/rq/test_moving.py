@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.rq import moving_questions
 from tests.support.rq import RQShop, RQWorker, clean, opened
 from tests.support.worker import Worker
 
@@ -34,19 +35,6 @@ def shop(moving_process: RQShop) -> RQShop:
     return clean(moving_process)
 
 
-PRELUDE = """
-from tests.rq.app import emails, outcome, status_of
-from tests.acceptance.app import app as celery_app
-celery_app.set_current()
-def over(result): return ["finished", result.get(timeout=60)]
-"""
-
-
-def ask(shop: RQShop, code: str) -> Any:
-    """Run ``code`` with both queues at hand."""
-    return shop.ask(PRELUDE + code)
-
-
 @contextmanager
 def celery_worker(shop: RQShop) -> Iterator[None]:
     """The project's Celery worker."""
@@ -69,55 +57,31 @@ def test_the_page_shows_the_code_that_is_tested() -> None:
 
 def test_the_key_is_the_same_in_both_queues(shop: RQShop) -> None:
     """Same ``email_type`` and key fields; what the functions are called does not matter."""
-    assert (
-        ask(
-            shop,
-            """
-answer([order_confirmation.key_for(1, "Ann@Example.com"),
-        order_confirmation_task.key_for(order_id=1, to="ann@example.com")])
-""",
-        )
-        == [ask(shop, "answer(order_confirmation.key_for(1, 'ann@example.com'))")] * 2
-    )
+    assert shop.ask(moving_questions.find_keys, 1) == [shop.ask(moving_questions.find_key, 1)] * 2
 
 
 def test_from_rq_to_celery(shop: RQShop) -> None:
     """Jobs wait in RQ while Celery already gets the same events: one copy, and the old jobs get its result."""
-    ask(
-        shop,
-        "for n in (11, 12, 13): emails.enqueue(order_confirmation, n, 'ann@example.com', job_id=f'old-{n}')",
-    )
+    shop.ask(moving_questions.leave_in_rq, [11, 12, 13])
     with celery_worker(shop):
-        new = ask(
-            shop,
-            "answer([over(order_confirmation_task.delay(n, 'ann@example.com')) for n in (11, 12, 14)])",
-        )
+        new = shop.ask(moving_questions.run_in_celery, [11, 12, 14])
     assert new == [["finished", f"confirmed {n}"] for n in (11, 12, 14)]
     assert shop.copies() == 3
     with rq_worker(shop):
-        old = ask(shop, "answer([outcome(emails.fetch_job(f'old-{n}')) for n in (11, 12, 13)])")
+        old = shop.ask(moving_questions.wait_for_rq, [11, 12, 13])
     assert old == [["finished", f"confirmed {n}"] for n in (11, 12, 13)]
     assert shop.copies() == 4
 
 
 def test_from_celery_to_rq(shop: RQShop) -> None:
     """The reverse: tasks wait in Celery's queue while RQ already gets the same events."""
-    ask(
-        shop,
-        """
-for n in (21, 22, 23):
-    order_confirmation_task.apply_async((n, "ann@example.com"), task_id=f"old-{n}")
-""",
-    )
+    shop.ask(moving_questions.leave_in_celery, [21, 22, 23])
     with rq_worker(shop):
-        new = ask(
-            shop,
-            "answer([outcome(emails.enqueue(order_confirmation, n, 'ann@example.com')) for n in (21, 22, 24)])",
-        )
+        new = shop.ask(moving_questions.run_in_rq, [21, 22, 24])
     assert new == [["finished", f"confirmed {n}"] for n in (21, 22, 24)]
     assert shop.copies() == 3
     with celery_worker(shop):
-        old = ask(shop, "answer([over(celery_app.AsyncResult(f'old-{n}')) for n in (21, 22, 23)])")
+        old = shop.ask(moving_questions.wait_for_celery, [21, 22, 23])
     assert old == [["finished", f"confirmed {n}"] for n in (21, 22, 23)]
     assert shop.copies() == 4
 
@@ -126,16 +90,10 @@ def test_an_email_in_doubt_stays_so_in_the_other_queue(shop: RQShop) -> None:
     """P1: changing the queue is no second chance."""
     shop.server.script["dot"] = "DROP_AFTER_ACCEPT"
     with celery_worker(shop):
-        failed = ask(
-            shop,
-            """
-try: order_confirmation_task.delay(31, "ann@example.com").get(timeout=60)
-except Exception as error: answer(type(error).__name__)
-""",
-        )
+        failed = shop.ask(moving_questions.find_error_in_celery, 31)
     clean(shop)
     with rq_worker(shop):
-        moved = ask(shop, "answer(outcome(emails.enqueue(order_confirmation, 31, 'ann@example.com')))")
+        moved = shop.ask(moving_questions.run_in_rq, [31])[0]
     assert (failed, moved) == ("DeliveryInDoubt", ["failed", "DeliveryInDoubt"])
     assert shop.copies() == 0
 
@@ -145,18 +103,5 @@ except Exception as error: answer(type(error).__name__)
 )
 def test_what_has_to_be_the_same(shop: RQShop, setting: dict[str, str]) -> None:
     """With another one of these, the other queue does not know the email, or not who has got it."""
-    ask(shop, "order_confirmation(41, 'ann@example.com')")
-    known = """
-from django.test import override_settings
-from django.conf import settings
-from celery_idempotent.conf import conf
-from celery_idempotent.ledger.addresses import recipient
-def seen():
-    who = recipient("ann@example.com", conf.recipient_salt, conf.recipients)
-    entry = order_confirmation_task.entry_for(41, "ann@example.com")
-    return entry is not None and who.digest in [d.recipient.digest for d in entry.deliveries]
-with override_settings(CELERY_IDEMPOTENT={**settings.CELERY_IDEMPOTENT, **SETTING}):
-    other = seen()
-answer([seen(), other])
-"""
-    assert ask(shop, known.replace("SETTING", repr(setting))) == [True, False]
+    shop.ask(moving_questions.call, 41)
+    assert shop.ask(moving_questions.is_known, 41, setting) == [True, False]

@@ -15,6 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.rq import race_questions
+from tests.rq.app import left, tidy
 from tests.support.rq import FORKING, SIMPLE, RQShop, RQWorker, opened, redis_ledger
 from tests.support.servers import Postgres, Redis
 from tests.support.worker import Worker
@@ -29,17 +31,6 @@ PAUSE = 10.0
 
 BATCH = 10
 """Keys given to both queues at a time: a job that comes back is not to wait behind all others."""
-
-BARRIER = """
-os.mkdir(os.path.join(os.environ["TEST_DIRECTORY"], "barrier"))  # who comes first waits for the other queue
-"""
-ENQUEUE = """
-numbers = range({start}, {start} + {batch})
-with celery_shop.app.producer_or_acquire() as producer:
-    for n in numbers:
-        celery_shop.confirm.apply_async((n,), producer=producer)
-emails.enqueue_many([Queue.prepare_data(confirm, (n,), retry=Retry(20)) for n in numbers])
-"""
 
 
 @contextmanager
@@ -159,16 +150,13 @@ def sent(shop: RQShop) -> Counter[int]:
 def test_a_celery_worker_and_rq_workers_at_the_same_keys(kind: str, tmp_path: Path) -> None:
     """P1, P2: one copy each; where somebody was killed inside a hand-over, in doubt and one copy at most."""
     with place(kind, tmp_path) as shop:
-        shop.ask(BARRIER)
+        shop.ask(race_questions.raise_the_barrier)
         celery = Worker("tests.acceptance.app", shop.environment, tmp_path / "celery.log", "-c", "2")
         with shop.scheduler(), Fleet(shop, [SIMPLE, SIMPLE, FORKING]) as fleet, celery:
             striker = Striker(shop, celery, fleet)
             race(shop, fleet, striker)
         copies = sent(shop)
-        entries = shop.ask(f"""
-found = [confirm.entry_for(n) for n in range({KEYS})]
-answer([[entry.status.value, "@" in entry.owner] for entry in found])
-""")
+        entries = shop.ask(race_questions.look, KEYS)
     doubtful = {n for n, (status, _) in enumerate(entries) if status == "in_doubt"}
     assert striker.struck == dict.fromkeys(KINDS, EACH)
     assert striker.overtaken, "nobody sent in the place of a paused process"
@@ -190,16 +178,16 @@ def race(shop: RQShop, fleet: Fleet, striker: Striker) -> None:
         assert time.monotonic() < end, (
             striker.struck,
             len(sent(shop)),
-            shop.ask("answer(left())"),
+            shop.ask(left),
             shop.logs(),
         )
-        celery, unacked, waiting, *under_way = shop.ask("answer(left())")
+        celery, unacked, waiting, *under_way = shop.ask(left)
         if waiting < BATCH and (start := next(batches, None)) is not None:
-            shop.ask(ENQUEUE.format(start=start, batch=BATCH))
+            shop.ask(race_questions.give_both, start, BATCH)
         elif start is None and not (celery or unacked or waiting):
             if striker.done and not any(under_way):
                 return
-            shop.ask("tidy()")  # what killed RQ workers have left is given to others
+            shop.ask(tidy)  # what killed RQ workers have left is given to others
         striker.strike(len(shop.server.accepted))
         fleet.supervise()
         time.sleep(0.01)

@@ -24,15 +24,7 @@ from tests.support.mailserver import ScriptedSMTP
 from tests.support.servers import Postgres
 from tests.support.worker import Worker, environment
 
-RELAY = """
-import logging
-logging.basicConfig(level=logging.INFO, format="%(message)s")
-from tests.acceptance.app import *
-from django.core.management import call_command
-call_command("idempotency", "relay", "--continuous", "--interval", "0.3")
-"""
-MIGRATE = "from tests.acceptance.app import *\nfrom django.core.management import call_command as c\n"
-MIGRATE += "c('migrate', verbosity=0)\nc('flush', interactive=False, verbosity=0)"
+RELAY = ["idempotency", "relay", "--continuous", "--interval", "0.3"]
 
 
 @dataclass
@@ -96,11 +88,12 @@ class Outage:
         began = time.monotonic()
         with ScriptedSMTP(dot=_slowly) as mail, ExitStack() as stack:
             self.environment = self._environment(mail.port)
-            assert self._python("-c", MIGRATE).wait(60) == 0, self._log()
+            for command in (["migrate", "-v", "0"], ["flush", "--no-input", "-v", "0"]):
+                assert self._manage(*command).wait(60) == 0, self._log()
             stack.callback(self._end)
             for number in range(2):
                 self.workers.append(self._worker(number).__enter__())
-                self.relays.append(self._python("-c", RELAY))
+                self.relays.append(self._manage(*RELAY))
             with self._publishers() as publishers:
                 self._break_things(lambda: any(p.poll() is None for p in publishers))
             self._wait()
@@ -124,6 +117,9 @@ class Outage:
         }
 
     # -- the processes -----------------------------------------------------------------------------------
+
+    def _manage(self, *command: str) -> subprocess.Popen[bytes]:
+        return self._python("-m", "tests.acceptance.manage", *command)
 
     def _python(self, *arguments: str) -> subprocess.Popen[bytes]:
         with (self.directory / "python.log").open("ab") as log:
@@ -200,7 +196,7 @@ class Outage:
         number = self.dice.randrange(len(self.relays))
         self.relays[number].send_signal(self.dice.choice([signal.SIGKILL, signal.SIGTERM]))
         self.relays[number].wait(20)
-        self.relays[number] = self._python("-c", RELAY)
+        self.relays[number] = self._manage(*RELAY)
         self.killed["relay"] += 1
 
     # -- afterwards --------------------------------------------------------------------------------------

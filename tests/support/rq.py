@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from django.core.management import call_command
 
 from tests.support.mailserver import ScriptedSMTP
 from tests.support.servers import Redis
@@ -88,7 +89,7 @@ def opened(
         where = environment(directory, broker.url, database or sqlite(directory), server.port)
         shop = RQShop(directory, server, {**where, **more}, app=app, redis=broker)
         try:
-            shop.ask("from django.core.management import call_command; call_command('migrate', verbosity=0)")
+            shop.ask(call_command, "migrate", verbosity=0)
             yield shop
         finally:
             shop.stop()
