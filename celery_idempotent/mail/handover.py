@@ -91,7 +91,7 @@ class HandOver:
             except TakenBack:
                 continue  # look again who is still owed it
             except BaseException as error:
-                self._close(error)
+                self._record_interruption(error)
                 if self._repeated_key is None or not is_temporary(error):
                     raise
             if not self._wait_for_doubt(pauses):
@@ -192,7 +192,7 @@ class HandOver:
         ]
         return provider is not None and bool(said) and all(map(provider.is_final, said))
 
-    def _close(self, error: BaseException) -> None:
+    def _record_interruption(self, error: BaseException) -> None:
         """Record the outcome of a hand-over that ``error``, such as a soft time limit, has interrupted."""
         if not self._open:
             return
