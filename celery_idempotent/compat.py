@@ -1,6 +1,6 @@
 """Private parts of other packages that this one reads, each by one function.
 
-`tests/test_compat.py` has a test for each, which fails where a new version of the package has it no more.
+`tests/house/test_compat.py` has a test for each, which fails where a new version of the package has it no more.
 """
 
 from __future__ import annotations

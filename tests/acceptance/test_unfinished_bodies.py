@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance import doubt_questions, outbox_questions, questions
-from tests.esp.webhooks import postmark
+from tests.anymail.webhooks import postmark
 from tests.support.providers import API
 from tests.support.shop import Shop, opened, sqlite
 from tests.support.worker import wait_for

@@ -86,7 +86,7 @@ SAMPLE = {
     "sent, unfinished, same task id",  # acquired, to finish it
     "in doubt, hold",  # held
 }
-"""A row for each kind of answer, in the tier `test`; tests/core walks all of them in virtual time."""
+"""A row for each kind of answer, in the tier `test`; tests/ledger walks all of them in virtual time."""
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_the_matrix_is_complete() -> None:
     assert str(MATRIX[4]) == "redis-postgres-prefork"
     assert scope("tests/matrix/test_bed.py::test_this[redis-postgres-prefork]") == "redis-postgres-prefork"
     assert scope("tests/matrix/test_bed.py::test_this[7-rabbitmq-redis-solo]") == "rabbitmq-redis-solo"
-    assert scope("tests/core/test_that.py::test_that[redis-postgres-prefork]") is None
+    assert scope("tests/ledger/test_that.py::test_that[redis-postgres-prefork]") is None
 
 
 @pytest.mark.process

@@ -1,6 +1,6 @@
 """Private parts of Anymail, `requests` and botocore that this app reads, each by one function.
 
-`tests/esp/test_compat.py` has a test for each, which fails where a new version of the package has it no more.
+`tests/anymail/test_compat.py` has a test for each, which fails where a new version has the part no more.
 """
 
 from __future__ import annotations

@@ -1,0 +1,154 @@
+"""The house rules that a machine can hold; CONTRIBUTING.md has all of them.
+
+A list of exceptions here may only shrink: whoever mends one takes it off, and nobody adds one.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "celery_idempotent"
+LONGEST_MODULE, LONGEST_FUNCTION, MOST_TOP_LEVEL = 260, 45, 10
+ANY_PER_THOUSAND = 39
+"""To be lowered towards 20."""
+CODE_IN_STRINGS = 164
+"""Calls in the tests that hand over statements as text; to be lowered towards 0."""
+PREPOSITIONS = re.compile(
+    "_?(after|again|at|before|between|by|down|for|from|in|into|near|of|off|on|onto|out|over|per|than|through"
+    "|till|to|under|until|up|upon|via|with|within|without)"
+)
+
+LONG_MODULES: set[str] = set()
+PREPOSITION_NAMES = {("email_types/call_keys.py", "_without")}
+LONG_FIRST_LINES = {
+    "contrib/rq.py",
+    "execution/body.py",
+    "execution/run.py",
+    "ledger/deadlines.py",
+    "ledger/store.py",
+    "ledger/writes.py",
+    "operations/search.py",
+    "stores/memory.py",
+}
+PRIVATE_PATCHES = {
+    "_PORTS": 1,
+    "_publish": 7,
+    "_write": 6,
+}
+"""How often a private name is replaced in the tests, by name."""
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Yield the package's modules but for migrations, by their paths in the package."""
+    for path in sorted(PACKAGE.glob("**/*.py")):
+        if "migrations" not in path.parts:
+            yield str(path.relative_to(PACKAGE)), path
+
+
+def calls(method: str) -> Iterator[tuple[str, ast.Call]]:
+    """Yield every call of a ``method`` in the tests, with the file's path there."""
+    for path in sorted((ROOT / "tests").glob("**/*.py")):
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == method:
+                yield str(path.relative_to(ROOT / "tests")), node
+
+
+def text_of(node: ast.expr) -> str:
+    """Return a literal text, with 0 for what is filled in; nothing for any other expression."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(text_of(part) if isinstance(part, ast.Constant) else "0" for part in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def does_more_than_import(code: str) -> bool:
+    """Tell whether ``code`` has a statement besides its imports. Text that is no Python has none."""
+    try:
+        statements = ast.parse(code).body
+    except SyntaxError:
+        return False
+    return any(not isinstance(one, ast.Import | ast.ImportFrom) for one in statements)
+
+
+def test_modules_are_short() -> None:
+    """At most 260 lines."""
+    long = {name for name, path in modules() if len(path.read_text().splitlines()) > LONGEST_MODULE}
+    assert long == LONG_MODULES
+
+
+def test_functions_are_short() -> None:
+    """At most 45 lines, docstring and all."""
+    long = [
+        (name, node.name)
+        for name, path in modules()
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (node.end_lineno or 0) - node.lineno >= LONGEST_FUNCTION
+    ]
+    assert long == []
+
+
+def test_the_hall_is_small() -> None:
+    """At most ten modules lie at the package's top; all others are in a room."""
+    assert len(list(PACKAGE.glob("*.py"))) <= MOST_TOP_LEVEL
+
+
+def test_no_function_is_named_by_a_preposition() -> None:
+    """A name that says nothing without its caller has to be looked up each time."""
+    found = {
+        (name, node.name)
+        for name, path in modules()
+        for node in parsed(path).body
+        if isinstance(node, ast.FunctionDef) and PREPOSITIONS.fullmatch(node.name)
+    }
+    assert found == PREPOSITION_NAMES
+
+
+def test_a_modules_first_line_is_one_sentence() -> None:
+    """Which says what the module does; details come below it."""
+    unclear = set()
+    for name, path in modules():
+        first = (ast.get_docstring(parsed(path)) or "").partition("\n")[0]
+        if path.read_text() and (not first.endswith(".") or ". " in first):
+            unclear.add(name)
+    assert unclear == LONG_FIRST_LINES
+
+
+def test_few_values_are_of_any_type() -> None:
+    """So that strict mypy sees the seams: ``Any`` is counted in the whole package."""
+    texts = [path.read_text() for _, path in modules()]
+    lines = sum(len(text.splitlines()) for text in texts)
+    found = sum(len(re.findall(r"\bAny\b", text)) for text in texts)
+    assert found * 1000 / lines < ANY_PER_THOUSAND
+
+
+def test_tests_keep_code_out_of_strings() -> None:
+    """No tool sees statements in a text for ``ask`` or ``python -c``: let that text import a function."""
+    asked = [text_of(argument) for _, call in calls("ask") for argument in call.args]
+    for path in (ROOT / "tests").glob("**/*.py"):
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.List | ast.Tuple):
+                words = [text_of(word) for word in node.elts]
+                asked += [code for option, code in pairwise(words) if option == "-c"]
+    assert sum(map(does_more_than_import, asked)) <= CODE_IN_STRINGS
+
+
+def test_private_names_are_not_patched() -> None:
+    """If a test needs a knob, the knob is public in ``testing``."""
+    found: Counter[str] = Counter()
+    for _, call in calls("setattr"):
+        texts = [text for argument in call.args[:2] if (text := text_of(argument))]
+        name = texts[-1].rpartition(".")[2] if texts else ""
+        found[name] += name.startswith("_") and not name.startswith("__")
+    assert +found == Counter(PRIVATE_PATCHES)
