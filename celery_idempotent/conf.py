@@ -28,10 +28,10 @@ DEFAULTS: dict[str, object] = {
     "PROVIDER": None,
     "ENCRYPTION_KEYS": (),
 }
-RECIPIENT_FORMS = ("masked", "plain", "digest")
+_RECIPIENT_FORMS = ("masked", "plain", "digest")
 
 
-class Conf:
+class _Conf:
     """The settings as attributes. Unknown names and values are refused by the system checks."""
 
     def _get(self, name: str) -> object:
@@ -131,8 +131,8 @@ class Conf:
     def recipients(self) -> str:
         """How addresses are stored beside their digest: ``"masked"``, ``"plain"`` or ``"digest"`` (not)."""
         value = str(self._get("RECIPIENTS"))
-        if value not in RECIPIENT_FORMS:
-            raise ImproperlyConfigured(f"CELERY_IDEMPOTENT['RECIPIENTS'] has to be one of {RECIPIENT_FORMS}")
+        if value not in _RECIPIENT_FORMS:
+            raise ImproperlyConfigured(f"CELERY_IDEMPOTENT['RECIPIENTS'] has to be one of {_RECIPIENT_FORMS}")
         return value
 
     @property
@@ -164,4 +164,4 @@ def _texts(name: str, value: object, meaning: str, least: int) -> tuple[str, ...
     return tuple(value)
 
 
-conf = Conf()
+conf = _Conf()

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
 from datetime import timedelta
@@ -32,17 +32,20 @@ from django.utils import timezone
 from ..email_types.call_keys import Identity
 from ..exceptions import InProgress, KeyFieldError, UnsafeTransaction
 from ..execution.call import Snooze
-from ..execution.functions import Declared, DirectCall, claim_and_run, declare
+from ..execution.functions import Body, Declared, Decorator, DirectCall, claim_and_run, declare
 
 __all__ = ["idempotent", "idempotent_email"]
 
 logger = logging.getLogger("celery_idempotent")
 
-_started: ContextVar[Any] = ContextVar("celery_idempotent_started", default=None)
+_Result = Any
+"""A `TaskResult` of Django's framework, or of its backport: two classes without a common one."""
+
+_started: ContextVar[_Result] = ContextVar("celery_idempotent_started", default=None)
 """The result of a task that has been started here and whose function has not been called yet."""
 
 
-def idempotent_email(**options: Any) -> Callable[..., Any]:
+def idempotent_email(**options: object) -> Decorator:
     """Decorate a function that sends mail through Django: once per key. Options as for `IdempotentEmailTask`.
 
     Raises `ImproperlyConfigured` for options that cannot be used.
@@ -50,7 +53,7 @@ def idempotent_email(**options: Any) -> Callable[..., Any]:
     return declare(True, _perform, options, TaskFunction)
 
 
-def idempotent(**options: Any) -> Callable[..., Any]:
+def idempotent(**options: object) -> Decorator:
     """Decorate a function whose work the ledger cannot see. Options as for `IdempotentTask`."""
     return declare(False, _perform, options, TaskFunction)
 
@@ -58,7 +61,9 @@ def idempotent(**options: Any) -> Callable[..., Any]:
 class TaskFunction(Declared):
     """A function below ``@task``."""
 
-    def __init__(self, function: Any, sends_mail: bool, options: dict[str, Any]) -> None:
+    def __init__(
+        self, function: Callable[..., object], sends_mail: bool, options: Mapping[str, object]
+    ) -> None:
         if not hasattr(function, "__qualname__"):
             raise ImproperlyConfigured(
                 f"{function!r} is not a function: write @task above the ledger's decorator"
@@ -74,11 +79,11 @@ class TaskFunction(Declared):
             return 0
         return int(getattr(task, "takes_context", False))
 
-    def identify(self, args: Any, kwargs: Any) -> Identity:
+    def identify(self, args: Sequence[object], kwargs: Mapping[str, object]) -> Identity:
         """Return what a call is to the ledger; ``args`` with the context, if the task takes one."""
         return super().identify(args[self.filled_in :], kwargs)
 
-    def key_for(self, *args: Any, **kwargs: Any) -> str:
+    def key_for(self, *args: object, **kwargs: object) -> str:
         """Return the idempotency key of a call with these arguments, without a context."""
         return super().identify(args, kwargs).key
 
@@ -86,7 +91,9 @@ class TaskFunction(Declared):
 class TaskCall(DirectCall):
     """One run of a Django task: there is a worker to wait in, unless the backend is the immediate one."""
 
-    def __init__(self, task: Declared, result: Any, args: Any, kwargs: Any) -> None:
+    def __init__(
+        self, task: Declared, result: _Result, args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> None:
         immediate = any(kind.__name__ == "ImmediateBackend" for kind in type(result.task.get_backend()).__mro__)
         super().__init__(task, args, kwargs, result.id, eager=immediate)
         self.local = immediate
@@ -98,7 +105,7 @@ class TaskCall(DirectCall):
         return super().backoff() / 8
 
 
-def _perform(declared: Declared, args: Any, kwargs: Any, body: Callable[[], Any]) -> Any:
+def _perform(declared: Declared, args: Sequence[object], kwargs: Mapping[str, object], body: Body) -> object:
     result = _started.get()
     if result is None or _declared(result) is not declared:
         return claim_and_run(DirectCall(declared, args, kwargs), body)
@@ -110,7 +117,9 @@ def _perform(declared: Declared, args: Any, kwargs: Any, body: Callable[[], Any]
         raise
 
 
-def _perform_task(declared: Declared, result: Any, args: Any, kwargs: Any, body: Callable[[], Any]) -> Any:
+def _perform_task(
+    declared: Declared, result: _Result, args: Sequence[object], kwargs: Mapping[str, object], body: Body
+) -> object:
     job = _rq_job(result)
     if job is not None:
         return _in_rq(declared, job, args, kwargs, body)
@@ -121,7 +130,7 @@ def _perform_task(declared: Declared, result: Any, args: Any, kwargs: Any, body:
 # -- in a worker that does not call again --------------------------------------------------------------------
 
 
-def _in_worker(call: TaskCall, body: Callable[[], Any]) -> Any:
+def _in_worker(call: TaskCall, body: Body) -> object:
     end = time.monotonic() + call.task.lease + call.task.send_timeout
     while True:
         close_old_connections()  # as Django does around a request; one may have died with its server
@@ -154,14 +163,16 @@ def _hand_on(call: TaskCall, back: Snooze) -> None:
 # -- in RQ ---------------------------------------------------------------------------------------------------
 
 
-def _rq_job(result: Any) -> Any:
+def _rq_job(result: _Result) -> Any:
     """Return the RQ job that runs the task, or None on another backend."""
     rq = sys.modules.get("rq")
     job = rq.get_current_job() if rq else None
     return job if job is not None and job.id == result.id else None
 
 
-def _in_rq(declared: Declared, job: Any, args: Any, kwargs: Any, body: Callable[[], Any]) -> Any:
+def _in_rq(
+    declared: Declared, job: Any, args: Sequence[object], kwargs: Mapping[str, object], body: Body
+) -> object:
     from .rq import JobCall, perform_job
 
     close_old_connections()
@@ -183,12 +194,12 @@ def _forget_waits(job: Any) -> None:
 # -- what the framework tells --------------------------------------------------------------------------------
 
 
-def _declared(result: Any) -> TaskFunction | None:
+def _declared(result: _Result) -> TaskFunction | None:
     found = getattr(result.task.func, "declared", None)
     return found if isinstance(found, TaskFunction) else None
 
 
-def _on_enqueued(task_result: Any, **_: Any) -> None:
+def _on_enqueued(task_result: _Result, **_: object) -> None:
     """Refuse a call without its key fields to whoever makes it. Its task is enqueued already and will fail."""
     declared = _declared(task_result)
     if declared is None:
@@ -201,11 +212,11 @@ def _on_enqueued(task_result: Any, **_: Any) -> None:
         logger.warning("%s: no key could be computed yet; the worker will", declared.name, exc_info=True)
 
 
-def _on_started(task_result: Any, **_: Any) -> None:
+def _on_started(task_result: _Result, **_: object) -> None:
     _started.set(task_result)
 
 
-def _on_finished(task_result: Any, **_: Any) -> None:
+def _on_finished(task_result: _Result, **_: object) -> None:
     started = _started.get()
     if started is not None and started.id == task_result.id:
         _started.set(None)

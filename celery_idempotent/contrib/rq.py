@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import replace
@@ -28,7 +28,7 @@ from ..email_types.email_type import email_type_of
 from ..email_types.job_note import HEADER, JobNote
 from ..exceptions import KeyFieldError
 from ..execution.call import AfterBody, Call, Ending, Snooze
-from ..execution.functions import Declared, DirectCall, claim_and_run, declare
+from ..execution.functions import Body, Declared, Decorator, DirectCall, claim_and_run, declare
 from ..execution.run import is_inside
 
 __all__ = ["IdempotentJob", "idempotent", "idempotent_email"]
@@ -39,7 +39,7 @@ _NAP = 1.0
 """Seconds that a worker waits by itself where no scheduler would bring a job back later."""
 
 
-def idempotent_email(**options: Any) -> Callable[..., Any]:
+def idempotent_email(**options: object) -> Decorator:
     """Decorate a function that sends mail through Django: once per key. Options as for `IdempotentEmailTask`.
 
     Raises `ImproperlyConfigured` for options that cannot be used.
@@ -47,7 +47,7 @@ def idempotent_email(**options: Any) -> Callable[..., Any]:
     return declare(True, _perform, options)
 
 
-def idempotent(**options: Any) -> Callable[..., Any]:
+def idempotent(**options: object) -> Decorator:
     """Decorate a function whose work the ledger cannot see. Options as for `IdempotentTask`."""
     return declare(False, _perform, options)
 
@@ -78,7 +78,7 @@ class JobCall(Call):
     task: Declared
     interrupts = (BaseTimeoutException, ShutDownImminentException)  # the latter an Exception in older RQ
 
-    def __init__(self, task: Declared, job: Job, args: Any, kwargs: Any) -> None:
+    def __init__(self, task: Declared, job: Job, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
         self.task = task
         self.job = job
         self.opaque = task.opaque
@@ -99,7 +99,7 @@ class JobCall(Call):
         """A returned `Retry` runs again; so does an error, as long as the job has retries left."""
         if self.local:
             return Ending(AfterBody.GIVES_UP, error)
-        if isinstance(error, RetryReturned):
+        if isinstance(error, _RetryReturned):
             retry = self.retry(error.retry)
             is_last = (self.job.number_of_retries or 0) >= retry.max
             return Ending(AfterBody.GIVES_UP if is_last else AfterBody.RUNS_AGAIN, error, retry.intervals[0])
@@ -107,9 +107,9 @@ class JobCall(Call):
             return Ending(AfterBody.RUNS_AGAIN, error, self.job.get_retry_interval())
         return Ending(AfterBody.GIVES_UP, error)
 
-    def note(self, outcome: dict[str, Any]) -> None:
+    def note(self, outcome: Mapping[str, object]) -> None:
         """Keep ``outcome`` in the job's ``meta``, where dashboards show it. One round trip."""
-        first = outcome["first_task_id"].partition("@")[0]
+        first = str(outcome["first_task_id"]).partition("@")[0]
         self.carried = self.carried.with_more(outcome=outcome["outcome"], first_job_id=first)
         self._save()
 
@@ -148,7 +148,7 @@ class JobCall(Call):
         self.job.save_meta()  # type: ignore[no-untyped-call]
 
 
-class RetryReturned(Exception):
+class _RetryReturned(Exception):
     """Raised in the place of a `Retry` that a body has returned: a way to run again, not a result."""
 
     def __init__(self, retry: Retry) -> None:
@@ -156,23 +156,23 @@ class RetryReturned(Exception):
         self.retry = retry
 
 
-def perform_job(call: JobCall, body: Callable[[], Any]) -> Any:
+def perform_job(call: JobCall, body: Body) -> object:
     """Do what ``call`` asks for, and return what RQ is to be given: a result, or a `Retry`."""
     try:
         with _final(call.task, call.job):
             return claim_and_run(call, _raising(body))
-    except RetryReturned as returned:
+    except _RetryReturned as returned:
         return call.retry(returned.retry)
     except Snooze as back:
         return call.again(back)
 
 
-def _perform(declared: Declared, args: Any, kwargs: Any, body: Callable[[], Any]) -> Any:
+def _perform(declared: Declared, args: Sequence[object], kwargs: Mapping[str, object], body: Body) -> object:
     job = get_current_job()
     if job is None or not _runs(job, declared):
         try:
             return claim_and_run(DirectCall(declared, args, kwargs), _raising(body))
-        except RetryReturned as returned:
+        except _RetryReturned as returned:
             return returned.retry
     call = JobCall(declared, job, args, kwargs)
     if call.local:
@@ -184,11 +184,11 @@ def _perform(declared: Declared, args: Any, kwargs: Any, body: Callable[[], Any]
         close_old_connections()
 
 
-def _raising(body: Callable[[], Any]) -> Callable[[], Any]:
-    def run() -> Any:
+def _raising(body: Body) -> Body:
+    def run() -> object:
         result = body()
         if isinstance(result, Retry):
-            raise RetryReturned(result)
+            raise _RetryReturned(result)
         return result
 
     return run
@@ -216,7 +216,7 @@ def _runs(job: Job, declared: Declared) -> bool:
 
 def _declared(job: Job) -> Declared | None:
     try:
-        function: Any = job.func
+        function: object = job.func
     except Exception:
         return None  # named by a path that only the worker can import, which finds the key then
     found = getattr(function, "declared", None)

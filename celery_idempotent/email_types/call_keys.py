@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from django.utils.dateparse import parse_datetime
 
@@ -15,7 +14,7 @@ from ..exceptions import KeyFieldError
 from ..ledger.addresses import digest_all, is_address, mask_all, normalise, printable
 from ..ledger.keys import bucket_for, digest, make_key
 from .email_type import EmailType
-from .options import LONGEST_TYPE
+from .options import LONGEST_TYPE, Args, Kwargs
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,7 @@ class Identity:
     label: str
 
 
-def identify(kind: EmailType, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None) -> Identity:
+def identify(kind: EmailType, args: Args, kwargs: Kwargs) -> Identity:
     """Return what a call of ``kind`` is to the ledger. Raises `KeyFieldError`, naming task and field."""
     return _CallKeys(kind).identify(args or (), kwargs or {})
 
@@ -39,7 +38,7 @@ class _CallKeys:
         self.kind = kind
         self.name = kind.task_name
 
-    def identify(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Identity:
+    def identify(self, args: Sequence[object], kwargs: Mapping[str, object]) -> Identity:
         kind = self.kind
         bound = self._bind(args, kwargs)
         fields = self._fields(args, kwargs, bound)
@@ -49,7 +48,7 @@ class _CallKeys:
         key = make_key(conf.namespace, kind.name, fields, self._bucket(bound))
         return Identity(key, self._fingerprint(bound), label(fields))
 
-    def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    def _bind(self, args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, object]:
         try:
             bound = self.kind.signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -62,8 +61,8 @@ class _CallKeys:
         return arguments
 
     def _fields(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any], bound: Mapping[str, Any]
-    ) -> dict[str, Any]:
+        self, args: Sequence[object], kwargs: Mapping[str, object], bound: Mapping[str, object]
+    ) -> dict[str, object]:
         kind = self.kind
         key_function = kind.key_function
         if key_function is not None:
@@ -80,7 +79,7 @@ class _CallKeys:
             )
         return {path: self._key_field(path, bound) for path in kind.key_fields}
 
-    def _key_field(self, path: str, bound: Mapping[str, Any]) -> Any:
+    def _key_field(self, path: str, bound: Mapping[str, object]) -> object:
         value = folded(self._lookup(path, bound))
         if value is None or value == "":
             raise KeyFieldError(
@@ -89,9 +88,9 @@ class _CallKeys:
             )
         return value
 
-    def _lookup(self, path: str, bound: Mapping[str, Any]) -> Any:
+    def _lookup(self, path: str, bound: Mapping[str, object]) -> object:
         names = path.split(".")
-        value: Any = bound
+        value: object = bound
         for name in names:
             try:
                 value = value[name] if isinstance(value, Mapping) else getattr(value, name)
@@ -104,7 +103,7 @@ class _CallKeys:
                 ) from None
         return value
 
-    def _bucket(self, bound: Mapping[str, Any]) -> str | None:
+    def _bucket(self, bound: Mapping[str, object]) -> str | None:
         kind = self.kind
         kind.refuse_unusable_window()
         if kind.window_mode != "fixed":
@@ -125,7 +124,7 @@ class _CallKeys:
         assert kind.window is not None  # or refused above
         return bucket_for(when, kind.window)
 
-    def _fingerprint(self, bound: Mapping[str, Any]) -> str:
+    def _fingerprint(self, bound: Mapping[str, object]) -> str:
         kind = self.kind
         if kind.on_mismatch == "ignore":
             return ""
@@ -141,7 +140,7 @@ class _CallKeys:
             return ""  # arguments of any type are allowed outside the key; they just cannot be compared
 
 
-def _without(fields: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
+def _without(fields: Mapping[str, object], path: Sequence[str]) -> dict[str, object]:
     """Return ``fields`` without the value at ``path``, which leads through mappings; with all else in them."""
     first, *rest = path
     if not rest:
@@ -157,7 +156,7 @@ def _moment(text: str) -> datetime | None:
         return None
 
 
-def folded(value: Any) -> Any:
+def folded(value: object) -> object:
     """Return ``value`` with addresses in their one normal form, alone or in a list."""
     if isinstance(value, str) and is_address(value):
         return normalise(value)
@@ -166,11 +165,11 @@ def folded(value: Any) -> Any:
     return value
 
 
-def label(fields: Mapping[str, Any]) -> str:
+def label(fields: Mapping[str, object]) -> str:
     """Return ``fields`` for people to read, addresses masked, or as digests where nothing of them is stored."""
     return ", ".join(f"{name}={_shown(value)}" for name, value in fields.items())
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = printable(str(value))
     return digest_all(text, conf.recipient_salt) if conf.recipients == "digest" else mask_all(text)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ..ledger.policy import Claimant
 from .call_keys import Identity
 from .email_type import EmailType
+from .options import Args, Kwargs
 
 HEADER = "celery_idempotent"
 """Name under which the note travels: a header of Celery's messages, an item of other queues' ``meta``."""
@@ -68,8 +69,8 @@ class JobNote:
         self,
         email_type: EmailType,
         worker: str = "",
-        args: Sequence[object] = (),
-        kwargs: Mapping[str, object] | None = None,
+        args: Args = None,
+        kwargs: Kwargs = None,
     ) -> Claimant:
         """Return who asks the ledger for this call of ``email_type``, with the job's own arguments."""
         return Claimant(

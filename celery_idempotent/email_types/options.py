@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar
 
@@ -22,6 +22,9 @@ ON_MISMATCH = ("warn", "raise", "ignore")
 IN_DOUBT = ("hold", "resend")
 WINDOW_MODES = ("sliding", "fixed")
 LONGEST_TYPE = 200
+Args = Sequence[object] | None
+Kwargs = Mapping[str, object] | None
+"""Arguments of a call, as queues pass them on: None for none."""
 AUTORETRY = ("autoretry_for", "retry_kwargs", "retry_backoff", "retry_backoff_max", "retry_jitter")
 """Options that Celery reads from a task without declaring them; `Options.dont_autoretry_for` is another."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from ..exceptions import (
     ClaimLost,
@@ -27,7 +26,7 @@ FIRST_DEFERRAL = 60.0
 """Seconds until recipients refused for now are offered the mail again; twice as many after each time."""
 
 
-def run_body(call: Call, state: Run | Duplicate, body: Callable[[], Any]) -> Any:
+def run_body(call: Call, state: Run | Duplicate, body: Callable[[], object]) -> object:
     """Run ``body`` under the claim and record its outcome, or return the recorded result of a duplicate.
 
     Raises what the body raises, or `Snooze`.
@@ -61,7 +60,7 @@ def _raise_swallowed(call: Call, run: Run) -> None:
         call.raise_in_body(error)
 
 
-def _raised(call: Call, run: Run, error: Exception) -> Any:
+def _raised(call: Call, run: Run, error: Exception) -> object:
     if isinstance(run.stopped_by, DeliveryUnconfirmed):
         return _unconfirmed(call, run, run.stopped_by)
     ending = call.ending(error)
@@ -101,7 +100,7 @@ def deferral(times: int, error: Exception) -> float:
     return float(min(max(FIRST_DEFERRAL * 2.0 ** min(times, 16), asked), LONGEST_WAIT))
 
 
-def _succeeded(call: Call, run: Run, result: Any) -> Any:
+def _succeeded(call: Call, run: Run, result: object) -> object:
     if isinstance(run.stopped_by, DeliveryUnconfirmed):
         return _unconfirmed(call, run, run.stopped_by)
     if run.stopped_by is not None:
@@ -150,7 +149,7 @@ def _let_go(call: Call, run: Run, ending: Ending) -> None:
         call.report(run.entry).ended(cause)
 
 
-def _failed(call: Call, run: Run, error: Exception) -> Any:
+def _failed(call: Call, run: Run, error: Exception) -> object:
     """Give up and raise ``error``, or `_stop` where this run has nothing to give up any more."""
     stop = error if isinstance(error, ClaimLost | LedgerUnavailable) else run.stopped_by
     if isinstance(stop, ClaimLost | LedgerUnavailable):
@@ -174,7 +173,7 @@ def _leaves_doubt(call: Call, run: Run, error: Exception) -> bool:
     return run.policy.opaque and isinstance(error, (*call.interrupts, *call.task.in_doubt_for))
 
 
-def _unconfirmed(call: Call, run: Run, error: DeliveryUnconfirmed) -> Any:
+def _unconfirmed(call: Call, run: Run, error: DeliveryUnconfirmed) -> object:
     """Come back for what the provider would recognise; until then it is in doubt, and others may settle it."""
     try:
         run.release(type(error).__name__)
@@ -191,7 +190,7 @@ def _not_offered_again(run: Run) -> DeliveryInDoubt:
     )
 
 
-def _stop(call: Call, run: Run, error: IdempotencyError) -> Any:
+def _stop(call: Call, run: Run, error: IdempotencyError) -> object:
     """End a run that may not go on: nothing of its outcome is its own to report.
 
     If its own redelivery was first, this returns that one's result, or leaves the job to it.

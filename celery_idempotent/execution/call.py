@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import random
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from celery import Celery
 
@@ -97,7 +98,7 @@ class Call(ABC):
         return True
 
     @abstractmethod
-    def note(self, outcome: dict[str, Any]) -> None:
+    def note(self, outcome: Mapping[str, object]) -> None:
         """Keep ``outcome`` beside the job's result, for people to see."""
 
     def event(self, kind: str, entry: Entry) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import wraps
 from inspect import iscoroutinefunction
-from typing import Any
+from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 from uuid import uuid4
 from weakref import WeakSet
 
@@ -25,6 +25,11 @@ from .body import run_body
 from .call import AfterBody, Call, Ending
 from .claim import claim
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_R_co = TypeVar("_R_co", covariant=True)
+Body = Callable[[], object]
+
 OPTIONS = tuple(
     name
     for name in Options.__annotations__
@@ -36,11 +41,13 @@ OPTIONS = tuple(
 class Declared(Declaration):
     """A function and what it declares. Raises `ImproperlyConfigured` for options that cannot be used."""
 
-    def __init__(self, function: Callable[..., Any], sends_mail: bool, options: dict[str, Any]) -> None:
+    def __init__(
+        self, function: Callable[..., object], sends_mail: bool, options: Mapping[str, object]
+    ) -> None:
         self.name = f"{function.__module__}.{function.__qualname__}"
         self.run = function
         self.sends_mail = sends_mail
-        self.sender: Any = function
+        self.sender: object = function
         """What `declare` returns in the function's place: the signals' sender."""
         for name, value in options.items():
             if name not in OPTIONS:
@@ -55,15 +62,15 @@ class Declared(Declaration):
         """Whether the ledger cannot see what the body sends."""
         return not (self.sends_mail and backend_in_place())
 
-    def identify(self, args: Any, kwargs: Any) -> Identity:
+    def identify(self, args: Sequence[object], kwargs: Mapping[str, object]) -> Identity:
         """Return what a call is to the ledger. Raises `KeyFieldError`."""
         return identify(email_type_of(self), args, kwargs)
 
-    def key_for(self, *args: Any, **kwargs: Any) -> str:
+    def key_for(self, *args: object, **kwargs: object) -> str:
         """Return the idempotency key of a call with these arguments. Raises `KeyFieldError`."""
         return self.identify(args, kwargs).key
 
-    def entry_for(self, *args: Any, **kwargs: Any) -> Entry | None:
+    def entry_for(self, *args: object, **kwargs: object) -> Entry | None:
         """Return what the ledger knows about a call with these arguments, or None.
 
         Raises `KeyFieldError`, `LedgerUnavailable`.
@@ -81,7 +88,16 @@ class DirectCall(Call):
 
     local = True
 
-    def __init__(self, task: Declared, args: Any, kwargs: Any, job_id: str = "", eager: bool = False) -> None:
+    task: Declared
+
+    def __init__(
+        self,
+        task: Declared,
+        args: Sequence[object],
+        kwargs: Mapping[str, object],
+        job_id: str = "",
+        eager: bool = False,
+    ) -> None:
         self.task = task
         self.opaque = task.opaque
         self.eager = eager
@@ -92,39 +108,67 @@ class DirectCall(Call):
         """Nobody calls again."""
         return Ending(AfterBody.GIVES_UP, error)
 
-    def note(self, outcome: dict[str, Any]) -> None:
+    def note(self, outcome: Mapping[str, object]) -> None:
         """There is no job to keep it with."""
 
 
-Perform = Callable[[Declared, Any, Any, Callable[[], Any]], Any]
+_Perform = Callable[[Declared, tuple[object, ...], dict[str, object], Body], object]
 """An adapter's part: ``perform(declared, args, kwargs, body)`` returns what the queue is to be given."""
 
 
+class IdempotentFunction(Protocol[_P, _R_co]):
+    """A function as its decorator returns it: called as before, and asked about the email of a call."""
+
+    declared: Declared
+
+    def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R_co:
+        """Run the body once per key; a duplicate returns the first run's result."""
+
+    def key_for(self, *args: _P.args, **kwargs: _P.kwargs) -> str:
+        """Return the idempotency key of a call with these arguments. Raises `KeyFieldError`."""
+
+    def entry_for(self, *args: _P.args, **kwargs: _P.kwargs) -> Entry | None:
+        """Return what the ledger knows about a call with these arguments, or None."""
+
+
+class Decorator(Protocol):
+    """Makes a function idempotent. A coroutine function becomes a plain one, which every worker can run."""
+
+    @overload
+    def __call__(self, function: Callable[_P, Coroutine[Any, Any, _R]]) -> IdempotentFunction[_P, _R]: ...
+
+    @overload
+    def __call__(self, function: Callable[_P, _R]) -> IdempotentFunction[_P, _R]: ...
+
+
 def declare(
-    sends_mail: bool, perform: Perform, options: dict[str, Any], kind: type[Declared] = Declared
-) -> Callable[..., Any]:
+    sends_mail: bool, perform: _Perform, options: Mapping[str, object], kind: type[Declared] = Declared
+) -> Decorator:
     """Return a decorator that makes a function idempotent; ``perform`` is how its queue has it done.
 
-    A coroutine function becomes a plain one, which every worker can run: the ledger's writes are synchronous.
+    The ledger's writes are synchronous, so a coroutine function becomes a plain one.
     """
 
-    def decorator(function: Callable[..., Any]) -> Callable[..., Any]:
+    def decorator(function: Callable[..., object]) -> Callable[..., object]:
         declared = kind(function, sends_mail, options)
         body = async_to_sync(function) if iscoroutinefunction(function) else function
 
         @wraps(function)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
+        def wrapper(*args: object, **kwargs: object) -> object:
             return perform(declared, args, kwargs, lambda: body(*args, **kwargs))
 
         vars(wrapper).update(declared=declared, key_for=declared.key_for, entry_for=declared.entry_for)
         declared.sender = wrapper
         return wrapper
 
-    return decorator
+    return cast(Decorator, decorator)
 
 
-def claim_and_run(call: Call, body: Callable[[], Any]) -> Any:
-    """Claim and run; raises what `claim` and `run_body` raise."""
+def claim_and_run(call: Call, body: Body) -> object:
+    """Claim the key and run ``body`` under it; the one entry point of queue adapters.
+
+    Raises what `claim` and `run_body` raise.
+    """
     return run_body(call, claim(call), body)
 
 

@@ -10,7 +10,7 @@ from ..ledger.entry import Delivery, Recipient
 from ..ledger.outcomes import Target
 from ..ledger.status import DeliveryStatus
 
-LONGEST_NAME = 100
+_LONGEST_NAME = 100
 
 
 class Parts:
@@ -47,8 +47,8 @@ class Parts:
 
 def named_targets(recipients: Sequence[Recipient], name: str, email_type: str) -> list[Target]:
     """Return the same for a message with a ``name``. Raises `KeyFieldError` for one that no store can keep."""
-    if not 0 < len(name) <= LONGEST_NAME or not name.isprintable():
+    if not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
         raise KeyFieldError(
-            f"{email_type}: idempotency_part has to be 1 to {LONGEST_NAME} printable characters"
+            f"{email_type}: idempotency_part has to be 1 to {_LONGEST_NAME} printable characters"
         )
     return [(name, who) for who in recipients]

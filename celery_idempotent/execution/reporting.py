@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from django.dispatch import Signal
@@ -18,7 +19,7 @@ logger = logging.getLogger("celery_idempotent")
 class Channel(Protocol):
     """Where a queue shows people what became of a job."""
 
-    def note(self, outcome: dict[str, Any]) -> None:
+    def note(self, outcome: Mapping[str, object]) -> None:
         """Keep ``outcome`` beside the job's result."""
 
     def event(self, kind: str, entry: Entry) -> None:

@@ -24,7 +24,7 @@ def _refuse(what: str) -> None:
     raise ValueError(f"{what} cannot be kept by every store")
 
 
-def dump(result: Any, email_type: str) -> Any:
+def dump(result: object, email_type: str) -> Any:
     """Return ``result`` as plain JSON, or None, with a warning, where it cannot be that."""
     try:
         plain = json.loads(_ENCODE(result), parse_constant=_refuse)
@@ -40,6 +40,6 @@ def dump(result: Any, email_type: str) -> Any:
         return None
 
 
-def load(stored: Any) -> Any:
+def load(stored: object) -> Any:
     """Return the result that `dump` was given, as ``AsyncResult.get()`` would return it."""
     return _DECODE(json.dumps(stored))

@@ -12,7 +12,7 @@ from ..exceptions import LedgerUnavailable
 logger = logging.getLogger("celery_idempotent")
 T = TypeVar("T")
 
-OUTCOME_PATIENCE = 300.0
+_OUTCOME_PATIENCE = 300.0
 """Seconds for which an outcome that has happened is offered to a ledger that does not answer."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 
@@ -20,9 +20,9 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 def retry_while_unavailable(write: Callable[[], T], patience: float | None = None) -> T:
     """Call ``write`` until the ledger answers, with growing pauses, for ``patience`` seconds at most.
 
-    By default for `OUTCOME_PATIENCE`. Raises `LedgerUnavailable` after that, and any other error at once.
+    By default for `_OUTCOME_PATIENCE`. Raises `LedgerUnavailable` after that, and any other error at once.
     """
-    end = time.monotonic() + (OUTCOME_PATIENCE if patience is None else patience)
+    end = time.monotonic() + (_OUTCOME_PATIENCE if patience is None else patience)
     pause = _FIRST_PAUSE
     while True:
         try:

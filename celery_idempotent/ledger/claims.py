@@ -21,7 +21,7 @@ from .writes import MAX_ROUNDS, swap
 
 logger = logging.getLogger("celery_idempotent")
 
-BUSY_SECONDS = 1.0
+_BUSY_SECONDS = 1.0
 """Until it is worth asking again where others have changed the entry all the time."""
 
 
@@ -44,7 +44,7 @@ class Claim:
             if outcome is not None:
                 return outcome
             found = self.store.get(self.claimant.key) or self._insert()
-        return Busy(found.entry, BUSY_SECONDS)
+        return Busy(found.entry, _BUSY_SECONDS)
 
     def find_done(self) -> Entry | None:
         """Return the entry if this claim would be a duplicate of what is done; one read, no write."""

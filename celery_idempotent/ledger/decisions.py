@@ -29,7 +29,7 @@ from .status import FINISHED, IN_FLIGHT, DeliveryStatus, Status
 from .store import Stored
 from .writes import swap
 
-LONGEST_ACTOR = 150
+_LONGEST_ACTOR = 150
 LONGEST_REASON = 500
 _OWED = (DeliveryStatus.DEFERRED, DeliveryStatus.IN_DOUBT)
 
@@ -44,7 +44,7 @@ class Operator:
     def __init__(self, ledger: Ledger, actor: str, reason: str) -> None:
         self.ledger = ledger
         self.store = ledger.store
-        self.actor = printable(str(actor or "").strip())[:LONGEST_ACTOR]
+        self.actor = printable(str(actor or "").strip())[:_LONGEST_ACTOR]
         self.reason = printable(mask_all(str(reason or "").strip()))[:LONGEST_REASON]
         for name, value in (("actor", self.actor), ("reason", self.reason)):
             if not value:

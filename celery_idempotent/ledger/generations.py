@@ -12,9 +12,9 @@ from .status import FINISHED, Status
 
 logger = logging.getLogger("celery_idempotent")
 
-MAX_PARTICIPANTS = 256
+_MAX_PARTICIPANTS = 256
 """Task ids that an entry remembers of its generation, and duplicates of all earlier ones."""
-MAX_SENDERS = 128
+_MAX_SENDERS = 128
 """Earlier generations whose last owner it remembers besides."""
 
 
@@ -22,7 +22,7 @@ def with_participant(entry: Entry, task_id: str) -> tuple[str, ...]:
     """Return the participants with ``task_id``, the oldest left out where there are too many."""
     if task_id in entry.participants:
         return entry.participants
-    return (*entry.participants, task_id)[-MAX_PARTICIPANTS:]
+    return (*entry.participants, task_id)[-_MAX_PARTICIPANTS:]
 
 
 def may_send_again(entry: Entry, now: datetime, claimant: Claimant, policy: Policy) -> bool:
@@ -100,11 +100,11 @@ def _remembered(entry: Entry) -> tuple[str, ...]:
     However many duplicates there are, they do not push those out who have sent. Each generation has left one
     owner, so the number of generations tells where those begin.
     """
-    begin = max(len(entry.past) - min(entry.generation - 1, MAX_SENDERS), 0)
-    senders = tuple(dict.fromkeys((*entry.past[begin:], entry.owner)))[-MAX_SENDERS:]
+    begin = max(len(entry.past) - min(entry.generation - 1, _MAX_SENDERS), 0)
+    senders = tuple(dict.fromkeys((*entry.past[begin:], entry.owner)))[-_MAX_SENDERS:]
     known = set(senders)
     others = dict.fromkeys(one for one in (*entry.past[:begin], *entry.participants) if one not in known)
-    return (*tuple(others)[-MAX_PARTICIPANTS:], *senders)
+    return (*tuple(others)[-_MAX_PARTICIPANTS:], *senders)
 
 
 def reopened(entry: Entry) -> Entry:

@@ -32,7 +32,7 @@ from .writes import lost, stands, swap, write
 
 NOT_YET = "not offered yet"
 """How the detail of a delivery begins whose recipient no server was asked about."""
-LONGEST_DETAIL = 200
+_LONGEST_DETAIL = 200
 """Characters of a server's reply that a delivery keeps."""
 
 
@@ -102,7 +102,7 @@ class HeldClaim:
         rows, before = [], as_before_reoffer(self.entry)
         for (part, who), said in replies.items():
             reply = settled_reply(before, (part, who.digest), said)
-            detail = reply.detail[:LONGEST_DETAIL]
+            detail = reply.detail[:_LONGEST_DETAIL]
             rows.append(Delivery(part, who, reply.status, message_id, reply.code, detail))
         changed = self._answered(merged(before, rows), any(r.status is DeliveryStatus.ACCEPTED for r in rows))
         return self._write(changed, attempt_answered(changed, self.claimant, rows))

@@ -21,7 +21,7 @@ FORMAT = 1
 """Version of the encoding below. It leads every key and is part of what is hashed."""
 
 
-def canonical(value: Any) -> Any:
+def canonical(value: object) -> Any:
     """Return a JSON-able form of ``value`` in which values of different types never look alike.
 
     Raises `KeyFieldError` for a type that has no canonical form.
@@ -100,7 +100,7 @@ def digest(*values: Any) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def make_key(namespace: str, email_type: str, fields: Mapping[str, Any], bucket: str | None = None) -> str:
+def make_key(namespace: str, email_type: str, fields: Mapping[str, object], bucket: str | None = None) -> str:
     """Return the key of a logical email: ``"<format>:<sha-256 hex>"`` (66 characters in format 1).
 
     ``bucket`` is the fixed window the event falls into, or None. Raises `KeyFieldError`, naming the field.

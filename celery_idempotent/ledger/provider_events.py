@@ -82,9 +82,9 @@ def _heard(delivery: Delivery, entry: Entry, event: Event) -> Delivery:
     if delivery.recipient.digest == event.recipient:
         if event.kind in REFUSING and event.attempt < _first(entry) and not _is_known(delivery):
             return delivery  # the provider may have taken, or may take, what was handed over since
-        return with_events(delivery, [(event.kind, event.at)])
+        return _with_events(delivery, [(event.kind, event.at)])
     if event.whole and _is_open(delivery):
-        return with_events(delivery, [(ACCEPTED, event.at)])
+        return _with_events(delivery, [(ACCEPTED, event.at)])
     return delivery
 
 
@@ -109,7 +109,7 @@ def _is_open(delivery: Delivery) -> bool:
     return delivery.status in (DeliveryStatus.SENDING, DeliveryStatus.IN_DOUBT)
 
 
-def with_events(delivery: Delivery, more: Iterable[tuple[str, datetime]]) -> Delivery:
+def _with_events(delivery: Delivery, more: Iterable[tuple[str, datetime]]) -> Delivery:
     """Return ``delivery`` with ``more``; of each kind the earliest counts."""
     known = dict(delivery.events)
     for kind, at in more:
@@ -162,7 +162,7 @@ def rebased(changed: Entry, current: Entry, lease: float) -> Entry:
     Where that ends the doubt, it is claimed for ``lease`` seconds.
     """
     told = {d.place: d for d in current.deliveries}
-    rows = [with_events(d, events_that_still_count(told.get(d.place), d)) for d in changed.deliveries]
+    rows = [_with_events(d, events_that_still_count(told.get(d.place), d)) for d in changed.deliveries]
     known = tuple(_by_proof(d) if d.status in _OPEN_TO_PROOF else d for d in rows)
     entry = replace(changed, version=current.version, deliveries=known, audit=current.audit)
     if changed.status is not Status.IN_DOUBT or not rows or entry.doubtful_deliveries():

@@ -14,7 +14,7 @@ from .entry import After, Entry
 from .outcomes import Reply
 from .status import DeliveryStatus, Status
 
-LEFT_OUT = "left out of a later offer"
+_LEFT_OUT = "left out of a later offer"
 """How the detail of a delivery in doubt begins, for which the key does not stand any more."""
 
 
@@ -68,7 +68,7 @@ def reoffered(entry: Entry, served: Collection[tuple[str, str]] | None = None) -
 
 
 def _marked(detail: str) -> str:
-    return detail if detail.startswith(LEFT_OUT) else f"{LEFT_OUT}: {detail}"[:200]
+    return detail if detail.startswith(_LEFT_OUT) else f"{_LEFT_OUT}: {detail}"[:200]
 
 
 def _turned(entry: Entry, status: DeliveryStatus, other: DeliveryStatus) -> Entry:
@@ -88,11 +88,11 @@ def settled_reply(entry: Entry, place: tuple[str, str], reply: Reply) -> Reply:
     """Return what ``reply`` says about the delivery at ``place``, (part, digest), of ``entry``.
 
     ``entry`` is `as_before_reoffer`. Of one that was in doubt then, only an acceptance says something:
-    a refusal is about this offer, not about the one whose reply was lost. Of one `LEFT_OUT` nothing does.
+    a refusal is about this offer, not about the one whose reply was lost. Of one `_LEFT_OUT` nothing does.
     """
     for d in entry.deliveries:
         if d.place == place and d.status is DeliveryStatus.IN_DOUBT:
-            if d.detail.startswith(LEFT_OUT):
+            if d.detail.startswith(_LEFT_OUT):
                 return replace(reply, status=DeliveryStatus.IN_DOUBT, detail=_marked(reply.detail))
             if reply.status is not DeliveryStatus.ACCEPTED:
                 return replace(reply, status=DeliveryStatus.IN_DOUBT)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-from celery import current_app
+from celery import Celery, current_app
 
 from ..conf import conf
 from ..exceptions import InterventionRefused
@@ -27,7 +27,7 @@ _CONSUMER_TIMEOUT = 1800
 """Seconds after which RabbitMQ takes a message back that is not acknowledged, unless it is told otherwise."""
 
 
-def longest_redelivery(app: Any = None) -> tuple[timedelta, str]:
+def longest_redelivery(app: Celery | None = None) -> tuple[timedelta, str]:
     """Return how long a message may still come after its email was finished, and what that is made of.
 
     An ``eta`` or ``countdown`` of a single call is in no configuration and not counted; those of beat's are.
@@ -46,7 +46,7 @@ def longest_redelivery(app: Any = None) -> tuple[timedelta, str]:
     return timedelta(seconds=sum(seconds for _, seconds in parts)), text
 
 
-def _visibility(app: Any) -> float:
+def _visibility(app: Celery) -> float:
     options = app.conf.broker_transport_options or {}
     if given := options.get("visibility_timeout"):
         return float(given)
@@ -62,7 +62,7 @@ def _max_retries(task: Any) -> int | None:
     return times
 
 
-def _retries(app: Any) -> Iterator[tuple[str, float]]:
+def _retries(app: Celery) -> Iterator[tuple[str, float]]:
     """Yield how long the retries of each task take; those of a task that retries for ever have no end."""
     for task in tasks(app):
         keywords = getattr(task, "retry_kwargs", None) or {}
@@ -77,14 +77,14 @@ def _retries(app: Any) -> Iterator[tuple[str, float]]:
         yield f"the retries of {task.name}", seconds
 
 
-def _countdowns(app: Any) -> Iterator[tuple[str, float]]:
+def _countdowns(app: Celery) -> Iterator[tuple[str, float]]:
     for name, entry in (app.conf.beat_schedule or {}).items():
         countdown = (entry.get("options") or {}).get("countdown")
         if isinstance(countdown, int | float):
             yield f"the countdown of {name}", float(countdown)
 
 
-def shortest_age(app: Any = None) -> tuple[timedelta, str]:
+def shortest_age(app: Celery | None = None) -> tuple[timedelta, str]:
     """Return the age below which nothing may be removed, and why."""
     age, why = longest_redelivery(app)
     for task in (*tasks(app), *functions()):
@@ -97,7 +97,7 @@ def purge(
     older_than: timedelta | None = None,
     dry_run: bool = False,
     batch: int = BATCH,
-    app: Any = None,
+    app: Celery | None = None,
     force: str = "",
 ) -> int:
     """Remove what is finished and unchanged for ``older_than``, by default ``RETENTION``; return how many.
@@ -120,7 +120,7 @@ def purge(
     return max(removed, _in_batches(DatabaseStore(ledger_alias), age, dry_run, batch))
 
 
-def _refuse_while_duplicates_come(age: timedelta, app: Any) -> None:
+def _refuse_while_duplicates_come(age: timedelta, app: Celery) -> None:
     """Raise `InterventionRefused` for an age under `shortest_age`, or where this process cannot know that."""
     if not (*tasks(app), *functions()):
         raise InterventionRefused(

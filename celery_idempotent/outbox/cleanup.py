@@ -16,7 +16,7 @@ from .enqueue import forget
 from .publish import OUTBOX
 
 
-def forget_message(sender: Any, entry: Entry, task_id: str, **_: Any) -> None:
+def _forget_message(sender: object, entry: Entry, task_id: str, **_: object) -> None:
     """Remove the outbox's row of the message that this worker was given, if it came through the outbox.
 
     Where this fails, or the worker dies before it, the relay finds the row.
@@ -26,18 +26,18 @@ def forget_message(sender: Any, entry: Entry, task_id: str, **_: Any) -> None:
         _forget(getattr(request, "headers", None), task_id)
 
 
-def _forget(headers: Any, task_id: str) -> None:
+def _forget(headers: object, task_id: str) -> None:
     note = JobNote.from_carried(headers, task_id)
     if note is not None and OUTBOX in note.more:
         forget(str(note.more[OUTBOX]), task_id)
 
 
 for _signal in (email_sent, email_failed, duplicate_suppressed):
-    _signal.connect(forget_message)
+    _signal.connect(_forget_message)
 
 
 @task_failure.connect(weak=False)
-def forget_refused(sender: Any, task_id: str, exception: BaseException, **_: Any) -> None:
+def _forget_refused(sender: Any, task_id: str, exception: BaseException, **_: object) -> None:
     """Remove the row of a message that was refused for its content: it would be as often as it came again.
 
     None of our own signals tells of it: to the entry, nothing has happened.
@@ -47,7 +47,7 @@ def forget_refused(sender: Any, task_id: str, exception: BaseException, **_: Any
 
 
 @task_revoked.connect(weak=False)
-def forget_revoked(request: Any, **_: Any) -> None:
+def forget_revoked(request: Any, **_: object) -> None:
     """Remove the row of a message that was revoked, or that has expired: nobody wants it any more."""
     try:
         _forget(getattr(request, "headers", None) or getattr(request, "request_dict", None), request.id)

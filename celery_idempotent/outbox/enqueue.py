@@ -15,11 +15,12 @@ from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any
 
-from celery import Signature, uuid
+from celery import Celery, Signature, uuid
 from celery.utils.time import maybe_make_aware
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error as DatabaseError
 from django.db import connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ..conf import conf
 from ..email_types.call_keys import Identity
@@ -51,9 +52,9 @@ class Intention:
     """One call to be made: arguments and options of ``apply_async``."""
 
     identity: Identity
-    args: Sequence[Any]
-    kwargs: Mapping[str, Any]
-    options: Mapping[str, Any]
+    args: Sequence[object]
+    kwargs: Mapping[str, object]
+    options: Mapping[str, object]
 
 
 def record(task: Any, intentions: Sequence[Intention], using: str | None = None) -> list[str]:
@@ -73,7 +74,7 @@ def record(task: Any, intentions: Sequence[Intention], using: str | None = None)
     return [row.task_id for row in rows]
 
 
-def taken_apart(task: Any, call: Any) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
+def taken_apart(task: Any, call: object) -> tuple[tuple[object, ...], dict[str, object], dict[str, object]]:
     """Return args, kwargs and options of a ``call`` of ``task``. Raises `TypeError` for what is not one."""
     if isinstance(call, Signature):
         if call.task != task.name:
@@ -152,7 +153,7 @@ def _several_open(task: Any, opened: Sequence[str], known: Sequence[str]) -> str
     )
 
 
-def _holds_transaction(connection: Any) -> bool:
+def _holds_transaction(connection: BaseDatabaseWrapper) -> bool:
     """Tell whether a transaction of the caller's is open; the ledger's and a ``TestCase``'s are not."""
     if connection.alias == OWN_ALIAS or connection.connection is None:
         return False
@@ -176,11 +177,12 @@ def _row(task: Any, intention: Intention) -> OutboxMessage:
     )
 
 
-def _absolute(task: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+def _absolute(task: Any, given: Mapping[str, object]) -> dict[str, Any]:
     """Return the options with times in place of durations: a message may be published much later, and again."""
     if wrong := [name for name in OURS if name in given]:
         raise TypeError(f"{task.name}: enqueue sets {', '.join(wrong)} itself")
-    options, now = dict(given), datetime.now(timezone.utc)
+    options: dict[str, Any] = dict(given)
+    now = datetime.now(timezone.utc)
     if countdown := options.pop("countdown", None):
         options["eta"] = _moment(task, "countdown", countdown, now)
     for name in ("eta", "expires"):
@@ -208,7 +210,7 @@ def _moment(task: Any, name: str, value: Any, now: datetime) -> datetime:
 # -- what is published -----------------------------------------------------------------------------------
 
 
-def _publish(app: Any, alias: str, rows: Sequence[OutboxMessage], others: int) -> None:
+def _publish(app: Celery, alias: str, rows: Sequence[OutboxMessage], others: int) -> None:
     """Publish what has just been committed. Whatever fails here, the caller goes on and a relay takes over."""
     global _not_before
     if others:
@@ -227,7 +229,7 @@ def _publish(app: Any, alias: str, rows: Sequence[OutboxMessage], others: int) -
         logger.exception("outbox: what was committed could not be published; the relay will")
 
 
-def _publish_eagerly(app: Any, alias: str, rows: Sequence[OutboxMessage]) -> None:
+def _publish_eagerly(app: Celery, alias: str, rows: Sequence[OutboxMessage]) -> None:
     """Run the tasks here and now, as Celery's eager mode does; what they raise is its business."""
     for row in rows:
         store.published(alias, [row], redeliver_in)

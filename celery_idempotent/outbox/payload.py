@@ -6,6 +6,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from celery import Celery
 from kombu import serialization
 from kombu.exceptions import SerializerNotInstalled
 from kombu.utils import json
@@ -16,7 +17,7 @@ from ..exceptions import ArgumentsNotSerializable
 _DUMP: Callable[..., tuple[str, str, str | bytes]] = serialization.dumps
 _LOAD: Callable[..., Any] = serialization.loads
 _ACCEPTED: Callable[..., set[str]] = serialization.prepare_accept_content
-_ENCODE: Callable[[Any], str] = json.dumps
+_ENCODE: Callable[[object], str] = json.dumps
 _DECODE: Callable[[str], Any] = json.loads
 
 
@@ -24,7 +25,7 @@ class Unsendable(Exception):
     """Raised for a message that cannot be published now; its text says why, and quotes no argument."""
 
 
-def pack(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+def pack(task: Any, args: Sequence[object], kwargs: Mapping[str, object], options: Mapping[str, object]) -> str:
     """Return what the outbox keeps. Raises `ArgumentsNotSerializable`, naming argument or serializer."""
     serializer = str(options.get("serializer") or task.serializer or "json")
     try:
@@ -47,7 +48,7 @@ def pack(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], options: Map
         ) from error
 
 
-def _blame(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], serializer: str) -> str:
+def _blame(task: Any, args: Sequence[object], kwargs: Mapping[str, object], serializer: str) -> str:
     named = [*((f"argument {place + 1}", value) for place, value in enumerate(args)), *kwargs.items()]
     for name, value in named:
         try:
@@ -61,7 +62,7 @@ def _blame(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], serializer
     return f"{task.name}: Celery's serializer {serializer!r} cannot write the arguments. Nothing was written"
 
 
-def unpack(text: str, app: Any) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+def unpack(text: str, app: Celery) -> tuple[list[object], dict[str, object], dict[str, Any]]:
     """Return args, kwargs and options of what `pack` made. Raises `Unsendable`."""
     try:
         form = _DECODE(text)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from celery import Celery
 from kombu import pools
 from kombu.exceptions import OperationalError
 
@@ -32,7 +33,7 @@ class BrokerDown(Exception):
     """Raised when the broker does not take messages. The rows wait."""
 
 
-class UnknownTask(Unsendable):
+class _UnknownTask(Unsendable):
     """Raised for a message of a task that this process does not know. Another one may."""
 
 
@@ -55,7 +56,7 @@ def redeliver_in(tries: int) -> float:
 
 
 def send(
-    app: Any,
+    app: Celery,
     alias: str,
     rows: Sequence[OutboxMessage],
     stop: Callable[[], bool] = lambda: False,
@@ -76,7 +77,7 @@ def send(
                     done.append(row)
                 except Unsendable as error:
                     # Its own relay may only be late: for that one it stays due.
-                    seconds = 0.0 if isinstance(error, UnknownTask) else conf.redeliver_after
+                    seconds = 0.0 if isinstance(error, _UnknownTask) else conf.redeliver_after
                     store.wait(alias, [row], seconds, str(error))
                     outcome.faults.append((row.task, str(error)))
                 left.pop(0)
@@ -88,7 +89,7 @@ def send(
 
 
 @contextmanager
-def _producer(app: Any, confirmed: bool) -> Iterator[Any]:
+def _producer(app: Celery, confirmed: bool) -> Iterator[Any]:
     """Yield a pooled producer that does not wait for a broker. Errors of the broker become `BrokerDown`.
 
     ``broker_connection_timeout`` is how long one has for an answer, unless the project says otherwise.
@@ -105,7 +106,7 @@ def _producer(app: Any, confirmed: bool) -> Iterator[Any]:
         raise BrokerDown(f"the broker does not take messages: {type(error).__name__}: {error}") from error
 
 
-def hand_over(app: Any, alias: str, row: OutboxMessage, producer: Any = None) -> None:
+def hand_over(app: Celery, alias: str, row: OutboxMessage, producer: Any = None) -> None:
     """Publish one message; eager mode needs no ``producer``. Raises `Unsendable`, or what the broker raises."""
     task = task_of(app, row)
     args, kwargs, options = unpack(unseal(row.payload, row.encrypted), app)
@@ -132,11 +133,11 @@ def hand_over(app: Any, alias: str, row: OutboxMessage, producer: Any = None) ->
         ) from error
 
 
-def task_of(app: Any, row: OutboxMessage) -> Any:
+def task_of(app: Celery, row: OutboxMessage) -> Any:
     """Return the task of ``row``. Raises `Unsendable` for one that is gone, or is no longer idempotent."""
     task = app.tasks.get(row.task)
     if task is None:
-        raise UnknownTask(
+        raise _UnknownTask(
             f"this process knows no task {row.task!r}. Another app's: run a relay there. Renamed: register the "
             "old name as well until the outbox is empty. Removed: delete these messages"
         )

@@ -22,11 +22,11 @@ GRACE = 30.0
 """Seconds that a row has to be published by the process that wrote it, before a relay looks at it."""
 HOLD = 30.0
 """Seconds for which a relay has what it took."""
-LONGEST = 3650 * 86_400.0
+_LONGEST = 3650 * 86_400.0
 """Seconds from now in which every database has a date: an ETA may be the last day of the year 9999."""
 CHUNK = 500
 """Rows in a statement: SQLite limits its variables, MariaDB the size of what it is sent."""
-ANY = Q()
+_ANY = Q()
 """The condition of every message."""
 
 
@@ -83,7 +83,7 @@ def overdue(alias: str, seconds: float) -> int:
     return rows_of(alias).filter(due_at__lte=written(alias, After(-seconds)), error="").count()
 
 
-def take(alias: str, limit: int, which: Q = ANY) -> list[OutboxMessage]:
+def take(alias: str, limit: int, which: Q = _ANY) -> list[OutboxMessage]:
     """Take up to ``limit`` due rows of ``which`` for `HOLD` seconds. Of several relays each gets its own."""
     wanted = due(alias, limit, which)
     if connections[alias].features.has_select_for_update_skip_locked:
@@ -115,7 +115,7 @@ def published(alias: str, rows: Iterable[OutboxMessage], wait: Callable[[int], f
             some.update(
                 tries=tries + 1,
                 published_at=StoreNow(),
-                due_at=written(alias, After(min(late + seconds, LONGEST))),
+                due_at=written(alias, After(min(late + seconds, _LONGEST))),
                 error="",
             )
 

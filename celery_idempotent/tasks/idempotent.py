@@ -10,7 +10,7 @@ released (`celery/app/trace.py`, `celery/worker/request.py`). So no Celery hook 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
 from datetime import datetime, timezone
 from typing import Any, NoReturn
@@ -21,7 +21,7 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from ..email_types.email_type import email_type_of
 from ..email_types.job_note import HEADER, JobNote
-from ..email_types.options import AUTORETRY
+from ..email_types.options import AUTORETRY, Args, Kwargs
 from ..execution.body import run_body
 from ..execution.call import LONGEST_WAIT, AfterBody, Call, Ending, Snooze, TakenOver
 from ..execution.claim import claim
@@ -43,7 +43,7 @@ class CeleryCall(Call):
 
     interrupts = (SoftTimeLimitExceeded,)
 
-    def __init__(self, task: IdempotentTask, task_id: str, args: Any, kwargs: Any) -> None:
+    def __init__(self, task: IdempotentTask, task_id: str, args: Args, kwargs: Kwargs) -> None:
         request = task.request
         self.task = task
         self.app = task.app
@@ -87,7 +87,7 @@ class CeleryCall(Call):
                 return Ending(AfterBody.IS_DONE, error)
         return Ending(AfterBody.GIVES_UP, error)
 
-    def note(self, outcome: dict[str, Any]) -> None:
+    def note(self, outcome: Mapping[str, object]) -> None:
         """Write ``outcome`` where django-celery-results takes it: its own keys are not to be touched."""
         request = self.task.request
         request.update(meta={**(getattr(request, "meta", None) or {}), "celery_idempotent": outcome})
@@ -123,7 +123,7 @@ class IdempotentTask(KeyedTask):
 
     abstract = True
 
-    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+    def before_start(self, task_id: str, args: Args, kwargs: Kwargs) -> None:
         """Claim the key (Celery calls this right before the body). Ends the run where the body must not run."""
         setattr(self.request, _STATE, self._claim(task_id, args, kwargs))
 
@@ -140,7 +140,14 @@ class IdempotentTask(KeyedTask):
             claimed = self._claim(request.id, args, kwargs)  # a subclass has its own before_start
         return self._conduct(claimed, args, kwargs)
 
-    def retry(self, args: Any = None, kwargs: Any = None, exc: Any = None, *more: Any, **options: Any) -> Any:
+    def retry(
+        self,
+        args: Args = None,
+        kwargs: Kwargs = None,
+        exc: BaseException | None = None,
+        *more: Any,
+        **options: Any,
+    ) -> Any:
         """Retry as Celery does, but not before the mail server takes it: greylisting says for how long.
 
         By ``exc`` as by the error that the body is handling, which may be retried without being named.
@@ -157,7 +164,7 @@ class IdempotentTask(KeyedTask):
             setattr(self.request, _GIVEN_UP, error)
             raise
 
-    def _call_directly(self, args: Any, kwargs: Any) -> Any:
+    def _call_directly(self, args: Args, kwargs: Kwargs) -> Any:
         fresh = {"headers": None, "retries": 0, "is_eager": False, "called_directly": True}
         self.push_request(args=args, kwargs=kwargs, id=f"direct-{uuid()}", **fresh)
         try:
@@ -165,13 +172,15 @@ class IdempotentTask(KeyedTask):
         finally:
             self.pop_request()
 
-    def _claim(self, task_id: str, args: Any, kwargs: Any) -> tuple[CeleryCall, Run | Duplicate]:
+    def _claim(self, task_id: str, args: Args, kwargs: Kwargs) -> tuple[CeleryCall, Run | Duplicate]:
         call = CeleryCall(self, task_id, args, kwargs)
         return call, self._translated(call, lambda: claim(call))
 
-    def _conduct(self, claimed: tuple[CeleryCall, Run | Duplicate], args: Any, kwargs: Any) -> Any:
+    def _conduct(self, claimed: tuple[CeleryCall, Run | Duplicate], args: Args, kwargs: Kwargs) -> Any:
         call, state = claimed
-        return self._translated(call, lambda: run_body(call, state, lambda: self.run(*args, **kwargs)))
+        return self._translated(
+            call, lambda: run_body(call, state, lambda: self.run(*(args or ()), **(kwargs or {})))
+        )
 
     def _translated(self, call: CeleryCall, step: Callable[[], Any]) -> Any:
         try:

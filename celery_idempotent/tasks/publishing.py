@@ -15,7 +15,7 @@ from django.db import transaction
 from ..email_types.call_keys import Identity, identify
 from ..email_types.email_type import email_type_of
 from ..email_types.job_note import HEADER, JobNote
-from ..email_types.options import Declaration
+from ..email_types.options import Args, Declaration, Kwargs
 from ..exceptions import (
     DeliveryInDoubt,
     IdempotencyError,
@@ -50,11 +50,11 @@ class KeyedTask(Declaration, DjangoTask):
     )
     """Logged by Celery without a traceback: they tell a state, not a bug."""
 
-    def key_for(self, *args: Any, **kwargs: Any) -> str:
+    def key_for(self, *args: object, **kwargs: object) -> str:
         """Return the idempotency key of a call with these arguments. Raises `KeyFieldError`."""
         return self._identify(args, kwargs).key
 
-    def entry_for(self, *args: Any, **kwargs: Any) -> Entry | None:
+    def entry_for(self, *args: object, **kwargs: object) -> Entry | None:
         """Return what the ledger knows about a call with these arguments, or None.
 
         Raises `KeyFieldError`, `LedgerUnavailable`.
@@ -63,7 +63,12 @@ class KeyedTask(Declaration, DjangoTask):
         return stored.entry if stored else None
 
     def apply_async(
-        self, args: Any = None, kwargs: Any = None, task_id: str | None = None, *more: Any, **options: Any
+        self,
+        args: Args = None,
+        kwargs: Kwargs = None,
+        task_id: str | None = None,
+        *more: object,
+        **options: Any,
     ) -> Any:
         """Publish as Celery does, with the key in the headers. Raises `KeyFieldError` before that.
 
@@ -85,13 +90,13 @@ class KeyedTask(Declaration, DjangoTask):
         options["kwargsrepr"] = note.kwargsrepr()
         return super().apply_async(args, kwargs, task_id, *more, headers=headers, **options)
 
-    def _is_for_now(self, options: Mapping[str, Any]) -> bool:
+    def _is_for_now(self, options: Mapping[str, object]) -> bool:
         """Tell whether what is known now answers the call: nothing hangs on it, and it does not come later."""
         later = options.get("eta") or options.get("countdown")
         continued = any(options.get(name) for name in _CONTINUED)
         return not continued and not (later and email_type_of(self).policy(False).sends_again)
 
-    def resend(self, *args: Any, reason: str, actor: str, **kwargs: Any) -> Any:
+    def resend(self, *args: object, reason: str, actor: str, **kwargs: object) -> AsyncResult:
         """Send once more what is finished, as a new and audited generation with a Message-ID of its own.
 
         The task is published with these arguments, at once whatever transaction is open, and returned as
@@ -121,16 +126,16 @@ class KeyedTask(Declaration, DjangoTask):
         except IdempotencyError as error:
             logger.warning("%s: the new sending of %s stays open: %s", self.name, found.key, error)
 
-    def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:
+    def delay_on_commit(self, *args: object, **kwargs: object) -> None:
         """Publish after the current transaction commits. Raises `KeyFieldError` now, not then."""
         self.apply_async_on_commit(args, kwargs)
 
-    def apply_async_on_commit(self, args: Any = None, kwargs: Any = None, **options: Any) -> None:
+    def apply_async_on_commit(self, args: Args = None, kwargs: Kwargs = None, **options: Any) -> None:
         """Publish after the current transaction commits. Raises `KeyFieldError` now, not then."""
         self._identify(args, kwargs)
         transaction.on_commit(lambda: self.apply_async(args, kwargs, **options))
 
-    def enqueue(self, *args: Any, **kwargs: Any) -> AsyncResult:
+    def enqueue(self, *args: object, **kwargs: object) -> AsyncResult:
         """Write the call into the outbox, in the caller's transaction; it is published after the commit.
 
         Raises `KeyFieldError`, `ArgumentsNotSerializable` and `UnsafeTransaction` before anything is written.
@@ -138,7 +143,7 @@ class KeyedTask(Declaration, DjangoTask):
         return self.enqueue_with(args, kwargs)
 
     def enqueue_with(
-        self, args: Any = None, kwargs: Any = None, *, using: str | None = None, **options: Any
+        self, args: Args = None, kwargs: Kwargs = None, *, using: str | None = None, **options: object
     ) -> AsyncResult:
         """Do as `enqueue` does, with options of ``apply_async``: ``queue``, ``countdown``, ``priority``, …
 
@@ -149,7 +154,7 @@ class KeyedTask(Declaration, DjangoTask):
         return self.AsyncResult(record(self, [intention], using)[0])
 
     def enqueue_many(
-        self, calls: Iterable[Any], *, using: str | None = None, **options: Any
+        self, calls: Iterable[object], *, using: str | None = None, **options: object
     ) -> list[AsyncResult]:
         """Write many calls at once: all of them, or none if one is refused. Raises as `enqueue` does.
 
@@ -160,11 +165,11 @@ class KeyedTask(Declaration, DjangoTask):
         intentions = [self._intention(call, options) for call in calls]
         return [self.AsyncResult(task_id) for task_id in record(self, intentions, using)]
 
-    def _intention(self, call: Any, options: Mapping[str, Any]) -> Intention:
+    def _intention(self, call: object, options: Mapping[str, object]) -> Intention:
         args, kwargs, own = taken_apart(self, call)
         return Intention(self._identify(args, kwargs), args, kwargs, {**options, **own})
 
-    def _done_before(self, note: JobNote, args: Any, kwargs: Any) -> Any:
+    def _done_before(self, note: JobNote, args: Args, kwargs: Kwargs) -> AsyncResult | None:
         """Return the result of the task that did this, or None where publishing is the way to an answer.
 
         Results expire long before the ledger forgets; the worker replays from the ledger then.
@@ -186,7 +191,7 @@ class KeyedTask(Declaration, DjangoTask):
         report.not_published()
         return first
 
-    def _is_readable(self, result: Any) -> bool:
+    def _is_readable(self, result: AsyncResult) -> bool:
         """Tell whether who asks for ``result`` gets it, or would get nothing from any other either."""
         if self.ignore_result or isinstance(self.backend, DisabledBackend):
             result.ignored = bool(self.ignore_result)
@@ -197,7 +202,7 @@ class KeyedTask(Declaration, DjangoTask):
             logger.warning("%s: published, as the result backend does not answer: %s", self.name, error)
             return False
 
-    def _identify(self, args: Any, kwargs: Any) -> Identity:
+    def _identify(self, args: Args, kwargs: Kwargs) -> Identity:
         return identify(email_type_of(self), args, kwargs)
 
     def _is_opaque(self) -> bool:

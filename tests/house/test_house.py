@@ -16,8 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "celery_idempotent"
 LONGEST_MODULE, LONGEST_FUNCTION, MOST_TOP_LEVEL = 260, 45, 10
-ANY_PER_THOUSAND = 39
-"""To be lowered towards 20."""
+ANY_PER_THOUSAND = 16
+"""Of lines of the package; strict mypy sees nothing behind an ``Any``."""
 CODE_IN_STRINGS = 164
 """Calls in the tests that hand over statements as text; to be lowered towards 0."""
 PREPOSITIONS = re.compile(

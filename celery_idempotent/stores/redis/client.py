@@ -20,7 +20,7 @@ def make_client(url: str, app: Celery) -> Any:
         return _connected(url, app)
     except (ValueError, TypeError, AttributeError, CeleryImproperlyConfigured) as error:
         raise ImproperlyConfigured(
-            f"the ledger's Redis URL {without_password(url)!r} cannot be used: {without_url_parts(error, url)}"
+            f"the ledger's Redis URL {without_password(url)!r} cannot be used: {_without_url_parts(error, url)}"
         ) from None
 
 
@@ -48,6 +48,6 @@ def without_password(url: str) -> str:
     return re.sub(r"\?.*", "?***", re.sub(r"//.*@", "//***@", url))
 
 
-def without_url_parts(error: Exception, url: str) -> str:
+def _without_url_parts(error: Exception, url: str) -> str:
     """Return what ``error`` says, but for what it quotes of ``url``: with a / in a password, that is a port."""
     return re.sub(r"'([^']*)'", lambda quoted: "'***'" if quoted[1] in url else quoted[0], str(error))

@@ -23,7 +23,7 @@ from ...ledger.store import Store, Stored
 from .scripts import Scripts, as_text
 from .serialization import decode, encode, packed, signed
 
-SHARDS = 256
+_SHARDS = 256
 _MICROSECOND = 1e-6
 
 logger = logging.getLogger("celery_idempotent")
@@ -78,7 +78,7 @@ class RedisStore(Store):
     def due(self, limit: int = 100) -> Sequence[Entry]:
         """One script for each shard, then one for each entry; members without an entry are removed."""
         late: list[tuple[float, str]] = []
-        for shard in range(SHARDS):
+        for shard in range(_SHARDS):
             found = self._scripts.run("due", [self._deadlines(shard)], limit)
             late += [(float(score), as_text(key)) for key, score in zip(found[::2], found[1::2], strict=True)]
         entries: list[Entry] = []
@@ -205,7 +205,7 @@ class RedisStore(Store):
 
 
 def _shard(key: str) -> int:
-    return crc32(key.encode()) % SHARDS
+    return crc32(key.encode()) % _SHARDS
 
 
 def _deadline(entry: Entry) -> str:
