@@ -13,6 +13,7 @@ from django.utils import timezone
 from celery_idempotent import KeyFieldError
 from celery_idempotent.contrib import django_tasks
 from celery_idempotent.models import Delivery, LogicalEmail, SendAttempt
+from celery_idempotent.testing import hold
 from tests.django_tasks import project
 from tests.django_tasks.project import (
     celery_confirm,
@@ -101,12 +102,12 @@ def keep_behind_a_claim(name: str, alias: str, task: str, order: Any, lease: flo
 
 def complete_the_claim(result: Any) -> None:
     """Have the other one come to its end."""
-    kept["held"].ledger.complete(kept["claimed"], result)
+    hold(kept["held"].ledger, kept["claimed"]).complete(result)
 
 
 def fail_the_claim(reason: str) -> None:
     """Have the other one give up."""
-    kept["held"].ledger.fail(kept["claimed"], reason)
+    hold(kept["held"].ledger, kept["claimed"]).fail(reason)
 
 
 # -- calls of every kind ---------------------------------------------------------------------------------------
