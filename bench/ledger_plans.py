@@ -59,9 +59,9 @@ def sweep(alias: str, ledger: Ledger) -> None:
     hold(ledger, _begun(ledger, number, Policy()), claimant(number), Policy()).settle(doubtful, "<m@x>")
     with patch.multiple(search, ledger_alias=lambda: alias, has_tables=lambda: True):
         one = Sweep(ledger)
-        one.expired()
-        one.verified()
-        one.reported(0.0)
+        one.expire_deadlines()
+        one.settle_doubts()
+        one.report_stuck(0.0)
     assert one.done.released
     assert one.done.in_doubt
     assert one.done.stuck

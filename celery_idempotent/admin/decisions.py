@@ -136,10 +136,10 @@ class DecidingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # no generic a
     ) -> HttpResponse:
         """Add the ledger's own view of the email, and the decisions that are possible."""
         if (row := kwargs.get("obj")) is not None:
-            context["desk"] = self._desk(request, row)
+            context["panel"] = self._panel(request, row)
         return super().render_change_form(request, context, *args, **kwargs)
 
-    def _desk(self, request: HttpRequest, row: LogicalEmail) -> dict[str, object]:
+    def _panel(self, request: HttpRequest, row: LogicalEmail) -> dict[str, object]:
         try:
             stored = get_ledger().store.get(row.key)
         except IdempotencyError as error:

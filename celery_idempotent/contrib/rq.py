@@ -1,4 +1,6 @@
-"""RQ's life cycle, translated to the ledger. For RQ 2.8 and later, alone or with django-rq.
+"""RQ's life cycle, translated to the ledger.
+
+For RQ 2.8 and later, alone or with django-rq.
 
 The decorator is the guarantee, under every worker class. `IdempotentJob` adds what can be done at enqueue: the
 key travels in the job's ``meta``, a call without its key fields is refused there and then, and the job's

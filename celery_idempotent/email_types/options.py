@@ -1,4 +1,4 @@
-"""What a task or function declares of its emails, checked."""
+"""The options that a task or function may declare, with their defaults."""
 
 from __future__ import annotations
 

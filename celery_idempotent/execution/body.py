@@ -1,4 +1,4 @@
-"""The body of a call that has been claimed, and what is recorded of its end. The same for every queue."""
+"""Run the body of a claimed call and record its end, the same way for every queue."""
 
 from __future__ import annotations
 

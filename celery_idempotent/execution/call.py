@@ -1,4 +1,4 @@
-"""One delivery of a job as its queue sees it: the adapter's side of `claiming` and `conduct`.
+"""One delivery of a job as its queue sees it: what an adapter tells `claim` and `run_body`.
 
 A queue's adapter describes the call by a `Call`, and translates what leaves those two: a result, an error of
 the body's own, or `Snooze`.

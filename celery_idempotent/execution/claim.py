@@ -1,4 +1,4 @@
-"""The claim of one call, the same for every queue: it may run, is answered, has to come back, or ends."""
+"""Claim the key of one call: it may run, is answered, is snoozed, or ends with an error."""
 
 from __future__ import annotations
 

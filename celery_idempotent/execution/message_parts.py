@@ -1,4 +1,4 @@
-"""The messages of one body, told apart: a body that runs again finds its own deliveries by their parts."""
+"""Number the messages of one body, so that a body that runs again finds its own deliveries."""
 
 from __future__ import annotations
 

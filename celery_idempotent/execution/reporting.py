@@ -1,4 +1,4 @@
-"""Every outcome, told four ways: signal, log line, event of the queue, and a note beside the job's result."""
+"""Report an outcome by signal, log line, event of the queue, and note beside the job's result."""
 
 from __future__ import annotations
 

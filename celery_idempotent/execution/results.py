@@ -1,4 +1,4 @@
-"""A task's result as the ledger keeps it: JSON, by the same encoder that Celery's results use."""
+"""Keep a task's result as JSON, by the encoder of Celery's results."""
 
 from __future__ import annotations
 

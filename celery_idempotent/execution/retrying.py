@@ -1,4 +1,4 @@
-"""Writing to a ledger that does not answer at once: what has happened has to be recorded all the same."""
+"""Retry a write while the ledger does not answer, with growing pauses."""
 
 from __future__ import annotations
 

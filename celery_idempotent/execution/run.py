@@ -1,4 +1,4 @@
-"""One execution of a body under a claim. What every task queue's adapter and the mail backend share."""
+"""One run of a body under a claim, shared by the queues' adapters and the mail backend."""
 
 from __future__ import annotations
 

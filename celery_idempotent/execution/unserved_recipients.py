@@ -1,4 +1,7 @@
-"""What is raised about recipients who are not served: a body may swallow it, and end well all the same."""
+"""Delivery errors of one run, by recipient.
+
+A body may catch them and return; the run must still not count as sent.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was decided about an entry, kept with it: who, why, and when by the store's clock."""
+"""Decisions about an entry, kept with it: who, why, and when by the store's clock."""
 
 from __future__ import annotations
 

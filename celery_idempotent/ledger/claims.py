@@ -1,4 +1,4 @@
-"""The claim: what somebody who asks for a key finds there, and what they get."""
+"""Claim a key: apply the table of what a claim finds and what it gets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the passing of a deadline does to an entry. Nothing but the store's clock tells that it has passed."""
+"""Expire an entry whose deadline has passed, by the store's clock alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The deliveries of an entry: what is known of each recipient, by replies and by what providers tell."""
+"""Merge deliveries: replies of a hand-over with what is known, and with events of the provider."""
 
 from __future__ import annotations
 

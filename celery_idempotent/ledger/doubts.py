@@ -1,4 +1,4 @@
-"""A doubt about a hand-over: how an entry gets into it, who may end it, and what the entry is then."""
+"""Doubts about a hand-over: how an entry gets into one, who may end it, and the entry afterwards."""
 
 from __future__ import annotations
 

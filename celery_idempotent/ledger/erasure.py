@@ -1,4 +1,4 @@
-"""Erasing a recipient from an entry: the digest that recognises the address, and every form that shows it."""
+"""Erase a recipient from an entry: the digest of the address, and every form that shows it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words of the ledger: who asks, by which rules, and what a claim or a hand-over comes to."""
+"""What a claim comes to, and how a hand-over ended for a recipient."""
 
 from __future__ import annotations
 

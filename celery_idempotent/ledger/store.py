@@ -1,4 +1,4 @@
-"""What a ledger needs of a store: a few atomic, conditional primitives. Policy lives in `ledger`."""
+"""The primitives that a ledger needs of a store: each is atomic, and none decides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes in the name of a claim. One that the store refuses finds out what happened to the claim meanwhile.
+"""Write an entry in the name of a claim, and find out why the store refused.
 
 It need not be that another run has taken over. An earlier try of the same write may have been stored without a
 confirmation, the provider may have told something, somebody may have seen the deadline pass, or the store may

@@ -1,4 +1,4 @@
-"""A look at everything that a working ledger needs, and at what waits for somebody."""
+"""Diagnose what a working ledger needs, and count what waits for somebody."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The right to be forgotten: a recipient's digest and mask leave every store, and the keys stay closed."""
+"""Erase a recipient from every store; the keys stay closed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long the ledger has to remember, and what may be removed after that."""
+"""Purge finished entries, and compute how long the ledger has to remember them."""
 
 from __future__ import annotations
 

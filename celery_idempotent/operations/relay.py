@@ -1,4 +1,4 @@
-"""The relay: publishes what waits in the outbox, and removes what has come to its end.
+"""Relay: publish what waits in the outbox, and remove rows whose email has ended.
 
 Several may run at once, on any hosts. One that is killed loses nothing: what it had in hand is due again soon.
 """

@@ -1,5 +1,6 @@
-"""Looking for entries: in the tables, which are the ledger or its mirror. What is found there is then read from
-the ledger itself, so that a mirror which is behind misleads nobody.
+"""Search entries in the tables: the ledger's own, or its mirror.
+
+Each entry is then read from the ledger itself, so that a mirror that is behind decides nothing.
 """
 
 from __future__ import annotations

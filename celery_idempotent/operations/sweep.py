@@ -1,4 +1,4 @@
-"""Goes round and looks after what nobody asks for.
+"""Periodic sweep: expire claims, settle doubts by verifiers, refresh the mirror, report stuck emails.
 
 That is passed deadlines, doubts that a verifier can settle, a mirror that is behind, and what is stuck.
 Everything is decided by the store's clock and written by compare-and-swap, so any number of sweeps may run at
@@ -83,7 +83,7 @@ class Sweep:
         self._known = by_email_type(app)
         self._found: list[str] = []
 
-    def expired(self) -> None:
+    def expire_deadlines(self) -> None:
         """Release what has lost its lease, and call in doubt what has passed its send deadline."""
         for late in self.ledger.store.due(self.limit):
             try:
@@ -102,7 +102,7 @@ class Sweep:
                 self.done.released += 1
                 self._tell(entry, ClaimLost("the lease has passed, found by the sweep"))
 
-    def verified(self) -> None:
+    def settle_doubts(self) -> None:
         """Ask the verifiers of the tasks that this process knows about entries in doubt."""
         for key in dict.fromkeys((*self._found, *search.keys_in_doubt(self.limit))):
             try:
@@ -138,7 +138,7 @@ class Sweep:
             self.done.not_sent += 1
         self._tell(settled, DeliveryInDoubt(reason))
 
-    def caught_up(self) -> None:
+    def catch_up(self) -> None:
         """Write what the mirror is behind with."""
         mirror = self.ledger.mirror
         if mirror is None:
@@ -149,7 +149,7 @@ class Sweep:
         except LedgerUnavailable as error:
             logger.warning("the mirror stays behind: %s", error)
 
-    def reported(self, seconds: float) -> None:
+    def report_stuck(self, seconds: float) -> None:
         """Log what is stuck."""
         if not search.has_tables():
             return
@@ -171,8 +171,8 @@ class Sweep:
 def sweep(limit: int = LIMIT, stuck_after: float = STUCK_AFTER, app: Any = None) -> Swept:
     """Make one pass, and return what it did. Raises `LedgerUnavailable`; ``stuck_after`` is in seconds."""
     one = Sweep(get_ledger(app), limit, app)
-    one.expired()
-    one.caught_up()
-    one.verified()
-    one.reported(stuck_after)
+    one.expire_deadlines()
+    one.catch_up()
+    one.settle_doubts()
+    one.report_stuck(stuck_after)
     return one.done

@@ -1,4 +1,4 @@
-"""A message's arguments and options as text: serialised by Celery, encrypted where the project has keys."""
+"""Serialise a message's arguments and options, and encrypt them where the project has keys."""
 
 from __future__ import annotations
 

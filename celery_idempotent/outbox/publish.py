@@ -1,4 +1,4 @@
-"""Rows of the outbox as messages: published under their own task ids, and what became of each noted."""
+"""Publish rows of the outbox under their own task ids, and note what became of each."""
 
 from __future__ import annotations
 

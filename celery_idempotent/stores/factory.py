@@ -1,4 +1,4 @@
-"""Settings to objects: the one place that knows concrete stores and connections."""
+"""Make the ledger from the settings: the one place that knows the concrete stores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A store in this process's memory: for tests and for trying things out. Other processes do not see it."""
+"""A store in the memory of this process, for tests and trials.
+
+Other processes do not see it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a task is published: the note about it in the headers, and what is answered without publishing."""
+"""Publish a task with its note in the headers, or answer a duplicate without publishing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals: what a worker should know and tidy up, and messages of the outbox that are done."""
+"""Celery worker signals: check the ledger at start, close SMTP connections at the end."""
 
 from __future__ import annotations
 

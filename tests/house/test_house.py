@@ -25,16 +25,7 @@ PREPOSITIONS = re.compile(
 
 LONG_MODULES: set[str] = set()
 PREPOSITION_NAMES = {("email_types/call_keys.py", "_without")}
-LONG_FIRST_LINES = {
-    "contrib/rq.py",
-    "execution/body.py",
-    "execution/run.py",
-    "ledger/deadlines.py",
-    "ledger/store.py",
-    "ledger/writes.py",
-    "operations/search.py",
-    "stores/memory.py",
-}
+LONG_FIRST_LINES: set[str] = set()
 PRIVATE_PATCHES = {
     "_PORTS": 1,
     "_publish": 7,

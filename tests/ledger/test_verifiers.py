@@ -50,7 +50,7 @@ def test_what_is_no_verdict_stops_no_sweep(memory_ledger: Any, said: Any) -> Non
         hold(memory_ledger, entry).doubt("x")
     one = sweep.Sweep(memory_ledger, app=app)
     one._found = ["k", "l"]
-    one.verified()
+    one.settle_doubts()
     assert (one.done.unknown, one.done.sent, one.done.not_sent) == (1, 1, 0)
     assert memory_ledger.store.get("k").entry.status is Status.IN_DOUBT
 

@@ -86,7 +86,7 @@ def race_sweep_and_hand_over(
     def go_round() -> None:
         try:
             while not stop.is_set():
-                sweep.Sweep(Ledger(watched)).expired()  # type: ignore[arg-type]
+                sweep.Sweep(Ledger(watched)).expire_deadlines()  # type: ignore[arg-type]
         finally:
             close()
 
@@ -233,7 +233,7 @@ def test_sweeps_and_duplicates_of_the_same_emails() -> None:
 
     def go_round() -> None:
         while not stop.is_set():
-            sweep.Sweep(ledger).expired()
+            sweep.Sweep(ledger).expire_deadlines()
 
     def call(racer: int) -> None:
         for number in range(200):

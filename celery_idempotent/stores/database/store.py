@@ -1,7 +1,7 @@
 """A store in a Django database: PostgreSQL, MariaDB, MySQL or SQLite, by its own clock.
 
 Writes commit on a connection of the ledger's own, so that a rollback of the caller's transaction does not
-undo what really happened. `wiring.ledger_alias` decides which connection that is.
+undo what really happened. `own_connection.ledger_alias` decides which connection that is.
 """
 
 from __future__ import annotations
