@@ -17,7 +17,7 @@ _STATE_OF_SMTP_BACKEND = frozenset({"connection", "_partial_connection", "_lock"
 def get_reply_stream(smtp: smtplib.SMTP) -> object:
     """Return the stream from which ``smtp`` reads its replies; None before the first and after the last one.
 
-    Reads ``SMTP.file``, which `smtplib` does not document. Seen in Python 3.11.
+    Reads ``SMTP.file``, which `smtplib` does not document. Seen in Python 3.11 and 3.12.
     """
     return smtp.file
 
@@ -33,8 +33,8 @@ def set_reply_stream(smtp: smtplib.SMTP, stream: object) -> None:
 def take_connections(backend: DjangoSMTP) -> Iterator[smtplib.SMTP]:
     """Take the connections out of ``backend``: the ready one, and one that got no further than its greeting.
 
-    Reads and writes ``EmailBackend._partial_connection``. Seen in Django 5.2; a version without it keeps
-    a connection that was refused in ``connection``.
+    Reads and writes ``EmailBackend._partial_connection``. Seen in Django 5.2 and 6.1; a version without it
+    keeps a connection that was refused in ``connection``.
     """
     for name in ("connection", "_partial_connection"):
         smtp: smtplib.SMTP | None = getattr(backend, name, None)
@@ -47,7 +47,7 @@ def get_smtp_settings(backend: DjangoSMTP) -> dict[str, object]:
     """Return what ``backend`` was made with: its attributes without its connection, lock and TLS context.
 
     Tells attributes of `django.core.mail.backends.smtp.EmailBackend` apart by name: ``_lock``,
-    ``_partial_connection``. Seen in Django 5.2. One more would keep connections from being shared.
+    ``_partial_connection``. Seen in Django 5.2 and 6.1. One more would keep connections from being shared.
     """
     return {name: value for name, value in vars(backend).items() if name not in _STATE_OF_SMTP_BACKEND}
 
@@ -55,7 +55,7 @@ def get_smtp_settings(backend: DjangoSMTP) -> dict[str, object]:
 def sends_as_django(kind: type[DjangoSMTP]) -> bool:
     """Tell whether ``kind`` of backend sends as Django's does: it overrides neither step of sending.
 
-    Reads ``EmailBackend._send``. Seen in Django 5.2.
+    Reads ``EmailBackend._send``. Seen in Django 5.2 and 6.1.
     """
     return all(getattr(kind, name) is getattr(DjangoSMTP, name) for name in ("send_messages", "_send"))
 
