@@ -11,7 +11,7 @@ from typing import Any
 
 from ..exceptions import ClaimLost, IdempotencyError, LedgerUnavailable
 from ..ledger.claims import take_back
-from ..ledger.entry import Delivery, Entry, Recipient
+from ..ledger.entry import Delivery, DeliveryKey, Entry, Recipient
 from ..ledger.held_claim import HeldClaim
 from ..ledger.keys import digest
 from ..ledger.ledger import Ledger
@@ -20,7 +20,7 @@ from ..ledger.policy import Claimant, Policy
 from ..ledger.provider_offers import Offer
 from .message_parts import Parts, named_targets
 from .retrying import retry_while_unavailable
-from .unserved_recipients import DeliveryKey, UnservedRecipients
+from .unserved_recipients import UnservedRecipients
 
 logger = logging.getLogger("celery_idempotent")
 
@@ -104,13 +104,13 @@ class Run:
         part, who = target
         return f"<{digest(self.entry.key, self.entry.generation, part, who.digest)[:40]}@{domain}>"
 
-    def named(self, places: Iterable[DeliveryKey], names: Iterable[str]) -> str:
-        """Return the first of ``names`` that no other message of this body has, and keep it for ``places``.
+    def named(self, keys: Iterable[DeliveryKey], names: Iterable[str]) -> str:
+        """Return the first of ``names`` that no other message of this body has, and keep it for ``keys``.
 
         A body that runs again in another order gives a message the parts of another one, and so its name. Two
         of one name are one to receivers that suppress duplicates.
         """
-        own, first = frozenset(places), ""
+        own, first = frozenset(keys), ""
         for name in names:
             first = first or name
             if self._named.setdefault(name, own) & own:
@@ -119,7 +119,7 @@ class Run:
 
     def known(self) -> dict[tuple[str, str], Delivery]:
         """Return the deliveries so far, by part and recipient digest."""
-        return {d.place: d for d in self.entry.deliveries}
+        return {d.key: d for d in self.entry.deliveries}
 
     def begin(
         self,

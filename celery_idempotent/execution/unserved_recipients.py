@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from ..ledger.entry import Delivery
+from ..ledger.entry import Delivery, DeliveryKey
 from ..ledger.status import DeliveryStatus
 
-DeliveryKey = tuple[str, str]
-"""Part and recipient digest of a delivery."""
 CONNECTION: DeliveryKey = ("", "")
 """Stands for messages that the body had no connection to send over."""
 NAMELESS: DeliveryKey = ("", "nameless")
@@ -32,11 +30,11 @@ class UnservedRecipients:
     def __init__(self) -> None:
         self._raised: dict[DeliveryKey, Raised] = {}
 
-    def note(self, places: Iterable[DeliveryKey], error: Exception, passes: bool) -> None:
-        """Keep ``error``, the last one about ``places``."""
-        for place in places:
-            self._raised.pop(place, None)
-            self._raised[place] = Raised(error, passes)
+    def note(self, keys: Iterable[DeliveryKey], error: Exception, passes: bool) -> None:
+        """Keep ``error``, the last one about ``keys``."""
+        for key in keys:
+            self._raised.pop(key, None)
+            self._raised[key] = Raised(error, passes)
 
     def forget_connection_error(self) -> None:
         """Forget a connection that could not be opened: the body sends all the same, over this or another."""
@@ -60,8 +58,8 @@ class UnservedRecipients:
 
     def unserved(self, deliveries: Sequence[Delivery]) -> list[tuple[Raised, DeliveryStatus | None]]:
         """Return the errors about recipients whom ``deliveries`` do not show as served, with their statuses."""
-        known = {d.place: d.status for d in deliveries}
-        left = [(raised, known.get(place)) for place, raised in self._raised.items()]
+        known = {d.key: d.status for d in deliveries}
+        left = [(raised, known.get(key)) for key, raised in self._raised.items()]
         return [(raised, status) for raised, status in left if status is not DeliveryStatus.ACCEPTED]
 
 

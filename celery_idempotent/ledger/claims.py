@@ -214,8 +214,8 @@ def take_back(held: HeldClaim, lost: ClaimLost) -> None:
     if not isinstance(outcome, Acquired):
         raise lost
     before, held.entry = held.entry, outcome.entry
-    known = {delivery.place for delivery in held.entry.deliveries}
-    if forgotten := [delivery for delivery in before.deliveries if delivery.place not in known]:
+    known = {delivery.key for delivery in held.entry.deliveries}
+    if forgotten := [delivery for delivery in before.deliveries if delivery.key not in known]:
         held.remember(forgotten)
 
 

@@ -15,10 +15,10 @@ def merged(entry: Entry, rows: Iterable[Delivery]) -> tuple[Delivery, ...]:
 
     What the provider has told about one stays with it, as `events_that_still_count` says.
     """
-    known = {d.place: d for d in entry.deliveries}
+    known = {d.key: d for d in entry.deliveries}
     for row in rows:
-        before = known.get(row.place)
-        known[row.place] = row if row.events else replace(row, events=events_that_still_count(before, row))
+        before = known.get(row.key)
+        known[row.key] = row if row.events else replace(row, events=events_that_still_count(before, row))
     return tuple(known.values())
 
 

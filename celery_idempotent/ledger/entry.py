@@ -29,6 +29,10 @@ Moment = datetime | After
 """A time as it is written: known, or to be filled in by the store."""
 
 
+DeliveryKey = tuple[str, str]
+"""Part and recipient digest of a delivery."""
+
+
 @dataclass(frozen=True, slots=True)
 class Recipient:
     """An address as the ledger keeps it: a keyed digest to compare, a form to show."""
@@ -52,7 +56,7 @@ class Delivery:
     """What the provider told later: kind and time, each kind once, in order of time."""
 
     @property
-    def place(self) -> tuple[str, str]:
+    def key(self) -> DeliveryKey:
         """Part and recipient digest, which tell the deliveries of a body apart."""
         return self.part, self.recipient.digest
 

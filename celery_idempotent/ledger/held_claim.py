@@ -59,7 +59,7 @@ class HeldClaim:
         ``waiting`` are recipients of the message who are not offered it yet: they are noted first, as the end
         of a doubt must not be the end for them. Whatever this raises, nothing may be sent.
         """
-        known = {delivery.place for delivery in self.entry.deliveries}
+        known = {delivery.key for delivery in self.entry.deliveries}
         if new := [one for one in waiting if (one[0], one[1].digest) not in known]:
             self.remember(Delivery(*one, DeliveryStatus.DEFERRED, message_id, detail=NOT_YET) for one in new)
         rows = [Delivery(*one, DeliveryStatus.SENDING, message_id) for one in targets]

@@ -161,8 +161,8 @@ def rebased(changed: Entry, current: Entry, lease: float) -> Entry:
 
     Where that ends the doubt, it is claimed for ``lease`` seconds.
     """
-    told = {d.place: d for d in current.deliveries}
-    rows = [_with_events(d, events_that_still_count(told.get(d.place), d)) for d in changed.deliveries]
+    told = {d.key: d for d in current.deliveries}
+    rows = [_with_events(d, events_that_still_count(told.get(d.key), d)) for d in changed.deliveries]
     known = tuple(_by_proof(d) if d.status in _OPEN_TO_PROOF else d for d in rows)
     entry = replace(changed, version=current.version, deliveries=known, audit=current.audit)
     if changed.status is not Status.IN_DOUBT or not rows or entry.doubtful_deliveries():

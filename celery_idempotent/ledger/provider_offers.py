@@ -59,7 +59,7 @@ def reoffered(entry: Entry, served: Collection[tuple[str, str]] | None = None) -
     """
     rows = tuple(
         replace(d, detail=_marked(d.detail))
-        if d.status is DeliveryStatus.IN_DOUBT and served is not None and d.place not in served
+        if d.status is DeliveryStatus.IN_DOUBT and served is not None and d.key not in served
         else d
         for d in entry.deliveries
     )
@@ -91,7 +91,7 @@ def settled_reply(entry: Entry, place: tuple[str, str], reply: Reply) -> Reply:
     a refusal is about this offer, not about the one whose reply was lost. Of one `_LEFT_OUT` nothing does.
     """
     for d in entry.deliveries:
-        if d.place == place and d.status is DeliveryStatus.IN_DOUBT:
+        if d.key == place and d.status is DeliveryStatus.IN_DOUBT:
             if d.detail.startswith(_LEFT_OUT):
                 return replace(reply, status=DeliveryStatus.IN_DOUBT, detail=_marked(reply.detail))
             if reply.status is not DeliveryStatus.ACCEPTED:

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 
 from ..exceptions import DeliveryInDoubt, DeliveryUnconfirmed, RecipientsDeferred, RecipientsRefused
 from ..execution.run import Run
-from ..execution.unserved_recipients import DeliveryKey
 from ..ledger.addresses import mask_all
-from ..ledger.entry import Delivery
+from ..ledger.entry import Delivery, DeliveryKey
 from ..ledger.status import DeliveryStatus
 from .smtp.reply_codes import Kind, ServerReply
 

@@ -12,9 +12,8 @@ from django.core.mail.utils import DNS_NAME
 
 from ..conf import conf
 from ..execution.run import Run, TakenBack
-from ..execution.unserved_recipients import DeliveryKey
 from ..ledger.addresses import mask_all, printable, recipient
-from ..ledger.entry import Delivery, Entry, Recipient
+from ..ledger.entry import Delivery, DeliveryKey, Entry, Recipient
 from ..ledger.held_claim import NOT_YET
 from ..ledger.outcomes import Reply, Target
 from ..ledger.status import DeliveryStatus
@@ -122,7 +121,7 @@ class HandOver:
 
     def _keys_in_doubt(self) -> set[DeliveryKey]:
         """Return the doubtful deliveries of the whole body, not of this message alone."""
-        return {delivery.place for delivery in self.run.entry.doubtful_deliveries()}
+        return {delivery.key for delivery in self.run.entry.doubtful_deliveries()}
 
     def _make_key(self, make: _MakeKey) -> ProviderKey | None:
         return make(self.run.entry, self.transport.provider, self.transport.account)

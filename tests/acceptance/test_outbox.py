@@ -16,6 +16,7 @@ from tests.acceptance import outbox_questions, questions
 from tests.support.outage import Outage, Plan, kept, shown
 from tests.support.servers import MariaDB, Postgres, RabbitMQ, Redis
 from tests.support.shop import Shop, opened, sqlite
+from tests.support.tiers import sized
 from tests.support.worker import wait_for
 
 
@@ -73,15 +74,17 @@ def test_everything_is_killed_and_every_committed_order_arrives_once(
     postgres: Postgres, tmp_path: Path
 ) -> None:
     """A Redis that forgets everything, workers that acknowledge early, relays that die with rows in hand."""
-    plan = Plan(orders=300, seconds=18, worker_lives=4, broker_lives=6, relay_lives=5, patience=100)
+    orders, seconds = sized(test=(150, 9), all=(300, 18))
+    plan = Plan(orders, seconds, worker_lives=4, broker_lives=6, relay_lives=5, patience=100)
     with Redis() as broker:
         figures = Outage(plan, broker, postgres, tmp_path).run()
     assert kept(figures), shown(figures)
-    assert (figures.committed, figures.rolled_back) == (200, 100)
+    assert (figures.committed, figures.rolled_back) == (orders * 2 // 3, orders // 3)
     assert figures.broker_killed >= 1, "or this shows nothing"
-    assert figures.workers_killed >= 2
+    assert figures.workers_killed >= sized(test=1, all=2)
 
 
+@pytest.mark.full
 def test_the_same_on_rabbitmq(postgres: Postgres, tmp_path: Path) -> None:
     """With late acknowledgement the broker and the relay both deliver again: harmless."""
     plan = Plan(

@@ -12,6 +12,7 @@ import pytest
 
 from tests.django_tasks import questions
 from tests.django_tasks.site import Site, db_workers, opened
+from tests.support.tiers import sized
 from tests.support.worker import Worker, wait_for
 
 
@@ -88,16 +89,17 @@ def test_an_rq_queue_that_runs_jobs_at_once(site: Site) -> None:
 
 
 def test_celery_and_db_workers_at_the_same_keys(site: Site) -> None:
-    """One ledger: 200 keys, held by a barrier until both sides claim; one copy each, one value for both."""
+    """One ledger: keys held by a barrier until both sides claim; one copy each, one value for both."""
+    keys = sized(test=60, all=200)
     barrier = site.directory / "barrier"
     barrier.mkdir()
     arguments = ("tests.django_tasks.project", site.environment, site.directory / "celery.log", "-c", "2")
     try:
         with site.working(2), Worker(*arguments, "-n", "both"):
-            values = site.ask(questions.run_beside_celery, 1000, 1199, timeout=200)
+            values = site.ask(questions.run_beside_celery, 1000, 999 + keys, timeout=200)
     finally:
         shutil.rmtree(barrier)
-    assert [value[1] for value in values] == ["SUCCESSFUL"] * 200
+    assert [value[1] for value in values] == ["SUCCESSFUL"] * keys
     assert all(value[0] == value[2] for value in values)
-    assert site.copies() == 200
+    assert site.copies() == keys
     assert {line.split()[0] for line in site.bodies()} == {"celery", "confirm"}

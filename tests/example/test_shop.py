@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 
 from tests.support.mailserver import ScriptedSMTP
-from tests.support.servers import Postgres, RabbitMQ, Redis
+from tests.support.servers import Postgres, Redis
 from tests.support.worker import Worker
 
 SHOP = Path(__file__).parents[2] / "example_proj"
 
 
-@pytest.mark.parametrize("broker", ["rabbitmq", "redis"])
+@pytest.mark.parametrize("broker", [pytest.param("rabbitmq", marks=pytest.mark.full), "redis"])
 def test_the_shop_on_real_servers(
-    broker: str, postgres: Postgres, rabbitmq: RabbitMQ, redis: Redis, tmp_path: Path
+    broker: str, postgres: Postgres, redis: Redis, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """PostgreSQL for the ledger, RabbitMQ or Redis for the messages: each mail once, every call answered."""
     place = postgres.database
@@ -31,8 +31,8 @@ def test_the_shop_on_real_servers(
             "PYTHONPATH": str(SHOP),
             "DJANGO_SETTINGS_MODULE": "shop.settings",
             "SHOP_DATABASE_URL": f"postgresql://{place['USER']}@{place['HOST']}:{place['PORT']}/{place['NAME']}",
-            "SHOP_BROKER_URL": {"rabbitmq": rabbitmq, "redis": redis}[broker].url,
-            "SHOP_RESULT_BACKEND": {"rabbitmq": "django-db", "redis": redis.url}[broker],
+            "SHOP_BROKER_URL": request.getfixturevalue(broker).url,
+            "SHOP_RESULT_BACKEND": "django-db" if broker == "rabbitmq" else redis.url,
             "SHOP_EMAIL_PORT": str(server.port),
             "SHOP_DIRECTORY": str(tmp_path),
             "SHOP_DEBUG": "0",

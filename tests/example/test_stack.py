@@ -143,6 +143,7 @@ def subjects(server: ScriptedSMTP, to: str) -> list[str]:
     return [received.headers["Subject"] for received in server.accepted if received.recipients == [to]]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", RUNNING)
 def test_a_service_becomes_healthy(name: str, before: dict[str, bool], running: Stack) -> None:
     """The health check fails while the service does not run, and succeeds within its time once it does."""
@@ -152,6 +153,7 @@ def test_a_service_becomes_healthy(name: str, before: dict[str, bool], running: 
     wait_for(lambda: running.healthy(name), patience, lambda: running.log(name)[-3000:])
 
 
+@pytest.mark.full
 def test_an_order_is_confirmed_once(running: Stack, mailpit: ScriptedSMTP) -> None:
     """`manage.py order` shows one answer for each time that it asked; the customer gets one mail."""
     done = running.run("web", "python", "manage.py", "order", "7", "ann@example.com", "--times", "3")
@@ -162,6 +164,7 @@ def test_an_order_is_confirmed_once(running: Stack, mailpit: ScriptedSMTP) -> No
     assert subjects(mailpit, "ann@example.com") == ["Order 7"]
 
 
+@pytest.mark.full
 def test_beat_finds_a_customer_again_and_again(running: Stack, mailpit: ScriptedSMTP) -> None:
     """Round after round asks for the same onboarding mail, and it goes out once."""
     command = ["python", "manage.py", "createsuperuser", "--no-input", "--username", "bob"]
@@ -176,6 +179,7 @@ def test_beat_finds_a_customer_again_and_again(running: Stack, mailpit: Scripted
 
 
 @pytest.mark.process
+@pytest.mark.full
 def test_an_order_without_a_worker_says_so(tmp_path: Path) -> None:
     """No server and no worker: the command ends with advice instead of waiting for ever."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("SHOP_", "DJANGO_"))}

@@ -19,10 +19,11 @@ from tests.rq import race_questions
 from tests.rq.app import left, tidy
 from tests.support.rq import FORKING, SIMPLE, RQShop, RQWorker, opened, redis_ledger
 from tests.support.servers import Postgres, Redis
+from tests.support.tiers import sized
 from tests.support.worker import Worker
 
-KEYS = 1000
-EACH = 4
+KEYS = sized(test=160, all=1000)
+EACH = sized(test=1, all=4)
 """How often each of these is struck: a process of Celery's pool, an RQ work-horse, a whole RQ worker; and any
 of them, with a pause in a body that has not begun to send."""
 KINDS = ("pool", "horse", "simple", "pause")

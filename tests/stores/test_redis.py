@@ -18,6 +18,7 @@ from celery_idempotent.stores.redis.store import RedisStore
 from celery_idempotent.testing import KEY, StoreConformance, hold
 from tests.stores.emails import ACCEPTED, CLAIMANT, DAY, MESSAGE_ID, PLACE, POLICY, TARGET, send
 from tests.support.servers import Redis
+from tests.support.tiers import sized
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_round_trips(connected: Any, store: RedisStore) -> None:
 
 def test_memory_of_a_finished_email(connected: Any, store: RedisStore) -> None:
     """Under 700 bytes each, all told: key, value, expiry and the server's own book-keeping."""
-    ledger, number = Ledger(store), 2000
+    ledger, number = Ledger(store), sized(test=500, all=2000)
     send(ledger, replace(CLAIMANT, key="warm-up"))
     before = connected.info("memory")["used_memory_dataset"] + connected.info("memory")["used_memory_overhead"]
     for n in range(number):
