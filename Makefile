@@ -6,7 +6,7 @@ READY = $(VENV)/.ready
 # Half of the tests wait for workers and brokers: four processes keep two cores busy.
 PROCESSES ?= 4
 TESTS ?= tests
-PYTEST = $(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope --no-loadscope-reorder -q
+PYTEST = $(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope --no-loadscope-reorder
 
 .PHONY: help demo quick test test-all lint clean
 

@@ -12,8 +12,9 @@ from tests.acceptance import questions
 from tests.matrix import questions as matrix_questions
 from tests.matrix.bed import VISIBILITY_TIMEOUT, Bed
 from tests.matrix.steps import idle, result, subjects
+from tests.support.tiers import sized
 
-ROUNDS = 100
+ROUNDS = sized(test=30, all=100)
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_the_same_message_twice(bed: Bed, barrier: Path) -> None:
     assert subjects(bed) == {str(order): 1 for order in orders}, bed.shop.logs()
 
 
-def test_two_tasks_race_for_one_key_a_hundred_times(bed: Bed, barrier: Path) -> None:
+def test_two_tasks_race_for_one_key_again_and_again(bed: Bed, barrier: Path) -> None:
     """P1, P3: exactly one send each, and the loser gets the winner's result."""
     orders = [bed.order() for _ in range(ROUNDS)]
     values = bed.shop.ask(matrix_questions.run_pairs, orders, timeout=150)
