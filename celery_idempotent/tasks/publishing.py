@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from celery import uuid
 from celery.backends.base import DisabledBackend
@@ -37,7 +37,15 @@ _CONTINUED = ("link", "link_error", "chain", "chord")
 """Options of a message that something hangs on: it has to reach a worker, which replays and goes on."""
 
 
-class KeyedTask(Declaration, DjangoTask):
+if TYPE_CHECKING:
+
+    class _DjangoTask(DjangoTask[..., Any]):
+        """Generic to type checkers alone."""
+else:
+    _DjangoTask = DjangoTask
+
+
+class KeyedTask(Declaration, _DjangoTask):
     """A task whose calls have keys. What a worker does with them is `tasks.IdempotentTask`'s."""
 
     abstract = True
@@ -96,7 +104,7 @@ class KeyedTask(Declaration, DjangoTask):
         continued = any(options.get(name) for name in _CONTINUED)
         return not continued and not (later and email_type_of(self).policy(False).sends_again)
 
-    def resend(self, *args: object, reason: str, actor: str, **kwargs: object) -> AsyncResult:
+    def resend(self, *args: object, reason: str, actor: str, **kwargs: object) -> AsyncResult[Any]:
         """Send once more what is finished, as a new and audited generation with a Message-ID of its own.
 
         The task is published with these arguments, at once whatever transaction is open, and returned as
@@ -135,7 +143,7 @@ class KeyedTask(Declaration, DjangoTask):
         self._identify(args, kwargs)
         transaction.on_commit(lambda: self.apply_async(args, kwargs, **options))
 
-    def enqueue(self, *args: object, **kwargs: object) -> AsyncResult:
+    def enqueue(self, *args: object, **kwargs: object) -> AsyncResult[Any]:
         """Write the call into the outbox, in the caller's transaction; it is published after the commit.
 
         Raises `KeyFieldError`, `ArgumentsNotSerializable` and `UnsafeTransaction` before anything is written.
@@ -144,7 +152,7 @@ class KeyedTask(Declaration, DjangoTask):
 
     def enqueue_with(
         self, args: Args = None, kwargs: Kwargs = None, *, using: str | None = None, **options: object
-    ) -> AsyncResult:
+    ) -> AsyncResult[Any]:
         """Do as `enqueue` does, with options of ``apply_async``: ``queue``, ``countdown``, ``priority``, …
 
         ``using`` is the alias of the database whose transaction counts; by default the one that has one open.
@@ -155,7 +163,7 @@ class KeyedTask(Declaration, DjangoTask):
 
     def enqueue_many(
         self, calls: Iterable[object], *, using: str | None = None, **options: object
-    ) -> list[AsyncResult]:
+    ) -> list[AsyncResult[Any]]:
         """Write many calls at once: all of them, or none if one is refused. Raises as `enqueue` does.
 
         A call is a tuple of arguments, a dict of keyword arguments, or a signature of this task with options of
@@ -169,7 +177,7 @@ class KeyedTask(Declaration, DjangoTask):
         args, kwargs, own = taken_apart(self, call)
         return Intention(self._identify(args, kwargs), args, kwargs, {**options, **own})
 
-    def _done_before(self, note: JobNote, args: Args, kwargs: Kwargs) -> AsyncResult | None:
+    def _done_before(self, note: JobNote, args: Args, kwargs: Kwargs) -> AsyncResult[Any] | None:
         """Return the result of the task that did this, or None where publishing is the way to an answer.
 
         Results expire long before the ledger forgets; the worker replays from the ledger then.
@@ -191,7 +199,7 @@ class KeyedTask(Declaration, DjangoTask):
         report.not_published()
         return first
 
-    def _is_readable(self, result: AsyncResult) -> bool:
+    def _is_readable(self, result: AsyncResult[Any]) -> bool:
         """Tell whether who asks for ``result`` gets it, or would get nothing from any other either."""
         if self.ignore_result or isinstance(self.backend, DisabledBackend):
             result.ignored = bool(self.ignore_result)
