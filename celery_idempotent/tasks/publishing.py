@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from celery import uuid
 from celery.backends.base import DisabledBackend
@@ -50,7 +50,7 @@ class KeyedTask(Declaration, _DjangoTask):
 
     abstract = True
 
-    throws: ClassVar[tuple[type[Exception], ...]] = (
+    throws: tuple[type[Exception], ...] = (
         DeliveryInDoubt,
         InProgress,
         PayloadMismatch,
@@ -75,9 +75,9 @@ class KeyedTask(Declaration, _DjangoTask):
         args: Args = None,
         kwargs: Kwargs = None,
         task_id: str | None = None,
-        *more: object,
+        *more: Any,
         **options: Any,
-    ) -> Any:
+    ) -> AsyncResult[Any]:
         """Publish as Celery does, with the key in the headers. Raises `KeyFieldError` before that.
 
         ``argsrepr`` and ``kwargsrepr`` carry the key and the key fields alone, on retries too.
@@ -96,7 +96,8 @@ class KeyedTask(Declaration, _DjangoTask):
         headers[HEADER] = note.to_carry()
         options["argsrepr"] = note.argsrepr()
         options["kwargsrepr"] = note.kwargsrepr()
-        return super().apply_async(args, kwargs, task_id, *more, headers=headers, **options)
+        publish: Callable[..., AsyncResult[Any]] = super().apply_async
+        return publish(args, kwargs, task_id, *more, headers=headers, **options)
 
     def _is_for_now(self, options: Mapping[str, object]) -> bool:
         """Tell whether what is known now answers the call: nothing hangs on it, and it does not come later."""
@@ -134,11 +135,13 @@ class KeyedTask(Declaration, _DjangoTask):
         except IdempotencyError as error:
             logger.warning("%s: the new sending of %s stays open: %s", self.name, found.key, error)
 
-    def delay_on_commit(self, *args: object, **kwargs: object) -> None:
+    def delay_on_commit(self, *args: object, **kwargs: object) -> None:  # type: ignore[override]
         """Publish after the current transaction commits. Raises `KeyFieldError` now, not then."""
         self.apply_async_on_commit(args, kwargs)
 
-    def apply_async_on_commit(self, args: Args = None, kwargs: Kwargs = None, **options: Any) -> None:
+    def apply_async_on_commit(  # type: ignore[override]
+        self, args: Args = None, kwargs: Kwargs = None, **options: Any
+    ) -> None:
         """Publish after the current transaction commits. Raises `KeyFieldError` now, not then."""
         self._identify(args, kwargs)
         transaction.on_commit(lambda: self.apply_async(args, kwargs, **options))
