@@ -23,16 +23,20 @@ from datetime import timedelta
 from importlib import import_module
 from importlib.util import find_spec
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import close_old_connections, connections
 from django.utils import timezone
 
 from ..email_types.call_keys import Identity
+from ..email_types.options import FunctionOptions
 from ..exceptions import InProgress, KeyFieldError, UnsafeTransaction
 from ..execution.call import Snooze
 from ..execution.functions import Body, Declared, Decorator, DirectCall, claim_and_run, declare
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # in `typing` from Python 3.11 on
 
 __all__ = ["idempotent", "idempotent_email"]
 
@@ -45,7 +49,7 @@ _started: ContextVar[_Result] = ContextVar("celery_idempotent_started", default=
 """The result of a task that has been started here and whose function has not been called yet."""
 
 
-def idempotent_email(**options: object) -> Decorator:
+def idempotent_email(**options: Unpack[FunctionOptions]) -> Decorator:
     """Decorate a function that sends mail through Django: once per key. Options as for `IdempotentEmailTask`.
 
     Raises `ImproperlyConfigured` for options that cannot be used.
@@ -53,7 +57,7 @@ def idempotent_email(**options: object) -> Decorator:
     return declare(True, _perform, options, TaskFunction)
 
 
-def idempotent(**options: object) -> Decorator:
+def idempotent(**options: Unpack[FunctionOptions]) -> Decorator:
     """Decorate a function whose work the ledger cannot see. Options as for `IdempotentTask`."""
     return declare(False, _perform, options, TaskFunction)
 

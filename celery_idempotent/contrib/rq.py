@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.db import close_old_connections
 from redis.exceptions import RedisError
@@ -28,10 +28,14 @@ from rq.timeouts import BaseTimeoutException
 
 from ..email_types.email_type import email_type_of
 from ..email_types.job_note import HEADER, JobNote
+from ..email_types.options import FunctionOptions
 from ..exceptions import KeyFieldError
 from ..execution.call import AfterBody, Call, Ending, Snooze
 from ..execution.functions import Body, Declared, Decorator, DirectCall, claim_and_run, declare
 from ..execution.run import is_inside
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # in `typing` from Python 3.11 on
 
 __all__ = ["IdempotentJob", "idempotent", "idempotent_email"]
 
@@ -41,7 +45,7 @@ _NAP = 1.0
 """Seconds that a worker waits by itself where no scheduler would bring a job back later."""
 
 
-def idempotent_email(**options: object) -> Decorator:
+def idempotent_email(**options: Unpack[FunctionOptions]) -> Decorator:
     """Decorate a function that sends mail through Django: once per key. Options as for `IdempotentEmailTask`.
 
     Raises `ImproperlyConfigured` for options that cannot be used.
@@ -49,7 +53,7 @@ def idempotent_email(**options: object) -> Decorator:
     return declare(True, _perform, options)
 
 
-def idempotent(**options: object) -> Decorator:
+def idempotent(**options: Unpack[FunctionOptions]) -> Decorator:
     """Decorate a function whose work the ledger cannot see. Options as for `IdempotentTask`."""
     return declare(False, _perform, options)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import ClassVar, Literal, TypedDict, get_args
 
 from ..exceptions import (
     ClaimLost,
@@ -17,10 +17,14 @@ from ..exceptions import (
 )
 from ..ledger.policy import SendRule, Verifier
 
-ON_CONFLICT = ("retry", "skip", "raise")
-ON_MISMATCH = ("warn", "raise", "ignore")
-IN_DOUBT = ("hold", "resend")
-WINDOW_MODES = ("sliding", "fixed")
+_OnConflict = Literal["retry", "skip", "raise"]
+_OnMismatch = Literal["warn", "raise", "ignore"]
+_InDoubt = Literal["hold", "resend"]
+_WindowMode = Literal["sliding", "fixed"]
+ON_CONFLICT = get_args(_OnConflict)
+ON_MISMATCH = get_args(_OnMismatch)
+IN_DOUBT = get_args(_InDoubt)
+WINDOW_MODES = get_args(_WindowMode)
 LONGEST_TYPE = 200
 Args = Sequence[object] | None
 Kwargs = Mapping[str, object] | None
@@ -34,13 +38,13 @@ class Options:
 
     key_fields: ClassVar[tuple[str, ...]] = ()
     """Parameters of ``run`` that identify the event; dotted paths reach into mappings and attributes."""
-    key_function: ClassVar[Callable[..., Any] | None] = None
+    key_function: ClassVar[Callable[..., object] | None] = None
     """Instead of ``key_fields``: called with the task's arguments, returns what identifies the event."""
     email_type: ClassVar[str | None] = None
     """Namespace of the keys. Default: the task's name; set it so that renaming the task keeps its keys."""
     window: ClassVar[timedelta | None] = None
     """A new send is allowed this long after the last acceptance. None: once, while the ledger remembers."""
-    window_mode: ClassVar[str] = "sliding"
+    window_mode: ClassVar[_WindowMode] = "sliding"
     """``"sliding"``, or ``"fixed"``: buckets of the event's own time, see ``event_time_field``."""
     event_time_field: ClassVar[str | None] = None
     """Parameter that holds the event's time (an aware datetime, or ISO 8601), for fixed windows."""
@@ -50,11 +54,11 @@ class Options:
     """Seconds after which another task may take over a claim that shows no sign of life."""
     send_timeout: ClassVar[float] = 60.0
     """Seconds a hand-over may take; for opaque tasks, the whole body."""
-    in_doubt: ClassVar[str | Verifier] = "hold"
+    in_doubt: ClassVar[_InDoubt | Verifier] = "hold"
     """After a lost reply: ``"hold"``, ``"resend"``, or a verifier ``callable(entry) -> Verdict``."""
-    on_conflict: ClassVar[str] = "retry"
+    on_conflict: ClassVar[_OnConflict] = "retry"
     """While another task works on the key: ``"retry"`` (spends no retries), ``"skip"`` or ``"raise"``."""
-    on_mismatch: ClassVar[str] = "warn"
+    on_mismatch: ClassVar[_OnMismatch] = "warn"
     """Same key, other arguments: ``"warn"``, ``"raise"`` or ``"ignore"``."""
     fingerprint_fields: ClassVar[tuple[str, ...] | None] = None
     """Which parameters count as content. Default: all that are not key fields."""
@@ -77,6 +81,26 @@ class Options:
         UnsafeTransaction,
     )
     """Never retried by the queue's own means: the ledger has its own way with each of them."""
+
+
+class FunctionOptions(TypedDict, total=False):
+    """The options that a function can declare. How jobs are published and retried is their queue's business."""
+
+    key_fields: tuple[str, ...]
+    key_function: Callable[..., object] | None
+    email_type: str | None
+    window: timedelta | None
+    window_mode: _WindowMode
+    event_time_field: str | None
+    allow_send: SendRule | None
+    lease: float
+    send_timeout: float
+    in_doubt: _InDoubt | Verifier
+    on_conflict: _OnConflict
+    on_mismatch: _OnMismatch
+    fingerprint_fields: tuple[str, ...] | None
+    deferred_retries: int
+    in_doubt_for: tuple[type[Exception], ...]
 
 
 class Declaration(Options):

@@ -16,7 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from ..email_types.call_keys import Identity, identify
 from ..email_types.email_type import email_type_of
 from ..email_types.job_note import JobNote
-from ..email_types.options import Declaration, Options
+from ..email_types.options import Declaration, FunctionOptions
 from ..email_types.problems import problems
 from ..ledger.entry import Entry
 from ..mail_settings import backend_in_place
@@ -30,12 +30,7 @@ _R = TypeVar("_R")
 _R_co = TypeVar("_R_co", covariant=True)
 Body = Callable[[], object]
 
-OPTIONS = tuple(
-    name
-    for name in Options.__annotations__
-    if name not in ("dedupe_on_publish", "dont_autoretry_for", "filled_in")
-)
-"""What a function can declare. How jobs are published and retried is their queue's business."""
+OPTIONS = tuple(FunctionOptions.__annotations__)
 
 
 class Declared(Declaration):

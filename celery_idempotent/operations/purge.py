@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-from celery import Celery, current_app
+from celery import Celery
+from celery.app import app_or_default
 
 from ..conf import conf
 from ..exceptions import InterventionRefused
@@ -33,7 +34,7 @@ def longest_redelivery(app: Celery | None = None) -> tuple[timedelta, str]:
     An ``eta`` or ``countdown`` of a single call is in no configuration and not counted; those of beat's are.
     Nor are retries without an end; the text names their tasks.
     """
-    app = app or current_app._get_current_object()
+    app = app_or_default(app)
     parts = [
         ("the broker's visibility_timeout", _visibility(app)),
         ("waiting for another task", LONGEST_WAIT),
@@ -120,7 +121,7 @@ def purge(
     return max(removed, _in_batches(DatabaseStore(ledger_alias), age, dry_run, batch))
 
 
-def _refuse_while_duplicates_come(age: timedelta, app: Celery) -> None:
+def _refuse_while_duplicates_come(age: timedelta, app: Celery | None) -> None:
     """Raise `InterventionRefused` for an age under `shortest_age`, or where this process cannot know that."""
     if not (*tasks(app), *functions()):
         raise InterventionRefused(

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from threading import Event
 
-from celery import Celery, current_app
+from celery import Celery
+from celery.app import app_or_default
 from django.db import Error as DatabaseError
 from django.db import close_old_connections
 
@@ -107,7 +108,7 @@ class Relay:
     """Works off the outbox of each of ``OUTBOX_DATABASES``, ``batch`` messages (500 at most) at a time."""
 
     def __init__(self, app: Celery | None = None, batch: int = BATCH, stop: Event | None = None) -> None:
-        self.app = app or current_app._get_current_object()
+        self.app = app_or_default(app)
         self.batch = min(batch, store.CHUNK)
         self.stop = stop or Event()
 

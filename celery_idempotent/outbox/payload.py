@@ -16,7 +16,7 @@ from ..exceptions import ArgumentsNotSerializable
 
 _DUMP: Callable[..., tuple[str, str, str | bytes]] = serialization.dumps
 _LOAD: Callable[..., Any] = serialization.loads
-_ACCEPTED: Callable[..., set[str]] = serialization.prepare_accept_content
+_ACCEPTED: Callable[..., set[str] | None] = serialization.prepare_accept_content
 _ENCODE: Callable[[object], str] = json.dumps
 _DECODE: Callable[[str], Any] = json.loads
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from celery import Celery, current_app
+from celery import Celery
+from celery.app import app_or_default
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
@@ -26,7 +27,7 @@ def get_ledger(app: Celery | None = None, eager: bool = False) -> Ledger:
     name = ledger_name(app)
     which: tuple[Any, ...] = (name, None, eager and name == "database", "")
     if is_redis(name):
-        which = (name, app or current_app._get_current_object(), False, conf.namespace)
+        which = (name, app_or_default(app), False, conf.namespace)
     _ledger(*which)  # threads that come first together each get the one that they have made; from here on
     return _ledger(*which)  # it is the one that was kept, for all of them
 
@@ -36,7 +37,7 @@ def ledger_name(app: Celery | None = None) -> str:
     name = conf.ledger
     if name != "auto":
         return name
-    backend = str((app or current_app).conf.result_backend or "")
+    backend = str(app_or_default(app).conf.result_backend or "")
     if backend in ("redis", "rediss", "sentinel"):
         backend += "://"  # Celery takes the bare name as well
     return backend if is_redis(backend) else "database"

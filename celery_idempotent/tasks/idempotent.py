@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from copy import copy
 from datetime import datetime, timezone
-from typing import Any, NoReturn
+from typing import Any, NoReturn, SupportsFloat
 
 from celery import uuid
 from celery.app.autoretry import add_autoretry_behaviour
@@ -135,9 +135,9 @@ class IdempotentTask(KeyedTask):
         request = self.request
         claimed = request.__dict__.pop(_STATE, None)
         if claimed is None:
-            if request.called_directly or is_inside(request.id):
+            if request.called_directly or is_inside(request.id or ""):
                 return self._call_directly(args, kwargs)
-            claimed = self._claim(request.id, args, kwargs)  # a subclass has its own before_start
+            claimed = self._claim(request.id or "", args, kwargs)  # a subclass has its own before_start
         return self._conduct(claimed, args, kwargs)
 
     def retry(
@@ -157,7 +157,7 @@ class IdempotentTask(KeyedTask):
             given = options.get("countdown")
             options["countdown"] = max(asked, self.default_retry_delay if given is None else given)
         try:
-            return super().retry(args, kwargs, exc, *more, **options)
+            return super().retry(args, kwargs, exc, *more, **options)  # type: ignore[arg-type]
         except (Retry, Reject):
             raise
         except Exception as error:
@@ -168,7 +168,7 @@ class IdempotentTask(KeyedTask):
         fresh = {"headers": None, "retries": 0, "is_eager": False, "called_directly": True}
         self.push_request(args=args, kwargs=kwargs, id=f"direct-{uuid()}", **fresh)
         try:
-            return self._conduct(self._claim(self.request.id, args, kwargs), args, kwargs)
+            return self._conduct(self._claim(self.request.id or "", args, kwargs), args, kwargs)
         finally:
             self.pop_request()
 
@@ -201,8 +201,8 @@ class IdempotentTask(KeyedTask):
         wait = min(back.wait, float(options.get("visibility_timeout") or 3600) / 2, LONGEST_WAIT)
         again = self.signature_from_request(
             request,
-            request.args,
-            request.kwargs,
+            request.args,  # type: ignore[arg-type]
+            request.kwargs,  # type: ignore[arg-type]
             countdown=wait,
             retries=request.retries,
             headers={**(request.headers or {}), HEADER: call.carried.counted(back.counts).to_carry()},
@@ -211,7 +211,7 @@ class IdempotentTask(KeyedTask):
             again.apply_async()
         except Exception as failure:
             raise Reject(failure, requeue=True) from back.cause
-        raise Retry(exc=back.cause, when=wait, sig=again) from back.cause
+        raise Retry(exc=back.cause, when=wait, sig=again) from back.cause  # type: ignore[arg-type]
 
 
 class IdempotentEmailTask(IdempotentTask):
@@ -232,7 +232,7 @@ def _wait_of(error: BaseException | None) -> float:
     return float(asked) if isinstance(asked, int | float) else 0.0
 
 
-def _seconds_until(when: float | datetime | None) -> float:
+def _seconds_until(when: SupportsFloat | datetime | None) -> float:
     if isinstance(when, datetime):
         now = datetime.now(when.tzinfo or timezone.utc)
         return float((when.replace(tzinfo=when.tzinfo or timezone.utc) - now).total_seconds())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from celery import uuid
 from celery.backends.base import DisabledBackend
@@ -37,12 +37,20 @@ _CONTINUED = ("link", "link_error", "chain", "chord")
 """Options of a message that something hangs on: it has to reach a worker, which replays and goes on."""
 
 
-class KeyedTask(Declaration, DjangoTask):
+if TYPE_CHECKING:
+
+    class _DjangoTask(DjangoTask[..., Any]):
+        """Generic to type checkers alone."""
+else:
+    _DjangoTask = DjangoTask
+
+
+class KeyedTask(Declaration, _DjangoTask):
     """A task whose calls have keys. What a worker does with them is `tasks.IdempotentTask`'s."""
 
     abstract = True
 
-    throws: ClassVar[tuple[type[Exception], ...]] = (
+    throws: tuple[type[Exception], ...] = (
         DeliveryInDoubt,
         InProgress,
         PayloadMismatch,
@@ -67,9 +75,9 @@ class KeyedTask(Declaration, DjangoTask):
         args: Args = None,
         kwargs: Kwargs = None,
         task_id: str | None = None,
-        *more: object,
+        *more: Any,
         **options: Any,
-    ) -> Any:
+    ) -> AsyncResult[Any]:
         """Publish as Celery does, with the key in the headers. Raises `KeyFieldError` before that.
 
         ``argsrepr`` and ``kwargsrepr`` carry the key and the key fields alone, on retries too.
@@ -88,7 +96,8 @@ class KeyedTask(Declaration, DjangoTask):
         headers[HEADER] = note.to_carry()
         options["argsrepr"] = note.argsrepr()
         options["kwargsrepr"] = note.kwargsrepr()
-        return super().apply_async(args, kwargs, task_id, *more, headers=headers, **options)
+        publish: Callable[..., AsyncResult[Any]] = super().apply_async
+        return publish(args, kwargs, task_id, *more, headers=headers, **options)
 
     def _is_for_now(self, options: Mapping[str, object]) -> bool:
         """Tell whether what is known now answers the call: nothing hangs on it, and it does not come later."""
@@ -96,7 +105,7 @@ class KeyedTask(Declaration, DjangoTask):
         continued = any(options.get(name) for name in _CONTINUED)
         return not continued and not (later and email_type_of(self).policy(False).sends_again)
 
-    def resend(self, *args: object, reason: str, actor: str, **kwargs: object) -> AsyncResult:
+    def resend(self, *args: object, reason: str, actor: str, **kwargs: object) -> AsyncResult[Any]:
         """Send once more what is finished, as a new and audited generation with a Message-ID of its own.
 
         The task is published with these arguments, at once whatever transaction is open, and returned as
@@ -126,16 +135,18 @@ class KeyedTask(Declaration, DjangoTask):
         except IdempotencyError as error:
             logger.warning("%s: the new sending of %s stays open: %s", self.name, found.key, error)
 
-    def delay_on_commit(self, *args: object, **kwargs: object) -> None:
+    def delay_on_commit(self, *args: object, **kwargs: object) -> None:  # type: ignore[override]
         """Publish after the current transaction commits. Raises `KeyFieldError` now, not then."""
         self.apply_async_on_commit(args, kwargs)
 
-    def apply_async_on_commit(self, args: Args = None, kwargs: Kwargs = None, **options: Any) -> None:
+    def apply_async_on_commit(  # type: ignore[override]
+        self, args: Args = None, kwargs: Kwargs = None, **options: Any
+    ) -> None:
         """Publish after the current transaction commits. Raises `KeyFieldError` now, not then."""
         self._identify(args, kwargs)
         transaction.on_commit(lambda: self.apply_async(args, kwargs, **options))
 
-    def enqueue(self, *args: object, **kwargs: object) -> AsyncResult:
+    def enqueue(self, *args: object, **kwargs: object) -> AsyncResult[Any]:
         """Write the call into the outbox, in the caller's transaction; it is published after the commit.
 
         Raises `KeyFieldError`, `ArgumentsNotSerializable` and `UnsafeTransaction` before anything is written.
@@ -144,7 +155,7 @@ class KeyedTask(Declaration, DjangoTask):
 
     def enqueue_with(
         self, args: Args = None, kwargs: Kwargs = None, *, using: str | None = None, **options: object
-    ) -> AsyncResult:
+    ) -> AsyncResult[Any]:
         """Do as `enqueue` does, with options of ``apply_async``: ``queue``, ``countdown``, ``priority``, …
 
         ``using`` is the alias of the database whose transaction counts; by default the one that has one open.
@@ -155,7 +166,7 @@ class KeyedTask(Declaration, DjangoTask):
 
     def enqueue_many(
         self, calls: Iterable[object], *, using: str | None = None, **options: object
-    ) -> list[AsyncResult]:
+    ) -> list[AsyncResult[Any]]:
         """Write many calls at once: all of them, or none if one is refused. Raises as `enqueue` does.
 
         A call is a tuple of arguments, a dict of keyword arguments, or a signature of this task with options of
@@ -169,7 +180,7 @@ class KeyedTask(Declaration, DjangoTask):
         args, kwargs, own = taken_apart(self, call)
         return Intention(self._identify(args, kwargs), args, kwargs, {**options, **own})
 
-    def _done_before(self, note: JobNote, args: Args, kwargs: Kwargs) -> AsyncResult | None:
+    def _done_before(self, note: JobNote, args: Args, kwargs: Kwargs) -> AsyncResult[Any] | None:
         """Return the result of the task that did this, or None where publishing is the way to an answer.
 
         Results expire long before the ledger forgets; the worker replays from the ledger then.
@@ -191,7 +202,7 @@ class KeyedTask(Declaration, DjangoTask):
         report.not_published()
         return first
 
-    def _is_readable(self, result: AsyncResult) -> bool:
+    def _is_readable(self, result: AsyncResult[Any]) -> bool:
         """Tell whether who asks for ``result`` gets it, or would get nothing from any other either."""
         if self.ignore_result or isinstance(self.backend, DisabledBackend):
             result.ignored = bool(self.ignore_result)

@@ -23,11 +23,11 @@ _SKIP_CHECKS = "CELERY_SKIP_CHECKS"
 
 def tasks(app: Celery | None = None) -> Iterator[IdempotentTask]:
     """Yield the idempotent tasks that ``app`` knows, by default the current Celery app."""
-    from celery import current_app
+    from celery.app import app_or_default
 
     from .idempotent import IdempotentTask
 
-    for task in (app or current_app).tasks.values():
+    for task in app_or_default(app).tasks.values():
         if isinstance(task, IdempotentTask):
             yield task
 
@@ -37,9 +37,9 @@ def import_tasks() -> Exception | None:
 
     A worker does so when it starts. Any other process knows only the tasks that something has imported.
     """
-    from celery import current_app
+    from celery.app import app_or_default
 
-    return _import_tasks(current_app._get_current_object())
+    return _import_tasks(app_or_default())
 
 
 @lru_cache(maxsize=8)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from celery.local import Proxy
 from django.core.management import CommandError, call_command
 from django.db import OperationalError
 
@@ -83,7 +82,7 @@ def test_beats_task_makes_one_pass(monkeypatch: pytest.MonkeyPatch, caplog: Any)
 
 def test_the_command_makes_one_pass(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says what it did; trouble is an error with a clear text; nonsense is refused."""
-    monkeypatch.setattr("celery_idempotent.operations.relay.current_app", Proxy(lambda: app))
+    monkeypatch.setattr("celery_idempotent.operations.relay.app_or_default", lambda _: app)
     relayed.enqueue(1)
     make_due()
     call_command("idempotency", "relay")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery.local import Proxy
 from cryptography.fernet import Fernet
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError, connections
@@ -145,7 +144,7 @@ def test_a_database_that_is_away_holds_up_no_other(monkeypatch: pytest.MonkeyPat
     with pytest.raises(DatabaseError, match="no such table"):
         Relay(app).once()
     assert OutboxMessage.objects.get().tries == 1
-    monkeypatch.setattr(relay, "current_app", Proxy(lambda: app))
+    monkeypatch.setattr(relay, "app_or_default", lambda _: app)
     with pytest.raises(CommandError, match=r"no such table.*What waits is kept"):
         call_command("idempotency", "relay")
 

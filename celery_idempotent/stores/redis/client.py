@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, cast
 
 from celery import Celery
 from celery.app.backends import by_url
@@ -33,7 +33,7 @@ def _connected(url: str, app: Celery) -> Any:
     options = app.conf.get("result_backend_transport_options") or {}
     if scheme == "sentinel" and not options.get("master_name"):
         raise ValueError("result_backend_transport_options has no 'master_name'")
-    backend, where = by_url(url, app.loader)
+    backend, where = cast(tuple[type[Any], str], by_url(url, app.loader))
     return backend(app=app, url=where).client
 
 
