@@ -34,7 +34,7 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     worker_enable_remote_control=False,
     task_send_sent_event=False,
-    worker_lost_wait=0.5,  # the default waits ten seconds before a killed process counts as lost
+    worker_lost_wait=0.1,  # the default waits ten seconds before a killed process counts as lost
 )
 app.conf.broker_transport_options = json.loads(os.environ.get("TEST_TRANSPORT", "{}"))
 app.conf.update(json.loads(os.environ.get("TEST_CONFIG", "{}")))
@@ -257,6 +257,20 @@ def dawdling(self, order: int, seconds: float) -> str:
     """Renders for longer than the broker waits."""
     note(f"dawdling {order}")
     time.sleep(seconds)
+    EmailMessage("Late", f"Order {order}", to=["ann@example.com"]).send()
+    return "sent"
+
+
+@app.task(key_fields=("order",), **COMMON)
+def overtaken(order: int) -> str:
+    """Renders until another run of it has begun, which the broker has to see to."""
+    note(f"overtaken {order}")
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        with open(f"{DIRECTORY}/bodies", encoding="utf-8") as stream:
+            if stream.read().count(f"overtaken {order} ") >= 2:
+                break
+        time.sleep(0.1)
     EmailMessage("Late", f"Order {order}", to=["ann@example.com"]).send()
     return "sent"
 
