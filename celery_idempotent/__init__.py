@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         PayloadMismatch,
         RecipientsDeferred,
         RecipientsRefused,
+        TransitionForbidden,
         UnsafeTransaction,
     )
     from .ledger.entry import Entry
@@ -57,6 +58,7 @@ __all__ = [
     "SendRequest",
     "Status",
     "Store",
+    "TransitionForbidden",
     "UnsafeTransaction",
     "Verdict",
     "forget",

@@ -22,6 +22,7 @@ __all__ = [
     "PayloadMismatch",
     "RecipientsDeferred",
     "RecipientsRefused",
+    "TransitionForbidden",
     "UnsafeTransaction",
 ]
 
