@@ -11,7 +11,7 @@ pymysql.install_as_MySQLdb()
 SECRET_KEY = "only for tests, and at least fifty characters long, as Django likes it"
 USE_TZ = True
 TIME_ZONE = "UTC"
-ROOT_URLCONF = "tests.urls"
+ROOT_URLCONF = os.environ.get("TEST_URLCONF", "tests.urls")
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 STATIC_URL = "/static/"
 INSTALLED_APPS = [

@@ -43,6 +43,7 @@ def pairs_process(api: API, tmp_path_factory: Any) -> Iterator[Shop]:
         "TEST_IDEMPOTENT": json.dumps({"EMAIL_BACKEND": "anymail.backends.postmark.EmailBackend"}),
         "TEST_SEND_TIMEOUT": "10",
         "NO_PROXY": "127.0.0.1",
+        "TEST_URLCONF": "tests.urls",
     }
     with opened(directory, sqlite(directory), "-c", "2", **more) as shop:
         yield shop

@@ -21,7 +21,7 @@ from tests.support.servers import Postgres, Redis
 from tests.support.shop import sqlite
 from tests.support.worker import environment, wait_for
 
-DB = ["db_worker", "--interval", "0.1", "--no-startup-delay", "--queue-name", "*"]
+DB = ["db_worker", "--interval", "0.3", "--no-startup-delay", "--queue-name", "*"]
 RQ = ["rqworker", "default", "mails", "--with-scheduler", "--job-class", "django_tasks_rq.Job"]
 
 

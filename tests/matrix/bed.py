@@ -84,11 +84,11 @@ class Bed:
         """Restart workers and console with more transport options and settings, until the test's end."""
         for name, more in (("TEST_TRANSPORT", transport or {}), ("TEST_CONFIG", config)):
             self.project[name] = json.dumps({**json.loads(self.project[name]), **more})
+        self.shop.stop()
         self.renew()
 
     def renew(self) -> None:
-        """End the workers and the console at once, and start others."""
-        self.shop.stop()
+        """End the workers at once, and start others."""
         for worker in self.workers:
             worker.stop()
             worker.container.start()

@@ -33,6 +33,7 @@ def test_a_mail_is_sent_once_and_its_duplicate_replayed(bed: Bed, celery_setup: 
     assert len(bed.shop.bodies()) == 1
 
 
+@pytest.mark.full
 def test_a_worker_is_killed_and_restarted(bed: Bed) -> None:
     """A killed worker takes its pool with it, and a warm restart logs its way down and up again."""
     worker, other = bed.workers
@@ -52,6 +53,7 @@ def test_a_worker_is_killed_and_restarted(bed: Bed) -> None:
     assert other.get_running_processes_info(["pid"])[0] == {"pid": other.pid}
 
 
+@pytest.mark.full
 def test_a_message_survives_an_outage_of_the_broker(bed: Bed) -> None:
     """Published while no worker runs, kept over a kill of the broker, and done once the workers are back."""
     for worker in bed.workers:
@@ -68,6 +70,7 @@ def test_a_message_survives_an_outage_of_the_broker(bed: Bed) -> None:
     assert bed.shop.copies() == 1
 
 
+@pytest.mark.full
 def test_the_ledger_survives_its_outage(bed: Bed) -> None:
     """What was sent before is still known after it."""
     order = bed.order()
@@ -91,6 +94,7 @@ def test_the_console_dies_alone(bed: Bed) -> None:
     assert bed.shop.ask(matrix_questions.print_and_answer, 1) == 1
 
 
+@pytest.mark.full
 @pytest.mark.only(brokers=["redis"], ledgers=["sqlite"])
 def test_what_a_test_configures_ends_with_it(bed: Bed) -> None:
     """Transport options and settings reach the workers' project."""
@@ -100,6 +104,7 @@ def test_what_a_test_configures_ends_with_it(bed: Bed) -> None:
     assert bed.shop.ask(matrix_questions.read_configuration) == [77, 78] != before
     assert bed.shop.ask(questions.run, "confirm", bed.order())
     bed.project.update(given)
+    bed.shop.stop()
     bed.renew()
     assert bed.shop.ask(matrix_questions.read_configuration) == before
 

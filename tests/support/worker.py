@@ -96,4 +96,5 @@ def environment(directory: Path, broker: str, database: dict[str, Any], smtp_por
         "TEST_BROKER": broker,
         "TEST_SMTP_PORT": str(smtp_port),
         "TEST_FIRST_DEFERRAL": "0.1",
+        "TEST_URLCONF": "tests.support.no_urls",
     }
