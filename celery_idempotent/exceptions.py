@@ -73,10 +73,11 @@ class ClaimLost(IdempotencyError):
         return self.args[1] if len(self.args) > 1 else None
 
 
-class TransitionForbidden(IdempotencyError):
+class TransitionForbidden(RuntimeError):
     """Raised when this package would write a status that may not follow the stored one: a mistake in its code.
 
-    Nothing was written. Please report it with the message.
+    Nothing was written. Please report it with the message. No `IdempotencyError`, as those are handled where
+    the ledger may have been away, and a mistake must not be hidden there.
     """
 
 

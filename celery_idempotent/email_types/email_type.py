@@ -6,8 +6,9 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
+from operator import is_
 from types import MethodType
-from weakref import WeakKeyDictionary
+from typing import cast
 
 from ..exceptions import KeyFieldError
 from ..ledger.policy import Policy, SendRule, Verifier
@@ -91,30 +92,42 @@ class EmailType:
 _DECLARED = tuple(
     one.name for one in fields(EmailType) if one.name not in ("name", "task_name", "signature", "_policies")
 )
-_known: WeakKeyDictionary[Declaration, tuple[tuple[object, ...], EmailType]] = WeakKeyDictionary()
+_CACHE = "_celery_idempotent_email_type"
+"""The attribute of a task that keeps its `EmailType`, and the values from which that was made."""
 
 
 def email_type_of(task: Declaration) -> EmailType:
-    """Return what ``task`` declares: the same object as long as its options are the same."""
-    declared = (task.name, task.email_type, *(getattr(task, name) for name in _DECLARED))
-    known = _known.get(task)
-    if known is None or known[0] != declared:
-        known = _known[task] = (declared, _new_email_type(task))
-    return known[1]
+    """Return what ``task`` declares: the same object as long as its body and its options are the same objects.
+
+    A test may put a mock in place of the body, and 0 is no False.
+    """
+    values = tuple(_plain(task, getattr(task, name)) for name in _DECLARED)
+    declared = (task.name, task.email_type, _plain(task, _body_of(task)), *values)
+    known = vars(task).get(_CACHE)
+    if known is None or not all(map(is_, known[0], declared)):
+        known = vars(task)[_CACHE] = (declared, _new_email_type(task, values))
+    return cast(EmailType, known[1])
 
 
-def _new_email_type(task: Declaration) -> EmailType:
-    whole = inspect.signature(getattr(task, "_orig_run", task.run))
+def name_of(task: Declaration) -> str:
+    """Return the name of the email type of ``task``, also of a task that is mistaken in its options."""
+    return str(task.email_type or task.name)
+
+
+def _new_email_type(task: Declaration, values: Sequence[object]) -> EmailType:
+    whole = inspect.signature(_body_of(task))
     own = list(whole.parameters.values())[task.filled_in :]
-    values = {name: _plain(task, name) for name in _DECLARED}
-    name = str(task.email_type or task.name)
-    return EmailType(name, task.name, whole.replace(parameters=own), **values)  # type: ignore[arg-type]
+    options = dict(zip(_DECLARED, values, strict=True))
+    return EmailType(name_of(task), task.name, whole.replace(parameters=own), **options)  # type: ignore[arg-type]
 
 
-def _plain(task: Declaration, option: str) -> object:
-    """Return the value of ``option``; a function as it was given, without ``self``.
+def _body_of(task: Declaration) -> Callable[..., object]:
+    return cast(Callable[..., object], getattr(task, "_orig_run", task.run))  # where Celery retries by itself
+
+
+def _plain(task: Declaration, value: object) -> object:
+    """Return ``value``, of an attribute of ``task``; a function as it was given, without ``self``.
 
     Celery makes options class attributes, so a function given as one would come back as a bound method.
     """
-    value = getattr(task, option)
     return value.__func__ if isinstance(value, MethodType) and value.__self__ is task else value

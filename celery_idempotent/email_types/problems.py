@@ -74,7 +74,8 @@ def misspelt(task: Declaration, base: type) -> Iterator[tuple[str, str]]:
 
     ``base`` is the class that annotates the options, itself or by those it derives from.
     """
-    options = [name for cls in base.__mro__ for name in vars(cls).get("__annotations__", ())]
+    own = [cls for cls in base.__mro__ if cls is not Declaration]  # which annotates what is no option
+    options = [name for cls in own for name in vars(cls).get("__annotations__", ())]
     for name in vars(type(task)):
         close = difflib.get_close_matches(name, options, n=1, cutoff=0.8)
         if close and not hasattr(base, name) and name not in AUTORETRY:

@@ -239,13 +239,15 @@ class Run:
         """Store what has happened, and return the error that struck meanwhile, such as a soft time limit.
 
         What has happened has to be recorded whatever strikes, so the write is done once more then; the ledger
-        recognises one that had been stored already.
+        recognises one that had been stored already, by the entry that it was to replace.
         """
+        before = self.held.entry
         try:
             retry_while_unavailable(write, patience)
         except IdempotencyError:
             raise
         except Exception as struck:
+            self.held.entry = before
             retry_while_unavailable(write, patience)
             return struck
         return None

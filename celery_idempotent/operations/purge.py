@@ -13,7 +13,7 @@ from celery.app import app_or_default
 from ..conf import conf
 from ..exceptions import InterventionRefused
 from ..execution.call import LONGEST_WAIT
-from ..ledger.addresses import mask_all
+from ..ledger.addresses import mask_all, printable
 from ..stores.database.own_connection import ledger_alias
 from ..stores.database.store import DatabaseStore
 from ..stores.factory import get_ledger
@@ -112,7 +112,7 @@ def purge(
     if age < conf.retention:
         _refuse_without_reason(age, force)
         if not dry_run:
-            logger.warning("purge under RETENTION, of what is %s old: %s", age, mask_all(force))
+            logger.warning("purge under RETENTION, of what is %s old: %s", age, printable(mask_all(force)))
     ledger = get_ledger(app)
     if ledger.mirror is None:
         return _in_batches(ledger.store, age, dry_run, batch)

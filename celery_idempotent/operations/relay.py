@@ -224,14 +224,13 @@ class Relay:
             own = stored.entry.owner == row.task_id and stored.entry.status in FINISHED
             done = own and not stored.entry.is_to_finish(row.task_id)
             return OutboxVerdict.REMOVE if done else OutboxVerdict.PUBLISH  # which says what is wrong
-        kind = email_type_of(task)
-        claimant = Claimant(row.key, kind.name, row.task_id)
         try:
+            kind = email_type_of(task)
             rules = kind.policy(True)
         except Exception as error:  # one task's mistake must not stop the messages of the others
             logger.error("relay: messages of %s wait: its options cannot be used: %s", row.task, error)
             return OutboxVerdict.WAIT
-        return judge(stored, claimant, rules)
+        return judge(stored, Claimant(row.key, kind.name, row.task_id), rules)
 
 
 def _is_forgotten(alias: str, row: OutboxMessage) -> bool:

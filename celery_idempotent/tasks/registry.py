@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from celery import Celery
 
-from ..email_types.email_type import email_type_of
+from ..email_types.email_type import name_of
 from ..email_types.options import Declaration
 from ..execution.functions import Declared, known
 
@@ -73,4 +73,4 @@ def functions() -> list[Declared]:
 
 def by_email_type(app: Celery | None = None) -> dict[str, Declaration]:
     """Return the task or function of each email type."""
-    return {email_type_of(task).name: task for task in (*functions(), *tasks(app))}
+    return {name_of(task): task for task in (*functions(), *tasks(app))}

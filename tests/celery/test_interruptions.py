@@ -218,3 +218,26 @@ def test_an_opaque_claim_that_was_interrupted_leaves_no_doubt(
         assert interrupted_opaque.apply((1,)).state == "FAILURE"
     assert interrupted_opaque.entry_for(1).status is Status.RELEASED
     assert interrupted_opaque.apply((1,)).get() == "done"
+
+
+@pytest.mark.parametrize("step", ["settle", "complete"])
+def test_a_limit_right_after_a_write_records_it_once(
+    memory_ledger: Any, server: ScriptedSMTP, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """P5: one hand-over is one attempt, also where the limit strikes when the run knows its new entry."""
+    write, struck = getattr(HeldClaim, step), []
+
+    def strike_after(held: HeldClaim, *args: Any) -> Any:
+        entry = write(held, *args)
+        if not struck:
+            struck.append(entry)
+            raise SoftTimeLimitExceeded
+        return entry
+
+    monkeypatch.setattr(HeldClaim, step, strike_after)
+    interrupted.apply((1,))
+    entry = interrupted.entry_for(1)
+    assert struck
+    assert len(server.accepted) == 1
+    assert entry.attempts == 1
+    assert [(one.number, one.outcome) for one in entry.history] == [(1, DeliveryStatus.ACCEPTED)]
