@@ -1,4 +1,4 @@
-"""The Django app."""
+"""The Django app: connects the checks, the signals and the ledger's own connection when Django starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""System checks: mistakes that can be known before the first mail."""
+"""System checks of the options that tasks and functions declare."""
 
 from __future__ import annotations
 

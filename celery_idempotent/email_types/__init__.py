@@ -1,1 +1,1 @@
-"""What a task declares of its emails, and the key of one call."""
+"""Email types: their options, and the key of a call."""

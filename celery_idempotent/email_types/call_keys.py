@@ -1,4 +1,4 @@
-"""What one call is to the ledger: its key, its fingerprint, and a label for people."""
+"""The key of one call, with a fingerprint of its content and a label for people."""
 
 from __future__ import annotations
 

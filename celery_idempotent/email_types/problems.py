@@ -1,4 +1,4 @@
-"""What is wrong with the options of an email type, and how to mend each."""
+"""Find the mistakes in the options of an email type, and say how to mend each."""
 
 from __future__ import annotations
 

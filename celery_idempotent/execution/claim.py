@@ -47,8 +47,8 @@ def _duplicate(call: Call, ledger: Ledger, duplicate: Duplicate) -> Duplicate:
     report.mismatch(duplicate.mismatch)
     if duplicate.settled or entry.owner == call.claimant.task_id:
         ledger.show(entry)  # this run's predecessor may have died before it got there
-    elif ledger.mirror is not None:
-        ledger.mirror.count(entry)
+    else:
+        ledger.count(entry)
     report.duplicate()
     return duplicate
 

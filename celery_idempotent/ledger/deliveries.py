@@ -35,5 +35,5 @@ def events_that_still_count(before: Delivery | None, row: Delivery) -> tuple[tup
 
 
 def without_events(deliveries: Iterable[Delivery]) -> tuple[Delivery, ...]:
-    """Return ``deliveries`` as they were before the provider told anything about them."""
+    """Return ``deliveries`` without webhook events."""
     return tuple(replace(delivery, events=()) for delivery in deliveries)

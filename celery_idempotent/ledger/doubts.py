@@ -64,7 +64,7 @@ def rules_verdict(entry: Entry, policy: Policy) -> Verdict:
 
 
 def is_left_to_rules(entry: Entry, policy: Policy) -> bool:
-    """Tell whether ``entry``, in doubt, is to be claimed again by itself, so that its rules settle it.
+    """Tell whether the task's own ``in_doubt`` can settle this doubt, so that the task is to come back for it.
 
     With "resend" once in a generation: a server whose replies always get lost takes a copy each time.
     """

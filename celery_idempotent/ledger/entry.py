@@ -1,4 +1,4 @@
-"""What the ledger remembers: one `Entry` per key, its `Delivery` rows, and one `Attempt` per hand-over.
+"""The records of the ledger: one `Entry` per key, its `Delivery` rows, and one `Attempt` per hand-over.
 
 Times are aware UTC datetimes of the store's clock. A writer does not know that clock, so it writes
 ``After(seconds)`` and the store puts in its own now plus that many seconds, in the same write.

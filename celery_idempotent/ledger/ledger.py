@@ -33,6 +33,15 @@ class Ledger:
         except Exception:
             logger.exception("%s: interrupted while the mirror was written", entry.email_type)
 
+    def count(self, entry: Entry) -> None:
+        """Bring the mirror's number of arrivals up to date."""
+        if self.mirror is not None:
+            self.mirror.count(entry)
+
+    def catch_up(self) -> int:
+        """Write some stale copies into the mirror; return how many were. Raises `LedgerUnavailable`."""
+        return 0 if self.mirror is None else self.mirror.catch_up()
+
     def claim(self, claimant: Claimant, policy: Policy) -> Outcome:
         """Claim the key for ``claimant``: `Acquired` has the `HeldClaim`. One round trip in the usual case.
 

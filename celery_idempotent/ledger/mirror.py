@@ -1,4 +1,4 @@
-"""What a ledger needs of its mirror: a copy of entries that people look at and no decision reads."""
+"""The protocol of a mirror: a copy of entries that people look at and no decision reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a claim comes to, and how a hand-over ended for a recipient."""
+"""The outcomes of a claim, and the replies that a hand-over got for each recipient."""
 
 from __future__ import annotations
 

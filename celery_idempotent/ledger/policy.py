@@ -24,7 +24,7 @@ Verifier = Callable[[Entry], Verdict]
 
 @dataclass(frozen=True, slots=True)
 class SendRequest:
-    """Who asks to send again, as a rule for that sees it."""
+    """The task that asks to send again, as the rule ``allow_send`` sees it."""
 
     task_id: str
     args: tuple[Any, ...]

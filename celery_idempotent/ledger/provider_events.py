@@ -1,4 +1,4 @@
-"""What a provider tells about a mail after the hand-over: delivered, bounced, complained, and that it has it.
+"""Events that a provider reports after the hand-over: delivered, bounced, complained, and that it has the mail.
 
 Events are kept beside the status of a delivery and never take a claim away from whoever has it: a bounce does
 not undo an acceptance, and an event that comes before the reply does not disturb the run that waits for it.
@@ -97,7 +97,7 @@ def _is_about_all(entry: Entry, event: Event) -> bool:
 
 
 def _first(entry: Entry) -> int:
-    """Return the number under which the newest content went first: it may have been offered several times."""
+    """Return the number of the first attempt with the newest content: later ones may have offered it again."""
     return entry.attempts - max(entry.offers - 1, 0)
 
 

@@ -30,7 +30,9 @@ class Offer:
 
 
 def with_provider_key(entry: Entry, offer: Offer | None) -> Entry:
-    """Return ``entry`` with ``offer`` in place of an earlier one; with none, its doubts can only be held.
+    """Return ``entry`` with ``offer`` in place of an earlier one.
+
+    Without a provider key a doubt cannot be settled by sending again.
 
     So can they where another message is in doubt already: an entry has one key and one content, and under
     those of this message the provider would know nothing of that one.
@@ -100,7 +102,7 @@ def settled_reply(entry: Entry, place: tuple[str, str], reply: Reply) -> Reply:
 
 
 def after_handover(entry: Entry, accepted: bool) -> Entry:
-    """Return ``entry`` as a hand-over leaves it.
+    """Drop the provider key if some recipients were accepted and others are in doubt.
 
     Accepted for some, in doubt for others: the key now stands for those accepted, so the rest is held.
     """

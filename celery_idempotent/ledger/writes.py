@@ -73,7 +73,7 @@ def is_same_write(stored: Entry, wanted: Entry) -> bool:
 
 
 def _differs_by_events_only(current: Entry, entry: Entry) -> bool:
-    """Tell whether ``current``, of the same claim, is ``entry`` but for events: nobody has acted on it."""
+    """Tell whether webhook events are the only difference: no other run has changed the entry."""
     return (
         current.version > entry.version
         and (current.status, current.generation, current.attempts)

@@ -19,7 +19,7 @@ HELP = {
 }
 
 
-def look(seconds: float, wanted: str | None) -> tuple[Any, str]:
+def summary(seconds: float, wanted: str | None) -> tuple[Any, str]:
     """Return counts, or the list ``wanted`` of `HELP`, as data and as text. Raises `LedgerUnavailable`.
 
     What waits counts after ``seconds`` without a change.

@@ -1,1 +1,1 @@
-"""What runs or is decided beside the workers."""
+"""Operations beside the workers: sweep, relay, purge, doctor, and the decisions of operators."""

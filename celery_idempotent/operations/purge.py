@@ -29,7 +29,7 @@ _CONSUMER_TIMEOUT = 1800
 
 
 def longest_redelivery(app: Celery | None = None) -> tuple[timedelta, str]:
-    """Return how long a message may still come after its email was finished, and what that is made of.
+    """Return how long a message may still come after its email was finished, and a text that lists the parts.
 
     An ``eta`` or ``countdown`` of a single call is in no configuration and not counted; those of beat's are.
     Nor are retries without an end; the text names their tasks.

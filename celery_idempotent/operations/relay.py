@@ -157,14 +157,14 @@ class Relay:
             self.stop.wait(interval)
 
     def _work_off(self, alias: str, limit: int | None, outcome: Pass) -> None:
-        """Work off what is due of the app's own tasks, and then what nobody seems to know.
+        """Work off the messages of the app's own tasks, and then those of unknown tasks.
 
-        What another app's relay may be about to take is left to it. Of what nobody knows there may be more than
-        could be looked at before it is to be looked at again, and the app's own must not wait for that.
+        Another app's relay has its chance at those first. They may be many, so they get one batch per pass: the
+        app's own messages never wait for them.
         """
         known = [task.name for task in tasks(self.app)]
-        strange = store.of_unknown_tasks(alias, known, conf.redeliver_after)
-        for which, left in ((store.of_tasks(known), limit), (strange, self.batch if limit is None else limit)):
+        unknown = store.of_unknown_tasks(alias, known, conf.redeliver_after)
+        for which, left in ((store.of_tasks(known), limit), (unknown, self.batch if limit is None else limit)):
             while not self.stop.is_set() and left != 0:
                 size = self.batch if left is None else min(self.batch, left)
                 rows = store.take(alias, size, which)

@@ -139,12 +139,9 @@ class Sweep:
         self._tell(settled, DeliveryInDoubt(reason))
 
     def catch_up(self) -> None:
-        """Write what the mirror is behind with."""
-        mirror = self.ledger.mirror
-        if mirror is None:
-            return
+        """Bring the mirror up to date."""
         try:
-            while self.done.mirrored < self.limit and (done := mirror.catch_up()):
+            while self.done.mirrored < self.limit and (done := self.ledger.catch_up()):
                 self.done.mirrored += done
         except LedgerUnavailable as error:
             logger.warning("the mirror stays behind: %s", error)

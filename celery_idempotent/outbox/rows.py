@@ -62,7 +62,7 @@ def of_tasks(tasks: Collection[str]) -> Q:
 
 
 def of_unknown_tasks(alias: str, tasks: Collection[str], seconds: float) -> Q:
-    """Return the condition of what is of none of ``tasks``, and that nobody has taken in ``seconds``."""
+    """Return the condition of messages of other tasks that have been due for ``seconds``, and nobody took."""
     return ~of_tasks(tasks) & Q(due_at__lte=written(alias, After(-seconds)))
 
 

@@ -138,7 +138,7 @@ class IdempotentTask(KeyedTask):
             if request.called_directly or is_inside(request.id or ""):
                 return self._call_directly(args, kwargs)
             claimed = self._claim(request.id or "", args, kwargs)  # a subclass has its own before_start
-        return self._conduct(claimed, args, kwargs)
+        return self._run_body(claimed, args, kwargs)
 
     def retry(
         self,
@@ -168,7 +168,7 @@ class IdempotentTask(KeyedTask):
         fresh = {"headers": None, "retries": 0, "is_eager": False, "called_directly": True}
         self.push_request(args=args, kwargs=kwargs, id=f"direct-{uuid()}", **fresh)
         try:
-            return self._conduct(self._claim(self.request.id or "", args, kwargs), args, kwargs)
+            return self._run_body(self._claim(self.request.id or "", args, kwargs), args, kwargs)
         finally:
             self.pop_request()
 
@@ -176,7 +176,7 @@ class IdempotentTask(KeyedTask):
         call = CeleryCall(self, task_id, args, kwargs)
         return call, self._translated(call, lambda: claim(call))
 
-    def _conduct(self, claimed: tuple[CeleryCall, Run | Duplicate], args: Args, kwargs: Kwargs) -> Any:
+    def _run_body(self, claimed: tuple[CeleryCall, Run | Duplicate], args: Args, kwargs: Kwargs) -> Any:
         call, state = claimed
         return self._translated(
             call, lambda: run_body(call, state, lambda: self.run(*(args or ()), **(kwargs or {})))

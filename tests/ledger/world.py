@@ -124,7 +124,7 @@ class World:
                 return
 
     def _dithered(self, wait: float) -> float:
-        """Return how long who has to come back waits, as in `conduct`."""
+        """Return how long who has to come back waits, as `execution.body` does."""
         return wait * self._dice.uniform(1.0, self.longest_dither) + 0.05
 
     def _again(self, delivery: Delivery, wait: float) -> None:

@@ -43,7 +43,7 @@ from celery_idempotent.testing import FakeClock, StoreConformance, fresh_ledger,
 CELERY_IDEMPOTENT = {
     "LEDGER": "right_uses.OwnStore",
     "PROVIDER": "right_uses.PROVIDER",
-    "PURGE_AFTER": timedelta(days=90),
+    "RETENTION": timedelta(days=90),
 }
 
 

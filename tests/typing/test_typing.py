@@ -12,7 +12,9 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
+from celery_idempotent.conf import DEFAULTS
 from celery_idempotent.email_types.options import FunctionOptions, Options
+from tests.typing import right_uses
 
 HERE = Path(__file__).parent
 USES = ["right_uses.py", "wrong_uses.py"]
@@ -71,3 +73,8 @@ def test_a_functions_options_have_the_types_of_a_tasks() -> None:
     declared = {name: get_args(hint)[0] for name, hint in get_type_hints(Options).items()}
     others = {"dedupe_on_publish", "dont_autoretry_for", "filled_in"}
     assert get_type_hints(FunctionOptions) == {name: declared[name] for name in declared.keys() - others}
+
+
+def test_the_settings_of_the_right_uses_exist() -> None:
+    """No type checker knows the names in a dict."""
+    assert set(right_uses.CELERY_IDEMPOTENT) <= set(DEFAULTS)

@@ -144,7 +144,7 @@ class Command(BaseCommand):
         if not search.has_tables():
             raise CommandError("this ledger keeps no tables to count in; show KEY works", returncode=_REFUSED)
         wanted = next((name for name in stats.HELP if options[name]), None)  # type: ignore[literal-required]
-        self._say(options, *stats.look(options["stuck_after"].total_seconds(), wanted))
+        self._say(options, *stats.summary(options["stuck_after"].total_seconds(), wanted))
 
     def show(self, options: _Options) -> None:
         """Show one email, or list those that fit."""

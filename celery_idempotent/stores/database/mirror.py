@@ -35,17 +35,17 @@ class DatabaseMirror:
         self._behind = True  # another process may have noted something
 
     def show(self, entry: Entry) -> bool:
-        """Bring the rows of ``entry`` up to date, or note that they are owed. Never raises."""
+        """Bring the rows of ``entry`` up to date, or note that they are stale. Never raises."""
         if not self._try(entry.key, lambda: self._write(entry)):
             self._behind = True
-            self._owe(entry.key)
+            self._mark_stale(entry.key)
             return False
         if self._behind:
             self._behind = self._is_behind(entry.key)
         return True
 
     def _is_behind(self, key: str) -> bool:
-        """Write some of what is owed, and tell whether there may be more."""
+        """Write some of the stale copies, and tell whether there may be more."""
         done = 0
 
         def write() -> None:
@@ -66,7 +66,7 @@ class DatabaseMirror:
         self._try(entry.key, write)
 
     def catch_up(self, limit: int = 20) -> int:
-        """Write up to ``limit`` entries that are owed; return how many were. Raises `LedgerUnavailable`."""
+        """Write up to ``limit`` stale copies; return how many were. Raises `LedgerUnavailable`."""
         done = 0
         for key in self.store.stale_keys(limit):
             try:
@@ -76,7 +76,7 @@ class DatabaseMirror:
                 logger.error("not in the mirror: %s", error)
                 self.store.clear_stale(key)
             except LedgerUnavailable:
-                self._owe(key)
+                self._mark_stale(key)
                 raise
             except Exception:
                 logger.exception("%s: not in the mirror, and left out", key)
@@ -85,7 +85,7 @@ class DatabaseMirror:
         return done
 
     def _refresh(self, key: str) -> None:
-        """Write what is owed of ``key``, and then forget the note: whoever is killed before that leaves it.
+        """Write the copy of ``key``, and then forget the note: whoever is killed before that leaves it.
 
         A change meanwhile had the same note, so it is noted anew.
         """
@@ -112,7 +112,7 @@ class DatabaseMirror:
             return True
         return False
 
-    def _owe(self, key: str) -> None:
+    def _mark_stale(self, key: str) -> None:
         try:
             self.store.mark_stale(key)
         except LedgerUnavailable as error:
@@ -149,5 +149,5 @@ class DatabaseMirror:
 
 
 def _identity(entry: Entry) -> tuple[object, int]:
-    """Return what no two states of a key have in common: one that began anew counts from the start."""
+    """Return what identifies one state of a key, also after the key expired and was created again."""
     return entry.created_at, entry.version
