@@ -67,6 +67,7 @@ def process(request: Any, tmp_path_factory: Any) -> Iterator[tuple[Shop, Provide
             "TEST_IDEMPOTENT": json.dumps(conf),
             "TEST_ANYMAIL": json.dumps({"RESEND_API_URL": api.url, "RESEND_API_KEY": "re_key"}),
             "NO_PROXY": "127.0.0.1",
+            "TEST_URLCONF": "tests.urls",
         }
         with opened(directory, sqlite(directory), "-c", "2", mail=smtp, **more) as shop:
             yield shop, Provider(api if request.param == "api" else smtp), connected

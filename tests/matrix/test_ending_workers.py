@@ -62,6 +62,7 @@ def test_a_worker_ends_in_the_middle_of_a_body(bed: Bed, how: str) -> None:
     worker.ended()
 
 
+@pytest.mark.full
 @pytest.mark.only(pools=["prefork", "threads"])
 def test_a_soft_shutdown(bed: Bed) -> None:
     """A body that ends within ``worker_soft_shutdown_timeout`` does so, and is not delivered again."""

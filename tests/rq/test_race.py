@@ -22,7 +22,7 @@ from tests.support.servers import Postgres, Redis
 from tests.support.tiers import sized
 from tests.support.worker import Worker
 
-KEYS = sized(test=160, all=1000)
+KEYS = sized(test=120, all=1000)
 EACH = sized(test=1, all=4)
 """How often each of these is struck: a process of Celery's pool, an RQ work-horse, a whole RQ worker; and any
 of them, with a pause in a body that has not begun to send."""
@@ -147,7 +147,7 @@ def sent(shop: RQShop) -> Counter[int]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", ["redis", "postgres"])
+@pytest.mark.parametrize("kind", ["redis", pytest.param("postgres", marks=pytest.mark.full)])
 def test_a_celery_worker_and_rq_workers_at_the_same_keys(kind: str, tmp_path: Path) -> None:
     """P1, P2: one copy each; where somebody was killed inside a hand-over, in doubt and one copy at most."""
     with place(kind, tmp_path) as shop:

@@ -59,7 +59,7 @@ def fill(alias: str, rows: int) -> None:
     email = LogicalEmail.objects.using(alias).get(key=key(0))
     for model, column in {LogicalEmail: "id", Delivery: "email_id", SendAttempt: "email_id"}.items():
         _multiply(alias, model, f"t.{column} = {email.pk}", rows)
-    _settle(alias, 2 * rows + email.pk, LogicalEmail, Delivery, SendAttempt)
+    _settle(alias, LogicalEmail, Delivery, SendAttempt)
 
 
 def fill_outbox(alias: str, rows: int, due: int) -> None:
@@ -72,7 +72,7 @@ def fill_outbox(alias: str, rows: int, due: int) -> None:
     outbox_rows.give_back(
         alias, outbox_rows.rows_of(alias).order_by("-pk")[:due]
     )  # a purge begins with the first
-    _settle(alias, 2 * rows + row.pk, OutboxMessage)
+    _settle(alias, OutboxMessage)
 
 
 def _multiply(alias: str, model: type[Any], condition: str, rows: int) -> None:
@@ -116,14 +116,15 @@ def _joined(vendor: str, *parts: str) -> str:
     return f"CONCAT({', '.join(parts)})" if vendor == "mysql" else " || ".join(parts)
 
 
-def _settle(alias: str, following: int, *models: type[Any]) -> None:
-    """Let the database know its statistics, and where ids go on."""
+def _settle(alias: str, *models: type[Any]) -> None:
+    """Let the database know its statistics, and where ids go on: each table had other rows before."""
     connection = connections[alias]
     with connection.cursor() as cursor:
         for model in models:
             table = model._meta.db_table
             if connection.vendor == "postgresql":
-                cursor.execute(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), {following})")
+                last = f"(SELECT MAX(id) FROM {table})"
+                cursor.execute(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), {last})")
             cursor.execute(_ANALYZE[connection.vendor].format(table))
             if connection.vendor == "mysql":
                 cursor.fetchall()
