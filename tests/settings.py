@@ -20,7 +20,7 @@ INSTALLED_APPS = [
     "django_celery_results",
     "celery_idempotent",
 ]
-if ROOT_URLCONF == "tests.urls":  # what has URLs takes a worker as long to import and to migrate as all the rest
+if ROOT_URLCONF == "tests.urls":  # these take a worker as long as all the rest
     INSTALLED_APPS += [
         "django.contrib.admin",
         "django.contrib.messages",
