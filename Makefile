@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
-# Half of the tests wait for workers and brokers: four processes keep two cores busy.
-PROCESSES ?= 4
+# Half of the tests wait for workers and brokers: six processes keep two cores busy.
+PROCESSES ?= 6
 TESTS ?= tests
 PYTEST = $(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope --no-loadscope-reorder
 
