@@ -60,6 +60,10 @@ class Delivery:
         """Part and recipient digest, which tell the deliveries of a body apart."""
         return self.part, self.recipient.digest
 
+    def is_known(self) -> bool:
+        """Tell whether its end is known: accepted, or refused for good."""
+        return self.status in (DeliveryStatus.ACCEPTED, DeliveryStatus.REFUSED)
+
     def proven_status(self) -> DeliveryStatus:
         """Return the status by what the provider has told, where nothing else is known."""
         kinds = {kind for kind, _ in self.events}

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..exceptions import DeliveryInDoubt
+from ..exceptions import ClaimLost, DeliveryInDoubt
 from .attempts import attempt_answered, attempt_begun, attempt_ended
 from .deliveries import merged
 from .doubts import doubt_until, doubtful
@@ -116,8 +116,16 @@ class HeldClaim:
             raise lost(self.entry, stored.entry if stored else None)
         self._keep(stored.entry)
         # Written even where it was not stored: it may still be on its way, and is refused then.
-        unsent = Reply(DeliveryStatus.DEFERRED, None, "interrupted before the payload")
-        return self.settle(dict.fromkeys(targets, unsent), message_id)
+        unsent = dict.fromkeys(targets, Reply(DeliveryStatus.DEFERRED, None, "interrupted before the payload"))
+        try:
+            return self.settle(unsent, message_id)
+        except ClaimLost:
+            landed = self.store.get(self.entry.key)
+            own = landed is not None and stands(landed.entry, self.entry)
+            if landed is None or not own or landed.entry.attempts != self.entry.attempts + 1:
+                raise
+            self._keep(landed.entry)  # it was stored after the look, and before the withdrawal
+            return self.settle(unsent, message_id)
 
     def remember(self, rows: Iterable[Delivery]) -> Entry:
         """Write ``rows`` into the entry: deliveries that this process knows of."""

@@ -80,7 +80,7 @@ def _heard(delivery: Delivery, entry: Entry, event: Event) -> Delivery:
     if mark(delivery.message_id, entry.begun_at) != event.message:
         return delivery
     if delivery.recipient.digest == event.recipient:
-        if event.kind in REFUSING and event.attempt < _first(entry) and not _is_known(delivery):
+        if event.kind in REFUSING and event.attempt < _first(entry) and not delivery.is_known():
             return delivery  # the provider may have taken, or may take, what was handed over since
         return _with_events(delivery, [(event.kind, event.at)])
     if event.whole and _is_open(delivery):
@@ -99,10 +99,6 @@ def _is_about_all(entry: Entry, event: Event) -> bool:
 def _first(entry: Entry) -> int:
     """Return the number of the first attempt with the newest content: later ones may have offered it again."""
     return entry.attempts - max(entry.offers - 1, 0)
-
-
-def _is_known(delivery: Delivery) -> bool:
-    return delivery.status in (DeliveryStatus.ACCEPTED, DeliveryStatus.REFUSED)
 
 
 def _is_open(delivery: Delivery) -> bool:
@@ -156,15 +152,25 @@ def _out_of_doubt(entry: Entry) -> Entry:
     return replace(entry, status=status, deadline=None, result=None)
 
 
+def _surest(own: Delivery, told: Delivery | None) -> Delivery:
+    """Return ``own``, of a run that has missed ``told``; what is known of an end is not undone."""
+    if told is not None and told.is_known() and own.status not in (told.status, DeliveryStatus.ACCEPTED):
+        return told
+    return _with_events(own, events_that_still_count(told, own))
+
+
 def rebased(changed: Entry, current: Entry, lease: float) -> Entry:
     """Return ``changed``, by a run that has missed ``current``, with its events, what they settle, its audit.
 
-    Where that ends the doubt, it is claimed for ``lease`` seconds.
+    Where that ends the doubt, it is claimed for ``lease`` seconds. An acceptance counts from wherever it was
+    learnt, and only an acceptance.
     """
     told = {d.key: d for d in current.deliveries}
-    rows = [_with_events(d, events_that_still_count(told.get(d.key), d)) for d in changed.deliveries]
+    rows = tuple(_surest(d, told.get(d.key)) for d in changed.deliveries)
     known = tuple(_by_proof(d) if d.status in _OPEN_TO_PROOF else d for d in rows)
-    entry = replace(changed, version=current.version, deliveries=known, audit=current.audit)
+    sent_at = changed.sent_at if isinstance(changed.sent_at, After) else current.sent_at
+    entry = found_out(replace(changed, deliveries=rows, sent_at=sent_at), known)
+    entry = replace(entry, version=current.version, audit=current.audit)
     if changed.status is not Status.IN_DOUBT or not rows or entry.doubtful_deliveries():
         return entry
-    return replace(entry, status=Status.CLAIMED, deadline=After(lease), sent_at=After())
+    return replace(entry, status=Status.CLAIMED, deadline=After(lease))

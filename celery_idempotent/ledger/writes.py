@@ -15,7 +15,7 @@ from . import attempts, provider_offers
 from .deliveries import merged, without_events
 from .entry import After, Attempt, Entry
 from .provider_events import rebased
-from .status import IN_FLIGHT, TRANSITIONS, Status
+from .status import IN_FLIGHT, TRANSITIONS, DeliveryStatus, Status
 from .store import Store
 
 logger = logging.getLogger("celery_idempotent")
@@ -27,21 +27,37 @@ _LEASE = 60.0
 def write(store: Store, changed: Entry, entry: Entry, attempt: Attempt | None = None) -> Entry:
     """Write ``changed`` in place of ``entry``, the newest that the run knows, and return it as it is stored.
 
-    Raises `ClaimLost` if the claim on ``entry`` is no longer the run's, `LedgerUnavailable`.
+    Others may change the entry again and again, so each time it is compared with what the run knows. Raises
+    `ClaimLost` if the claim on ``entry`` is no longer the run's, `LedgerUnavailable`.
     """
-    swapped = swap(store, changed, entry, attempt)
-    if swapped is not None:
-        return swapped
-    stored = store.get(entry.key)
-    current = stored.entry if stored else None
-    if current is not None and current.claim_id == entry.claim_id:
-        if is_same_write(current, changed):
-            return current  # an earlier try of this very write, whose confirmation was lost
-        if _differs_by_events_only(current, entry) or _deadline_was_seen(current, entry):
-            return write(store, rebased(changed, current, _LEASE), current, attempt)
-    if changed.has_left() and (current is None or current.version < entry.version):
-        return _restored(store, changed, entry, current, attempt)
-    raise lost(entry, current)
+    wanted, base = changed, entry
+    while (swapped := swap(store, wanted, base, attempt)) is None:
+        stored = store.get(entry.key)
+        current = stored.entry if stored else None
+        if current is not None and current.claim_id == entry.claim_id:
+            if is_same_write(current, wanted):
+                return current  # an earlier try of this very write, whose confirmation was lost
+            if _may_go_on(changed, entry, current):
+                wanted, base = rebased(changed, current, _LEASE), current
+                continue
+        if changed.has_left() and (current is None or current.version < entry.version):
+            return _restored(store, changed, entry, current, attempt)
+        raise lost(entry, current)
+    return swapped
+
+
+def _may_go_on(changed: Entry, entry: Entry, current: Entry) -> bool:
+    """Tell whether nobody has acted on ``entry``, and ``changed`` offers nothing whose end is proven meanwhile.
+
+    A provider may tell about an earlier hand-over while the body runs again: what was accepted or refused then
+    is not to be offered any more.
+    """
+    if not (_differs_by_events_only(current, entry) or _deadline_was_seen(current, entry)):
+        return False
+    known = {delivery.key: delivery.status for delivery in entry.deliveries}
+    proven = {d.key for d in current.deliveries if d.is_known() and d.status is not known.get(d.key)}
+    offered = {d.key for d in changed.deliveries if d.status is DeliveryStatus.SENDING}
+    return not proven & offered
 
 
 def lost(entry: Entry, current: Entry | None) -> ClaimLost:
