@@ -11,12 +11,10 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any
 
 from celery import Celery, Signature, uuid
-from celery.utils.time import maybe_make_aware
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error as DatabaseError
 from django.db import connections, transaction
@@ -30,13 +28,12 @@ from ..models import OutboxMessage
 from ..stores.database.connection import translated
 from ..stores.database.own_connection import OWN_ALIAS, ledger_alias
 from . import rows as store
+from .options import checked
 from .payload import pack, seal
 from .publish import BrokerDown, hand_over, redeliver_in, send
 
 logger = logging.getLogger("celery_idempotent")
 
-OURS = ("task_id", "producer", "publisher", "connection", "retry", "retry_policy", "argsrepr", "kwargsrepr")
-"""Options of ``apply_async`` that the outbox sets itself."""
 AT_ONCE = 100
 """Messages that a caller publishes itself after a commit, in about a tenth of a second.
 
@@ -163,7 +160,7 @@ def _holds_transaction(connection: BaseDatabaseWrapper) -> bool:
 
 
 def _row(task: Any, intention: Intention) -> OutboxMessage:
-    options = _absolute(task, intention.options)
+    options = checked(task, intention.options)
     payload, encrypted = seal(pack(task, intention.args, intention.kwargs, options))
     return OutboxMessage(
         task_id=uuid(),
@@ -175,36 +172,6 @@ def _row(task: Any, intention: Intention) -> OutboxMessage:
         encrypted=encrypted,
         eta=options.get("eta"),
     )
-
-
-def _absolute(task: Any, given: Mapping[str, object]) -> dict[str, Any]:
-    """Return the options with times in place of durations: a message may be published much later, and again."""
-    if wrong := [name for name in OURS if name in given]:
-        raise TypeError(f"{task.name}: enqueue sets {', '.join(wrong)} itself")
-    options: dict[str, Any] = dict(given)
-    now = datetime.now(timezone.utc)
-    if countdown := options.pop("countdown", None):
-        options["eta"] = _moment(task, "countdown", countdown, now)
-    for name in ("eta", "expires"):
-        if options.get(name) is not None:
-            options[name] = _moment(task, name, options[name], now)
-    return options
-
-
-def _moment(task: Any, name: str, value: Any, now: datetime) -> datetime:
-    try:
-        if isinstance(value, str) and name != "countdown":
-            value = datetime.fromisoformat(value)
-        when = value if isinstance(value, datetime) else now + timedelta(seconds=value)
-        aware: datetime = maybe_make_aware(when, task.app.timezone)
-        aware.astimezone(timezone.utc)  # as databases do
-    except (TypeError, ValueError, OverflowError) as error:
-        raise TypeError(
-            f"{task.name}: {name} is {value!r}, which is no time: give seconds"
-            + (". " if name == "countdown" else ", or a datetime. ")
-            + "Nothing was written"
-        ) from error
-    return aware
 
 
 # -- what is published -----------------------------------------------------------------------------------

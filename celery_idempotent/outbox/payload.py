@@ -37,6 +37,11 @@ def pack(task: Any, args: Sequence[object], kwargs: Mapping[str, object], option
         ) from error
     except Exception as error:
         raise ArgumentsNotSerializable(_blame(task, args, kwargs, serializer)) from error
+    if kind not in (_ACCEPTED(task.app.conf.accept_content or []) or ()):
+        raise ArgumentsNotSerializable(
+            f"{task.name}: serializer is {serializer!r}, whose {kind} is not in accept_content, so no worker "
+            "would read the message. Add it there, or take another serializer. Nothing was written"
+        )
     text = body if isinstance(body, str) else b64encode(body).decode()
     form = {"type": kind, "encoding": encoding, "binary": not isinstance(body, str)}
     try:
@@ -69,12 +74,12 @@ def unpack(text: str, app: Celery) -> tuple[list[object], dict[str, object], dic
         body = b64decode(form["body"]) if form["binary"] else form["body"]
         accept = _ACCEPTED(app.conf.accept_content or [])
         args, kwargs = _LOAD(body, form["type"], form["encoding"], accept=accept)
+        return list(args), dict(kwargs), dict(form["options"])
     except Exception as error:
         raise Unsendable(
             f"its arguments cannot be read ({type(error).__name__}). Is the serializer that they were written "
             "with still in accept_content?"
         ) from error
-    return list(args), dict(kwargs), dict(form["options"])
 
 
 def seal(text: str) -> tuple[str, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from ..email_types.job_note import HEADER, JobNote
 from ..models import OutboxMessage
 from . import rows as store
 from .payload import Unsendable, unpack, unseal
+
+logger = logging.getLogger("celery_idempotent")
 
 OUTBOX = "outbox"
 """What the note in a message's headers calls the database that has its row."""
@@ -75,17 +78,28 @@ def send(
                 try:
                     hand_over(app, alias, row, producer)
                     done.append(row)
-                except Unsendable as error:
+                except (OperationalError, OSError):
+                    raise  # the broker's: it holds up all of them
+                except Exception as error:  # the row's own: the others go on
                     # Its own relay may only be late: for that one it stays due.
                     seconds = 0.0 if isinstance(error, _UnknownTask) else conf.redeliver_after
-                    store.wait(alias, [row], seconds, str(error))
-                    outcome.faults.append((row.task, str(error)))
+                    reason = str(error) if isinstance(error, Unsendable) else _unforeseen(row, error)
+                    store.wait(alias, [row], seconds, reason)
+                    outcome.faults.append((row.task, reason))
                 left.pop(0)
     finally:
         store.published(alias, done, redeliver_in)
         store.give_back(alias, left)
     outcome.published = len(done)
     return outcome
+
+
+def _unforeseen(row: OutboxMessage, error: Exception) -> str:
+    """Return what is said of a message that made something fail; the log has the traceback."""
+    logger.exception("outbox: message %s of %s cannot be published", row.task_id, row.task)
+    return (
+        f"it cannot be made into a message ({type(error).__name__}): its row may be damaged. The log says more"
+    )
 
 
 @contextmanager

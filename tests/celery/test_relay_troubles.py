@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -88,6 +89,48 @@ def test_a_poisoned_message_keeps_nobody_waiting(broker: Broker) -> None:
     row = OutboxMessage.objects.get(tries=0)
     assert row.label == "n=1"
     assert "cannot be read" in row.error
+
+
+def written(body: str = "[[1], {}]", binary: bool = False, **more: Any) -> str:
+    """Return a payload of the outbox; it has no options unless they are given."""
+    form = {"type": "application/json", "encoding": "utf-8", "body": body, "binary": binary}
+    return json.dumps({**form, **more})
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        "[]",
+        "7",
+        '{"body": "x"}',
+        written(options=None),
+        written(body="###", binary=True, options={}),
+        written(body="7", options={}),
+        written(body="[[1], 5]", options={}),
+        written(),
+        written(options=[1]),
+        written(options={"headers": [["x-trace", "1"]]}),
+        written(options={"headers": "abc"}),
+        written(options={"task_id": "another"}),
+    ],
+)
+def test_a_message_of_another_shape_keeps_nobody_waiting(broker: Broker, payload: str) -> None:
+    """Whatever one row raises concerns that row: it says why, and the next pass goes on as well."""
+    for n in range(3):
+        relayed.enqueue(n)
+        OutboxMessage.objects.filter(label=f"n={n}").update(
+            due_at=datetime(2020, 1, 1 + n, tzinfo=timezone.utc)
+        )
+    OutboxMessage.objects.filter(label="n=0").update(payload=payload)
+    outcome = Relay(app).once()
+    assert (outcome.published, sum(outcome.faults.values())) == (2, 1)
+    assert broker.labels() == ["n=1", "n=2"]
+    row = OutboxMessage.objects.get(tries=0)
+    assert row.label == "n=0"
+    assert row.error
+    relayed.enqueue(3)
+    make_due()
+    assert Relay(app).once().published == 3
 
 
 def test_a_task_that_is_gone_keeps_its_messages(broker: Broker, caplog: Any) -> None:

@@ -16,7 +16,7 @@ CLOCKS = ("time", "datetime", "date", "timezone")
 MODULES = ("time", "datetime", "django.utils.timezone")
 MAY = {
     "stores/memory.py _utc_now": "the store of one process, whose clock is the host's",
-    "outbox/enqueue.py _absolute": "a countdown begins at the call, and becomes an ETA as Celery makes one",
+    "outbox/options.py checked": "a countdown begins at the call, and becomes an ETA as Celery makes one",
     "tasks/idempotent.py _seconds_until": "when a Retry is due, by the clock of the worker that raises it",
     "contrib/django_tasks.py _hand_on": "run_after, which the queue's workers compare with theirs",
     "contrib/anymail/api_errors.py _wait": "how long a provider wants to be left alone that sends no Date",
