@@ -14,8 +14,8 @@ help:
 	@echo "make demo      watch a real worker turn a storm of duplicate events into one email each"
 	@echo "make quick     what needs no server and no process; after each change: a minute and a half"
 	@echo "make test      quick's tests, real servers and workers, and 8 of the matrix's 32 places;"
-	@echo "               before each commit: five minutes on two cores that have nothing else to do"
-	@echo "make test-all  every test at its full size; before a release and for a change of the ledger: about ... minutes"
+	@echo "               before each commit: about seven minutes on two quiet cores"
+	@echo "make test-all  every test at its full size; before a release and for a change of the ledger: 22 minutes"
 	@echo "make lint      ruff, mypy and the import directions"
 	@echo "make clean     remove what the others built"
 	@echo

@@ -76,6 +76,16 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
+def test_nothing_is_left_to_be_filled_in() -> None:
+    """Neither a figure on a page nor one in ``make help``."""
+    found = [
+        page.name
+        for page in (*PAGES, ROOT / "Makefile")
+        if re.search(r"@[A-Z]+@|about \.\.\.", page.read_text())
+    ]
+    assert found == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_files_that_are_named_are_there(page: Path) -> None:
     """So that "shown in" and "tested in" can be looked up."""
