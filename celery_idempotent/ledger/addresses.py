@@ -6,15 +6,21 @@ import hashlib
 import hmac
 import re
 import unicodedata
+from collections.abc import Callable
 from email.utils import parseaddr
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from .entry import Recipient
 
-_ADDRESS_WITHIN = re.compile(
-    r"(?:\"[^\"]*\"|'[^'\s]*'|[^@\s<>,;:()\"']+)@[^@\s<>,;:()\"']+"
-    r"|[^@\s<>,;:()\"'=/?&%]+%40[\w.-]+"  # in a URL
-)
+_AT = re.compile(r"(?P<quoted>\"[^\"]*\")?@(?=(?P<domain>[^@\s<>,;:()\"']+))|%40(?=(?P<domain_in_url>[\w.-]+))")
+"""The sign in the middle of an address, in front of its domain, with a local part in quotes before it."""
+_QUOTE = r"(?<![\w.!#$%&*+/?^`{|}~-])'"
+"""A single quote; behind such characters it is an apostrophe, and part of the address."""
+_BEFORE = re.compile(rf"[@\s<>,;:()\"]|{_QUOTE}")
+_BEFORE_IN_URL = re.compile(rf"[@\s<>,;:()\"=/?&]|%(?:2[02689CF]|3[A-F])|{_QUOTE}", re.IGNORECASE)
+"""What ends an address to the left. In a URL that may be encoded itself; ``%2B`` is a plus, and part of it."""
+_LONGEST = 320
+"""Characters of an address: 64, the at sign and 255 (RFC 5321 §4.5.3.1). What is longer is masked unread."""
 _NAMED = re.compile(r"[^<>@]*<([^<>]+)>")
 _NEEDLESSLY_QUOTED = re.compile(r"\"([\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^`{|}~-]+)*)\"")
 """A local part that is the same without its quotes (RFC 5321 §4.1.2); that is how Django sends it."""
@@ -90,22 +96,50 @@ def mask_all(text: str, form: str = "masked") -> str:
 
     ``form`` is one that `recipient` takes: ``"digest"`` leaves nothing of an address.
     """
-    return _ADDRESS_WITHIN.sub(
-        lambda found: "***" if form == "digest" else mask(_unquoted(found.group())), text
-    )
+    return _replaced(text, lambda address: "***" if form == "digest" else mask(address))
 
 
 def digest_all(text: str, salt: str) -> str:
     """Return ``text`` with the beginning of its digest under ``salt`` in place of every address."""
-    return _ADDRESS_WITHIN.sub(
-        lambda found: recipient(_unquoted(found.group()), salt, "digest").digest[:SHORT], text
-    )
+    return _replaced(text, lambda address: recipient(address, salt, "digest").digest[:SHORT])
 
 
-def _unquoted(found: str) -> str:
-    return found if "@" in found else found.replace("%40", "@")
+def _replaced(text: str, show: Callable[[str], str]) -> str:
+    """Return ``text`` with what ``show`` makes of each address in its place.
+
+    Each character is looked at a fixed number of times: a server, or a user, may send a megabyte of them.
+    """
+    parts, end, seen, known = [], 0, 0, dict[str, str]()
+    for at in _AT.finditer(text):
+        if at.start() < end:
+            continue  # in the domain of the address before
+        begin = at.start() if at["quoted"] else _begin(text, max(end, seen), at)
+        seen = at.end()
+        domain_end = at.end() + len(at["domain"] or at["domain_in_url"])
+        local = at["quoted"] or text[begin : at.start()]
+        if not local:
+            continue
+        if at["domain_in_url"]:
+            local = unquote(local)
+        address = f"{local}@{text[at.end() : domain_end]}"
+        if address not in known:
+            known[address] = show(address) if len(address) <= _LONGEST else "***"
+        parts += [text[end:begin], known[address]]
+        end = domain_end
+    return "".join([*parts, text[end:]])
+
+
+def _begin(text: str, after: int, at: re.Match[str]) -> int:
+    """Return where the address begins whose middle is ``at``, not before ``after``."""
+    begin = after
+    for found in (_BEFORE_IN_URL if at["domain_in_url"] else _BEFORE).finditer(text, after, at.start()):
+        begin = found.end()
+    has_quotes = text.endswith("'", begin, at.start()) and text.startswith("'", max(begin - 1, after))
+    return begin - has_quotes
 
 
 def printable(text: str) -> str:
     """Return ``text`` as every store can keep it: control characters and lone surrogates replaced."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else " " if char.isspace() else "\ufffd" for char in text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from datetime import date, datetime, timedelta, timezone
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_idempotent.exceptions import KeyFieldError
-from celery_idempotent.ledger.addresses import mask, mask_all, normalise, recipient
+from celery_idempotent.ledger.addresses import SHORT, digest_all, mask, mask_all, normalise, recipient
 from celery_idempotent.ledger.keys import FORMAT, bucket_for, canonical, digest, make_key
 
 
@@ -145,11 +146,47 @@ def test_addresses_have_one_form() -> None:
             "550 http://spf.example/why?id=a***@example.com;ip=1",
         ),
         ("to=['ann@example.com', \"bob@example.com\"]", "to=['a***@example.com', \"b***@example.com\"]"),
+        ("550 sean.o'brien@example.com no", "550 s***@example.com no"),
+        ("550 user 'sean.o'brien@example.com' unknown", "550 user 's***@example.com' unknown"),
+        ("D'Arcy: d'arcy@example.com", "D'Arcy: d***@example.com"),
+        ("why?id=ann.smith%2Bnews%40example.com", "why?id=a***@example.com"),
+        ("why?next=%2Fgo%3Fto%3Dann%40example.com&x=1", "why?next=%2Fgo%3Fto%3Da***@example.com&x=1"),
+        ("@example.com, =%40example.com", "@example.com, =%40example.com"),
+        (f"{'a' * 400}@example.com and ann@example.com", "*** and a***@example.com"),
     ],
 )
 def test_an_address_in_a_text_is_masked_however_it_is_written(text: str, masked: str) -> None:
-    """P7: a quoted local part (RFC 5321 §4.1.2), and an address within a URL."""
+    """P7: a quoted local part (RFC 5321 §4.1.2), an apostrophe in it, and an address within a URL."""
     assert mask_all(text) == masked
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("550 user 'sean.o'brien@example.com' unknown", "sean.o'brien@example.com"),
+        ("why?id=ann.smith%2Bnews%40example.com", "ann.smith+news@example.com"),
+    ],
+)
+def test_a_digest_in_a_text_is_that_of_the_whole_address(text: str, address: str) -> None:
+    """So that `forget` finds it; nothing of the address is left beside it."""
+    shown = digest_all(text, "salt")
+    assert recipient(address, "salt", "digest").digest[:SHORT] in shown
+    assert not set(re.split(r"[@+']", address)) & set(re.split(r"[^\w.]+", shown))
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        *((unit, unit) for unit in ("a", "@", "%40", "=%40a ", '"', '"@', "(", "'")),
+        ("ann@x.org ", "a***@x.org "),
+        ("ann%40x.org&", "a***@x.org&"),
+        ("'a@b' ", "'a***@b' "),
+    ],
+)
+def test_half_a_megabyte_is_masked_at_once(text: str, masked: str) -> None:
+    """A server may send as much of anything: in quadratic time this would run into the time limit of tests."""
+    times = 500_000 // len(text)
+    assert mask_all(text * times) == masked * times
 
 
 @pytest.mark.process
