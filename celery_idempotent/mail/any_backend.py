@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import smtplib
 import socket
+import time
 from collections.abc import Sequence
 
 from django.core.mail import EmailMessage
@@ -37,7 +38,12 @@ class BackendTransport:
         message = restrict_recipients(message, addresses)
         with explain_unwritable(message, observer.name):
             message.message()  # header errors come up here, before anything is written
+        begun = time.monotonic()
         observer.write_ahead(addresses)
+        if time.monotonic() - begun > timeout:  # this process stood still: somebody else may have sent it since
+            late = Reply(DeliveryStatus.DEFERRED, None, "not sent: its send deadline had passed")
+            observer.record(dict.fromkeys(addresses, late))
+            return
         observer.released = True
         observer.record(self._send(message, addresses))
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from email.utils import format_datetime
 
+from django.conf import settings
 from django.core.mail import EmailMessage
 
 from ..ledger.entry import Entry
@@ -27,9 +29,14 @@ def stamp(message: EmailMessage, entry: Entry, message_id: str, without: str) ->
     given = {name.lower() for name in kept}
     stamps = {"Message-ID": message_id}
     if entry.begun_at is not None:
-        stamps["Date"] = format_datetime(entry.begun_at)  # type: ignore[arg-type]
+        stamps["Date"] = _date(entry.begun_at)  # type: ignore[arg-type]
     message.extra_headers = kept | {k: v for k, v in stamps.items() if k.lower() not in given}
     try:
         yield
     finally:
         message.extra_headers = headers
+
+
+def _date(moment: datetime) -> str:
+    """Return ``moment`` as Django's own Date: in UTC, or in local time with ``EMAIL_USE_LOCALTIME``."""
+    return format_datetime(moment.astimezone() if settings.EMAIL_USE_LOCALTIME else moment)

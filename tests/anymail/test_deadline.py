@@ -40,7 +40,9 @@ def assert_cut_at_the_deadline(api: SlowAPI, requests: int, timeout: float = TIM
     assert took >= timeout
     entry = slow.entry_for(1)
     assert (entry.status, entry.deliveries[0].status) == (Status.IN_DOUBT, DeliveryStatus.IN_DOUBT)
-    assert entry.deliveries[0].detail == "no answer by the send deadline"
+    assert entry.deliveries[0].detail.startswith(
+        "no answer"
+    )  # by the deadline, or by the client's own time-out
     assert api.ended.wait(5), "nobody goes on waiting for it"
     assert api.requests == requests
 

@@ -135,8 +135,8 @@ def test_a_broker_that_hangs_is_down_for_the_relay(rabbitmq: RabbitMQ) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"exchange": "nowhere", "routing_key": "x"}, {"delivery_mode": 7}],
-    ids=["no exchange", "no mode"],
+    [{"exchange": "nowhere", "routing_key": "x"}, {"user_id": "somebody"}],
+    ids=["no exchange", "no such user"],
 )
 def test_a_message_that_the_broker_refuses_takes_no_other_along(
     rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
@@ -88,3 +91,30 @@ def test_two_messages_to_one_person_have_two_names_in_any_order(settings: Any) -
     first, second = server.accepted
     assert first.recipients == second.recipients == ["bob@example.com"]
     assert first.message_id != second.message_id
+
+
+@pytest.fixture
+def tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A process nine hours ahead of UTC, as Django makes one of its TIME_ZONE."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.parametrize(("local", "zone"), [(True, "+0900"), (False, "+0000")])
+@pytest.mark.usefixtures("tokyo")
+def test_the_date_is_in_the_zone_that_django_would_take(settings: Any, local: bool, zone: str) -> None:
+    """As `EMAIL_USE_LOCALTIME` says; the moment is the same in every attempt."""
+    settings.EMAIL_USE_LOCALTIME = local
+
+    @task(f"dated-{local}")
+    def dated(n: int) -> None:
+        EmailMessage("Hi", "text", to=["ann@example.com"]).send()
+
+    with ScriptedSMTP() as server:
+        run(server, settings, dated)
+    assert server.accepted[0].headers["Date"].endswith(zone)
+    begun = dated.entry_for(1).begun_at.replace(microsecond=0)
+    assert parsedate_to_datetime(server.accepted[0].headers["Date"]) == begun

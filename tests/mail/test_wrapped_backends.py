@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -9,6 +10,9 @@ from django.core import mail
 from django.core.mail import EmailMessage
 from django.core.mail.backends.smtp import EmailBackend as DjangoSMTP
 
+from celery_idempotent import RecipientsDeferred
+from celery_idempotent.ledger.status import DeliveryStatus
+from celery_idempotent.mail.handover import HandOver
 from tests.mail.bodies import message, run, task
 from tests.support.mailserver import ScriptedSMTP
 
@@ -54,6 +58,33 @@ def test_addresses_that_mean_one_mailbox_go_out_once(settings: Any) -> None:
     )
     assert {name: getattr(made[0], name) for name in fields} == fields
     assert len(twice.entry_for(1).deliveries) == 3
+
+
+def test_a_process_that_stood_still_after_its_write_ahead_sends_nothing(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P1: when it wakes up, somebody else may have settled the doubt and sent the mail."""
+    settings.CELERY_IDEMPOTENT |= {"EMAIL_BACKEND": "django.core.mail.backends.locmem.EmailBackend"}
+    write_ahead, stood = HandOver.write_ahead, []
+
+    def stand_still(hand_over: HandOver, served: Any) -> None:
+        write_ahead(hand_over, served)
+        if not stood:
+            stood.append(served)
+            time.sleep(0.4)
+
+    monkeypatch.setattr(HandOver, "write_ahead", stand_still)
+
+    @task("standing-still", send_timeout=0.2)
+    def standing(n: int) -> str:
+        EmailMessage("Hi", "text", to=["ann@example.com"]).send()
+        return "sent"
+
+    assert isinstance(standing.apply((1,)).result, RecipientsDeferred)
+    assert mail.outbox == []
+    assert standing.entry_for(1).deliveries[0].status is DeliveryStatus.DEFERRED
+    assert standing.apply((1,)).get() == "sent"
+    assert len(mail.outbox) == 1
 
 
 @pytest.mark.parametrize("bcc", [[None], [""], [None, "bob@example.com"]])
