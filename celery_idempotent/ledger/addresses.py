@@ -12,7 +12,9 @@ from urllib.parse import quote, unquote
 
 from .entry import Recipient
 
-_AT = re.compile(r"(?P<quoted>\"[^\"]*\")?@(?=(?P<domain>[^@\s<>,;:()\"']+))|%40(?=(?P<domain_in_url>[\w.-]+))")
+_AT = re.compile(
+    r"(?P<quoted>\"[^\"]*\")?@(?=(?P<domain>[^@\s<>,;:()\"'\x00-\x1f]+))|%40(?=(?P<domain_in_url>[\w.-]+))"
+)
 """The sign in the middle of an address, in front of its domain, with a local part in quotes before it."""
 _QUOTE = r"(?<![\w.!#$%&*+/?^`{|}~-])'"
 """A single quote; behind such characters it is an apostrophe, and part of the address."""

@@ -112,7 +112,7 @@ def race_sweep_and_hand_over(
     return watched
 
 
-def race_until_a_sweep_writes(store: Store, pause: float, close: Callable[[], None] = lambda: None) -> None:
+def assert_a_sweep_writes(store: Store, pause: float, close: Callable[[], None] = lambda: None) -> None:
     """Race until the sweeps had something to do: on a busy machine a hand-over may be first each time."""
     rounds = (range(start, start + 300) for start in range(0, 6_000, 300))
     assert any(race_sweep_and_hand_over(store, numbers, pause, close).writes for numbers in rounds)
@@ -137,7 +137,7 @@ def test_the_same_race_on_redis(redis: Redis) -> None:
     with client.Redis.from_url(redis.url) as connected:
         connected.flushall()
         store = RedisStore(lambda: connected, lambda: timedelta(days=1))
-        race_until_a_sweep_writes(store, 0.02)
+        assert_a_sweep_writes(store, 0.02)
 
 
 @pytest.fixture(params=["sqlite", "postgres", "mariadb"])
@@ -159,7 +159,7 @@ def database(request: Any, django_db_setup: None, django_db_blocker: Any) -> Ite
 def test_the_same_race_on_databases(database: str) -> None:
     """With the database's clock, on a connection for each thread."""
     store = DatabaseStore(lambda: database)
-    race_until_a_sweep_writes(store, 0.002, lambda: connections[database].close())
+    assert_a_sweep_writes(store, 0.002, lambda: connections[database].close())
 
 
 app = Celery("raced", broker="memory://", backend="cache+memory://", set_as_current=False)
