@@ -57,6 +57,16 @@ def test_a_rollback_of_the_body_undoes_no_record(place: Any) -> None:
     assert shop.copies() == 1
 
 
+def test_a_kill_inside_a_transaction_undoes_no_record(place: Any) -> None:
+    """P5: nobody is left who could write it anew. The server took the mail, so the redelivery does not send."""
+    _, shop = place
+    shop.crash_at("after-record")
+    shop.ask(questions.publish, "in_transaction", 5, task_id="killed")
+    assert shop.ask(questions.wait_for_result, "killed") == "committed"
+    shop.crashed()
+    assert shop.copies() == 1
+
+
 def test_a_ledger_that_is_down_sends_nothing_and_loses_nothing(place: Any) -> None:
     """P6: stopped right before the write-ahead, back a little later; the task sends then, once."""
     server, shop = place
