@@ -58,8 +58,8 @@ def record(task: Any, intentions: Sequence[Intention], using: str | None = None)
     """Write ``intentions`` on the caller's connection and publish them after its commit; return the task ids.
 
     All but the first `AT_ONCE` are left to the relay, due at once; in eager mode none is.
-    Raises `ArgumentsNotSerializable`, `TypeError` and `ImproperlyConfigured` before anything is written, and
-    `UnsafeTransaction` where the rows would not share the fate of the caller's transaction.
+    Raises `ArgumentsNotSerializable`, `TypeError`, `ValueError` and `ImproperlyConfigured` before anything is
+    written, and `UnsafeTransaction` where the rows would not share the fate of the caller's transaction.
     """
     alias = _alias(task, using)
     rows = [_row(task, intention) for intention in intentions]
